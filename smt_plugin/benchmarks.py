@@ -1,12 +1,14 @@
 """Benchmarks as documents and questions: from their official files, or from documents.jsonl + questions.jsonl."""
 
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from smt_plugin.corpus import Document, read_documents
+from smt_plugin.download import blob_id, download
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_jsonl, write_jsonl
 
@@ -49,35 +51,79 @@ def cache_dir() -> Path:
 
 
 def load(benchmark: str, folder: Path | None = None) -> tuple[list[Document], list[Question]]:
-    """Return all documents and questions of a benchmark.
+    """Return all documents and questions of a benchmark; where its files are looked for, `find_folder` says.
 
-    The files are looked for in `folder`, else in the folder that the environment variable
-    `SMT_<BENCHMARK>_DIR` names, else in `<cache>/smt-plugin/<benchmark>`. The microworld needs no files:
-    without any of these it is made on the spot.
-
-    `corpus` is your own: a folder or file that `read_documents` takes, with `questions.jsonl` in or beside it.
+    The microworld needs no files: without any it is made on the spot.
 
     Raises:
         BadInput: unknown benchmark, no files, or a file that is not what it should be.
     """
+    return _read(benchmark, find_folder(benchmark, folder))
+
+
+def find_folder(benchmark: str, folder: Path | None = None) -> Path | None:
+    """Return the folder of a benchmark's files; None for a microworld that needs none.
+
+    They are looked for in `folder`, else in the folder that the environment variable `SMT_<BENCHMARK>_DIR` names, else
+    in `<cache>/smt-plugin/<benchmark>`, into which the official files are downloaded if they are not there; source and
+    licence are then said on standard error.
+
+    `corpus` is your own: a folder or file that `read_documents` takes, with `questions.jsonl` in or beside it.
+
+    Raises:
+        BadInput: unknown benchmark, no files, and no download of them.
+    """
     if benchmark not in BENCHMARKS:
         raise BadInput(f"unknown benchmark {benchmark!r}; choose one of: {', '.join(BENCHMARKS)}.")
+    from smt_plugin.official_files import OFFICIAL
+
     variable = f"SMT_{benchmark.upper()}_DIR"
+    if folder is not None or os.environ.get(variable):
+        return folder or Path(os.environ[variable])
     cached = cache_dir() / benchmark
-    if folder is None and os.environ.get(variable):
-        folder = Path(os.environ[variable])
-    if folder is None and cached.is_dir():
-        folder = cached
-    if folder is None and benchmark == "microworld":
+    official = OFFICIAL.get(benchmark)
+    if official is None:
+        if cached.is_dir() or benchmark == "microworld":
+            return cached if cached.is_dir() else None
+        raise BadInput(_where_to_put(benchmark, cached))
+    if _is_ours(cached) or official.is_whole_in(cached):
+        return cached
+    print(
+        f"smt: fetching {benchmark} from {official.source} into {cached}; licence: {official.licence}",
+        file=sys.stderr,
+    )
+    try:
+        download(official.address, official.downloads, cached)
+    except BadInput as error:
+        raise BadInput(f"{error}; {_where_to_put(benchmark, cached)}") from None
+    documents, questions = official.read(official.folder_in(cached) or cached)
+    if (len(documents), len(questions)) != (official.documents, official.questions):
+        for path in official.downloads:
+            (cached / path).unlink(missing_ok=True)
+        raise BadInput(
+            f"what {official.address} gave holds {len(questions):,} questions about {len(documents):,} documents, but "
+            f"{benchmark} has {official.questions:,} about {official.documents:,}, and was thrown away; "
+            + _where_to_put(benchmark, cached)
+        )
+    unknown = [path for path, blob in official.downloads.items() if blob is None]
+    if unknown:
+        print(f"smt: no checksum of {', '.join(unknown)} is known to us; its counts are right", file=sys.stderr)
+    return cached
+
+
+def _where_to_put(benchmark: str, cached: Path) -> str:
+    return (
+        f"no {benchmark} data: put {_wanted(benchmark)} into {cached}, or name their folder in the environment "
+        f'variable SMT_{benchmark.upper()}_DIR or with --metadata \'{{"data": "/path/to/folder"}}\'.'
+    )
+
+
+def _read(benchmark: str, folder: Path | None) -> tuple[list[Document], list[Question]]:
+    if folder is None:
         from smt_plugin.microworld import world
 
         documents = world.documents()
         return documents, _checked(((row, "microworld") for row in world.questions()), documents)
-    if folder is None:
-        raise BadInput(
-            f"no {benchmark} data: put {_wanted(benchmark)} into {cached}, or name their folder in the "
-            f'environment variable {variable} or with --metadata \'{{"data": "/path/to/folder"}}\'.'
-        )
     if benchmark == "corpus":
         return _own_corpus(folder)
     if _is_ours(folder):
@@ -131,19 +177,20 @@ class Check:
     problems: list[str]
 
 
-def check(benchmark: str, folder: Path) -> Check:
+def check(benchmark: str, folder: Path | None = None) -> Check:
     """Read a benchmark's files and compare counts and checksums with those of the official release.
 
     Raises:
         BadInput: as `load`.
     """
-    from smt_plugin.official_files import OFFICIAL, blob_id
+    from smt_plugin.official_files import OFFICIAL
 
-    documents, questions = load(benchmark, folder)
-    facts = [f"{len(questions):,} questions about {len(documents):,} documents"]
+    folder = find_folder(benchmark, folder)
+    documents, questions = _read(benchmark, folder)
+    facts = [f"{len(questions):,} questions about {len(documents):,} documents in {folder or 'memory'}"]
     problems: list[str] = []
     official = OFFICIAL.get(benchmark)
-    place = official.folder_in(folder) if official and not _is_ours(folder) else None
+    place = official.folder_in(folder) if official and folder and not _is_ours(folder) else None
     if official is None or place is None:
         if official is not None:
             facts.append(f"not {benchmark}'s official files: scores compare with no published ones")

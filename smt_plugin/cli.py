@@ -77,10 +77,13 @@ def init(corpus: Path, output: Path) -> None:
 
 @cli.command(epilog="\b\nExample:\n  smt benchmark longhealth --data LongHealth/data --output corpus/")
 @click.argument("name", type=click.Choice(["quality", "longhealth", "financebench", "corpus"]))
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="folder of its files")
+@click.option("--data", type=click.Path(path_type=Path), help="folder of its files; else they are looked for, fetched")
 @click.option("--output", type=click.Path(path_type=Path), help="write documents.jsonl and questions.jsonl there")
-def benchmark(name: str, data: Path, output: Path | None) -> None:
-    """Check a benchmark's files; with --output, write them in the form that `corpus:` of a run file reads."""
+def benchmark(name: str, data: Path | None, output: Path | None) -> None:
+    """Fetch and check a benchmark's files; with --output, write them as the corpus of a run file.
+
+    Without --data, they are looked for in the folder that SMT_<NAME>_DIR names, then in the cache, then fetched.
+    """
     from smt_plugin.benchmarks import check, write_data
 
     found = check(name, data)

@@ -1,6 +1,5 @@
 """The official files of QuALITY, LongHealth and FinanceBench -> documents and questions."""
 
-import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import orjson
 
 from smt_plugin.benchmarks import Question, cache_dir, is_index, options_of, unique
 from smt_plugin.corpus import Document
+from smt_plugin.download import blob_id
 from smt_plugin.errors import BadInput, require
 from smt_plugin.jsonl import read_jsonl
 
@@ -27,6 +27,8 @@ class Official:
         read: folder that holds all files -> documents and questions.
         documents, questions: how many the whole benchmark has.
         source: where the files come from.
+        address: URL that the paths of `downloads` are below; of one commit, where we know which.
+        downloads: path -> git blob id, or None where we do not know it, of all that a download fetches.
     """
 
     files: dict[str, str | None]
@@ -35,6 +37,8 @@ class Official:
     questions: int
     source: str
     licence: str
+    address: str
+    downloads: dict[str, str | None]
 
     def folder_in(self, folder: Path) -> Path | None:
         """`folder`, or its `data` (as in a clone of the repository), whichever holds all the files; else None."""
@@ -43,14 +47,13 @@ class Official:
                 return place
         return None
 
-
-def blob_id(path: Path) -> str:
-    """The id that git gives to a file's content, 40 hexadecimal digits."""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    def is_whole_in(self, folder: Path) -> bool:
+        """Whether a download has nothing left to fetch into a folder, or somebody put the files there."""
+        place = self.folder_in(folder)
+        # FinanceBench's filings lie beside or below the folder of its two files.
+        roots = () if place is None else (place, place.parent)
+        rest = [path for path in self.downloads if Path(path).name not in self.files]
+        return bool(roots) and all(any((root / path).is_file() for root in roots) for path in rest)
 
 
 QUALITY_FILES = ("QuALITY.v1.0.1.htmlstripped.train", "QuALITY.v1.0.1.htmlstripped.dev")
@@ -288,17 +291,33 @@ def _pdf_pages(path: Path) -> list[str]:
     return pages
 
 
+_QUALITY_BLOBS: dict[str, str | None] = {
+    QUALITY_FILES[0]: "cb16a11b32099774dd0a66f0bfbc67a3926b95c3",
+    QUALITY_FILES[1]: "3b719593e8eaa993b1b6cc100deece53019230c4",
+}
+_FINANCEBENCH_BLOBS: dict[str, str | None] = {
+    FINANCEBENCH_FILES[0]: "4aef1d43a443474ba193f158f2baf70550ff528d",
+    FINANCEBENCH_FILES[1]: "decdfa948630f289d05cc0048417b3b9107cfb9f",
+}
+
+
+def _financebench_downloads() -> dict[str, str | None]:
+    """The two files and the 84 filings that the questions are about, laid out as in a clone of the repository."""
+    lines = (Path(__file__).parent / "financebench_pdfs.txt").read_text(encoding="utf-8").splitlines()
+    pdfs = (line.split("  ", 1) for line in lines)
+    return {f"data/{name}": blob for name, blob in _FINANCEBENCH_BLOBS.items()} | {path: blob for blob, path in pdfs}
+
+
 OFFICIAL = {
     "quality": Official(
-        files={
-            QUALITY_FILES[0]: "cb16a11b32099774dd0a66f0bfbc67a3926b95c3",
-            QUALITY_FILES[1]: "3b719593e8eaa993b1b6cc100deece53019230c4",
-        },
+        files=_QUALITY_BLOBS,
         read=read_quality,
         documents=265,
         questions=4609,
         source="https://github.com/nyu-mll/quality, data/v1.0.1 (Pang et al. 2022)",
         licence="CC BY 4.0; each story names its own licence",
+        address="https://raw.githubusercontent.com/nyu-mll/quality/f84977c40dbfef70c9cab48037b7becfc8e45f73/data/v1.0.1/",
+        downloads=_QUALITY_BLOBS,
     ),
     "longhealth": Official(
         files={LONGHEALTH_FILE: None},
@@ -307,16 +326,17 @@ OFFICIAL = {
         questions=400,
         source="https://github.com/kbressem/LongHealth, data/benchmark_v5.json (Adams et al. 2024)",
         licence="see the repository; its authors ask not to repost the records or questions anywhere",
+        address="https://raw.githubusercontent.com/kbressem/LongHealth/HEAD/data/",
+        downloads={LONGHEALTH_FILE: None},
     ),
     "financebench": Official(
-        files={
-            FINANCEBENCH_FILES[0]: "4aef1d43a443474ba193f158f2baf70550ff528d",
-            FINANCEBENCH_FILES[1]: "decdfa948630f289d05cc0048417b3b9107cfb9f",
-        },
+        files=_FINANCEBENCH_BLOBS,
         read=read_financebench,
         documents=84,
         questions=150,
         source="https://github.com/patronus-ai/financebench, data/ and pdfs/ (Islam et al. 2023)",
         licence="CC BY-NC 4.0: no commercial use",
+        address="https://raw.githubusercontent.com/patronus-ai/financebench/cc39aeb4afdf33909ee1412188bf89035950c2eb/",
+        downloads=_financebench_downloads(),
     ),
 }

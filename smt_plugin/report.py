@@ -13,6 +13,7 @@ from smt_plugin.errors import BadInput, require
 from smt_plugin.evaluate import ARMS, read_arm, read_seconds
 from smt_plugin.intervals import Estimate, estimate
 from smt_plugin.leaks import read_leaks
+from smt_plugin.official_files import OFFICIAL
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -175,6 +176,9 @@ def write_report(run: Path, results: list[ArmResult], facts: dict[str, str]) -> 
 def run_facts(run_file: RunFile) -> dict[str, str]:
     """Return what a reader of the report should know: models, budgets and the mix."""
     facts = {"run": run_file.run.name, "corpus": run_file.corpus.name, "training": run_file.train.config}
+    official = OFFICIAL.get(run_file.evaluate.benchmark) if run_file.evaluate else None
+    if official is not None:
+        facts["benchmark"] = f"{official.source}; licence: {official.licence}"
     generated = run_file.run / "generate.json"
     if generated.is_file():
         for name, count in orjson.loads(generated.read_bytes())["methods"].items():

@@ -59,7 +59,8 @@ def test_an_explicit_folder_goes_before_the_variable_and_that_before_the_cache(
     assert len(documents) == 4
 
 
-def test_without_data_the_message_says_what_to_put_where(tmp_path: Path) -> None:
+def test_without_data_the_message_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # no download
     with pytest.raises(BadInput) as error:
         load("quality")
     for part in ("QuALITY.v1.0.1.htmlstripped.train", "SMT_QUALITY_DIR", "--metadata", str(tmp_path / "cache")):

@@ -229,7 +229,8 @@ def test_missing_data_ends_in_our_sentence(tmp_path: Path) -> None:
     result = run_lm_eval(sys.executable, *arguments, cwd=tmp_path)
     assert result.returncode != 0
     last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("smt_plugin.errors.BadInput: no quality data: put QuALITY.v1.0.1")
+    assert last.startswith("smt_plugin.errors.BadInput: https://raw.githubusercontent.com/nyu-mll/quality/")
+    assert "HF_HUB_OFFLINE is set; no quality data: put QuALITY.v1.0.1" in last
 
 
 def test_free_form_questions_without_a_judge_do_not_start(data: Path) -> None:

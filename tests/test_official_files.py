@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from smt_plugin.benchmarks import check, load
 from smt_plugin.cli import cli
 from smt_plugin.errors import BadInput
-from smt_plugin.official_files import OFFICIAL, blob_id
+from smt_plugin.official_files import OFFICIAL
 from tests.official_data import (
     financebench,
     longhealth,
@@ -139,14 +139,9 @@ def test_a_missing_official_file_is_asked_for_by_name(tmp_path: Path) -> None:
         load("financebench", tmp_path)
 
 
-def test_a_blob_id_is_gits(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"hello\n")
-    assert blob_id(tmp_path / "x") == "ce013625030ba8dba906f756967f9e9ca394464a"
-
-
 def test_the_checker_compares_counts_and_checksums_and_shows_source_and_licence(tmp_path: Path) -> None:
     found = check("quality", write_official(tmp_path / "q"))
-    assert found.facts[0] == "8 questions about 4 documents"
+    assert found.facts[0] == f"8 questions about 4 documents in {tmp_path / 'q'}"
     assert any("licence: CC BY 4.0" in fact for fact in found.facts)
     assert "4,609 questions about 265 documents" in found.problems[0]
     assert len(found.problems) == 3  # both files differ, too
