@@ -1,11 +1,14 @@
 """Benchmarks as documents and questions: from their official files, or from documents.jsonl + questions.jsonl."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from smt_plugin.corpus import Document, read_documents
 from smt_plugin.download import blob_id, download
@@ -139,11 +142,34 @@ def _read(benchmark: str, folder: Path | None) -> tuple[list[Document], list[Que
 
 def _own_corpus(path: Path) -> tuple[list[Document], list[Question]]:
     """What `corpus:` of a run file names, a folder or a file, with `questions.jsonl` in it or beside it."""
-    questions = (path if path.is_dir() else path.parent) / "questions.jsonl"
+    questions = questions_file(path)
     if not questions.is_file():
         raise BadInput(f"{questions} does not exist; put {_wanted('corpus')} there.")
+    _check_frozen(questions)
     documents = list(read_documents(path))
     return documents, read_questions(questions, documents)
+
+
+def questions_file(corpus: Path) -> Path:
+    """The questions about a corpus: in its folder, or beside its file."""
+    return (corpus if corpus.is_dir() else corpus.parent) / "questions.jsonl"
+
+
+def frozen_manifest(questions: Path) -> Path:
+    """The file that `smt questions` writes beside its questions, and that says with which hash they are frozen."""
+    return questions.with_name("questions.manifest.json")
+
+
+def _check_frozen(questions: Path) -> None:
+    manifest = frozen_manifest(questions)
+    if not manifest.is_file():
+        return
+    frozen = orjson.loads(manifest.read_bytes())["sha256"]
+    if hashlib.sha256(questions.read_bytes()).hexdigest() != frozen:
+        raise BadInput(
+            f"{questions} has changed since `smt questions` froze it; put the old one back, or remove {manifest} "
+            "to say that it is another evaluation set."
+        )
 
 
 def _is_ours(folder: Path) -> bool:

@@ -98,6 +98,53 @@ def benchmark(name: str, data: Path | None, output: Path | None) -> None:
         sys.exit(1)
 
 
+@cli.command(epilog="\b\nExample:\n  smt questions smt.yaml --per-document 12")
+@RUN_FILE
+@click.option(
+    "--per-document", default=8, show_default=True, type=click.IntRange(min=1), help="questions about each document"
+)
+@click.option("--free-form", is_flag=True, help="answered in a few words, for a judge; else four options each")
+def questions(run_file: Path, per_document: int, free_form: bool) -> None:
+    """Make an evaluation set of your own documents with the backend, before anything is generated from them.
+
+    It is written beside the documents, once, and frozen with its hash: what is evaluated later is what was set down.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from smt_plugin.benchmarks import questions_file
+    from smt_plugin.config import read_run_file
+    from smt_plugin.corpus import read_documents
+    from smt_plugin.generate import backend_of
+    from smt_plugin.prompts import Prompts
+    from smt_plugin.questions import make_questions
+
+    settings = read_run_file(run_file)
+    path = questions_file(settings.corpus)
+    total = sum(1 for _ in read_documents(settings.corpus))
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("documents", total=total)
+        manifest = asyncio.run(
+            make_questions(
+                settings.run,
+                settings.corpus,
+                path,
+                backend_of(settings),
+                Prompts(settings.prompts),
+                per_document,
+                free_form,
+                on_document=lambda done: progress.update(task, completed=done),
+            )
+        )
+    click.echo(f"{manifest['questions']:,} questions about {manifest['documents']:,} documents; wrote {path}")
+    if manifest["short"]:
+        click.echo(
+            f"{len(manifest['short'])} documents have fewer than {per_document}, e.g. {manifest['short'][0]!r}",
+            err=True,
+        )
+        sys.exit(1)
+
+
 @cli.command(epilog="\b\nExamples:\n  smt generate smt.yaml\n  smt generate smt.yaml --method focal_rewrite")
 @RUN_FILE
 @click.option("--method", "methods", multiple=True, help="only this method of the run file; may be given again")

@@ -106,7 +106,7 @@ class Summary:
         return asdict(self)
 
 
-class _Asker:
+class Asker:
     """Answers asks from the store or the backend, each prompt once, however many tasks want it."""
 
     def __init__(
@@ -253,7 +253,7 @@ async def generate(
     files: dict[str, IO[bytes]] = {}
     try:
         await backend.start()
-        asker = _Asker(backend, store, prompts, summary, retry_refused)
+        asker = Asker(backend, store, prompts, summary, retry_refused)
         for name in methods:
             files[name] = (records / f"{name}.jsonl.partial").open("wb")
 
@@ -273,7 +273,7 @@ async def generate(
 
         ticker = asyncio.create_task(tick())
         try:
-            await _keep_busy(corpus, run_document, asker, backend)
+            await keep_busy(corpus, run_document, asker, backend)
         finally:
             ticker.cancel()
             await asker.close()
@@ -292,10 +292,10 @@ async def generate(
     return summary
 
 
-async def _keep_busy(
+async def keep_busy(
     corpus: Path,
     run_document: Callable[[Document], Coroutine[Any, Any, None]],
-    asker: _Asker,
+    asker: Asker,
     backend: Backend,
 ) -> None:
     """Run documents side by side, letting the next one in whenever the backend has room.
@@ -321,7 +321,7 @@ async def _keep_busy(
 
 
 async def _run_method(
-    document: Document, method: Method, budget: float, asker: _Asker, count: MethodCount, file: IO[bytes]
+    document: Document, method: Method, budget: float, asker: Asker, count: MethodCount, file: IO[bytes]
 ) -> None:
     """Ask for rounds until the document's part of the budget (tokens) is met, then write its records.
 

@@ -20,6 +20,8 @@ STEPS: dict[str, dict[str, object]] = {
     "entigraph/pair": {"first": "the keeper", "second": "the lamp"},
     "entigraph/triple": {"first": "the keeper", "second": "the lamp", "third": "the log"},
     **{f"spa/{step}": {} for step in SPA_STEPS},
+    "questions/multiple_choice": {"num_questions": 8},
+    "questions/free_form": {"num_questions": 8},
     "judge/verdict": {"question": "Who lit the lamp?", "gold": "The {{ keeper }}", "answer": "A keeper {% if %}"},
 }
 
