@@ -140,6 +140,12 @@ def _read(benchmark: str, folder: Path | None) -> tuple[list[Document], list[Que
     raise BadInput(f"{folder} does not hold the {benchmark} data; put {_wanted(benchmark)} there.")
 
 
+def held_out(documents: Iterable[Document]) -> list[str]:
+    """Ids of the documents that retrieval is tuned on: the first fifth by title, as in EntiGraph (arXiv 2409.07431)."""
+    ids = [document.id for document in sorted(documents, key=lambda document: (document.title, document.id))]
+    return ids[: max(1, len(ids) // 5)]
+
+
 def _own_corpus(path: Path) -> tuple[list[Document], list[Question]]:
     """What `corpus:` of a run file names, a folder or a file, with `questions.jsonl` in it or beside it."""
     questions = questions_file(path)

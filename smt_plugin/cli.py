@@ -231,6 +231,38 @@ def mix(run_file: Path) -> None:
         sys.exit(1)
 
 
+@cli.command(
+    epilog="\b\nExamples:\n  smt tune smt.yaml\n  smt tune smt.yaml --by recall --chunk-tokens 100 --chunk-tokens 200"
+)
+@RUN_FILE
+@click.option(
+    "--by", type=click.Choice(["accuracy", "recall"]), default="accuracy", show_default=True, help="what is maximised"
+)
+@click.option("--chunk-tokens", multiple=True, type=click.IntRange(min=1), help="a chunk size to try")
+@click.option("--top-k", multiple=True, type=click.IntRange(min=1), help="a number of chunks to try")
+@click.option("--order", multiple=True, type=click.Choice(["best_first", "best_last"]), help="an order to try")
+def tune(
+    run_file: Path, by: str, chunk_tokens: tuple[int, ...], top_k: tuple[int, ...], order: tuple[str, ...]
+) -> None:
+    """Tune retrieval on a held-out fifth of the documents, for `smt evaluate`; these then leave every headline."""
+    from smt_plugin.config import read_run_file
+    from smt_plugin.training_data import base_model_of
+    from smt_plugin.tune import Grid
+    from smt_plugin.tune import tune as tune_retrieval
+
+    settings = read_run_file(run_file)
+    if settings.evaluate is None:
+        raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
+    base_model = base_model_of(settings.train.config, settings.train.base_model)
+    grid = Grid(chunk_tokens, top_k, order)
+    tuned = tune_retrieval(settings.run, settings.evaluate, base_model, by, grid, settings.seed, click.echo)
+    chosen = ", ".join(f"{name} {value}" for name, value in tuned["chosen"].items())
+    click.echo(
+        f"chosen by {by} on {tuned['questions']:,} questions about {len(tuned['held_out'])} documents, which leave the "
+        f"headline of every arm: {chosen}; wrote {settings.run / 'tune.json'}"
+    )
+
+
 @cli.command(epilog="\b\nExamples:\n  smt evaluate smt.yaml\n  smt evaluate smt.yaml --arm base --arm base_rag")
 @RUN_FILE
 @click.option("--arm", "arms", multiple=True, help="only this arm; may be given again")
@@ -241,11 +273,14 @@ def evaluate(run_file: Path, arms: tuple[str, ...], dry_run: bool) -> None:
     from smt_plugin.evaluate import arm_commands
     from smt_plugin.evaluate import evaluate as run_arms
     from smt_plugin.training_data import base_model_of
+    from smt_plugin.tune import read_tuned
 
     settings = read_run_file(run_file)
     if settings.evaluate is None:
         raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
     section = settings.evaluate.model_copy(update={"arms": list(arms)}) if arms else settings.evaluate
+    if tuned := read_tuned(settings.run):
+        section = section.model_copy(update={"retrieval": tuned["chosen"] | section.retrieval})
     base_model = base_model_of(settings.train.config, settings.train.base_model)
     commands = arm_commands(settings.run, section, base_model, settings.run / "model", settings.seed)
     if dry_run:

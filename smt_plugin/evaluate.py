@@ -49,9 +49,17 @@ class ArmCommand:
 
 
 def arm_commands(
-    run: Path, settings: EvaluateSection, base_model: str, trained_model: Path, seed: int = 0
+    run: Path,
+    settings: EvaluateSection,
+    base_model: str,
+    trained_model: Path,
+    seed: int = 0,
+    split: str | None = None,
 ) -> list[ArmCommand]:
     """Return the commands of the arms that the settings name.
+
+    Args:
+        split: `tuning` asks only about the documents that retrieval is tuned on.
 
     Raises:
         BadInput: an unknown arm or benchmark, a trained arm without the trained model, or questions that
@@ -87,6 +95,8 @@ def arm_commands(
             metadata["data"] = str(settings.data)
         if settings.retrieval and ending == "_rag":
             metadata["retrieval"] = settings.retrieval
+        if split is not None:
+            metadata["split"] = split
         if settings.judge is not None:
             metadata["judge"] = settings.judge.model_dump()
         if metadata:

