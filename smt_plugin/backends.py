@@ -1,10 +1,12 @@
 """Backends: what completes chat messages. Here the protocol and the client of any OpenAI-compatible endpoint."""
 
 import asyncio
-import hashlib
 import logging
 import random
-from dataclasses import dataclass
+import re
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
@@ -19,6 +21,10 @@ log = logging.getLogger(__name__)
 # Requests that an endpoint gets at first; a doubling start finds its limit in a few rounds of answers.
 _FIRST_LIMIT = 16.0
 _LONGEST_PAUSE = 60.0
+# Seconds that a request waits for the endpoint that has its document cached before any other may take it.
+_SPILL_AFTER = 1.0
+# Documents whose endpoint is remembered: more than any cache holds.
+_MOST_REMEMBERED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +33,9 @@ class Request:
 
     Attributes:
         sampling: `temperature`, `top_p`, `max_tokens` and, if the user set one, `seed`.
-        sample: tells apart repeated asks of the same messages; never sent.
+        sample: tells apart repeated asks of the same messages, attempts included; never sent but in the seed.
         schema: JSON schema that the reply must follow, or None.
-        affinity: document id; its requests prefer one replica, whose cache holds the document.
+        affinity: names a document or a part of one; its requests prefer one replica, whose cache holds the document.
     """
 
     messages: list[dict[str, str]]
@@ -58,8 +64,30 @@ class BackendDown(Exception):
     """No endpoint has answered for longer than the user's patience."""
 
 
+class Deferred(Exception):
+    """The backend does not answer now but another time: a batch file has yet to be worked off, or time is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """The prefix caches of a backend's servers, all together, by the servers' own count, in tokens.
+
+    Attributes:
+        capacity: what fits in.
+        queried, hit: prompt tokens looked up since `start`, and those found.
+    """
+
+    capacity: int
+    queried: int
+    hit: int
+
+
 class Backend(Protocol):
-    """Something that completes chat messages; `concurrency` is how many requests it can take now."""
+    """Something that completes chat messages.
+
+    `concurrency` is how many requests it can take now; `has_room` whether a server would have nothing to do with
+    those that it was given.
+    """
 
     @property
     def model(self) -> str: ...
@@ -67,12 +95,19 @@ class Backend(Protocol):
     @property
     def concurrency(self) -> int: ...
 
+    @property
+    def has_room(self) -> bool: ...
+
     async def start(self) -> None:
         """Check that the backend is there; raises BadInput if it is not."""
         ...
 
     async def complete(self, request: Request) -> Reply:
-        """Answer one request, raising Refused or BackendDown; called by many tasks at once."""
+        """Answer one request, raising Refused, Deferred or BackendDown; called by many tasks at once."""
+        ...
+
+    async def cache_use(self) -> CacheUse | None:
+        """Ask the servers for the use of their prefix caches; None where they do not say."""
         ...
 
     async def close(self) -> None:
@@ -84,7 +119,9 @@ class Backend(Protocol):
 class _Endpoint:
     """What is known of one endpoint: `limit` is how many requests it may hold now, `busy` how many it holds.
 
-    Times are the event loop's, in seconds; `pause` is how long it rests after the next failure.
+    `waiting` are requests that prefer it, oldest first, each with the time since when and its place to come.
+    Times are the event loop's, in seconds; `pause` is how long it rests after the next failure. `cache` is what
+    its metrics said last.
     """
 
     url: str
@@ -93,15 +130,27 @@ class _Endpoint:
     resting_until: float = 0.0
     pause: float = 1.0
     grows_fast: bool = True
+    cache: CacheUse | None = None
+    waiting: "deque[tuple[float, asyncio.Future[_Endpoint]]]" = field(default_factory=deque)
+
+    @property
+    def fails(self) -> bool:
+        """Whether it had to rest twice without an answer between."""
+        return self.pause > 2.0
+
+    @property
+    def load(self) -> float:
+        """Requests it holds or will hold, for each that it may hold."""
+        return (self.busy + len(self.waiting)) / self.limit
 
 
 class OpenAIBackend:
     """Client of one or several OpenAI-compatible endpoints that serve the same model.
 
     Each endpoint has a limit of requests that grows while it answers and is halved when it is overloaded
-    (additive increase, multiplicative decrease, with a doubling start). A document's requests prefer the
-    endpoint that its id hashes to; they go to another that has room rather than wait. Rate limits, server
-    errors and broken connections are retried with growing pauses.
+    (additive increase, multiplicative decrease, with a doubling start). A document's requests prefer one
+    endpoint, the least busy one when its first request came; after waiting for a second they go to another that
+    has room, too. Rate limits, server errors and broken connections are retried with growing pauses.
 
     Args:
         endpoints: base URLs, each ending before `/chat/completions`, e.g. `http://127.0.0.1:8000/v1`.
@@ -124,7 +173,8 @@ class OpenAIBackend:
         self.model = model
         self._most = max(1.0, max_concurrency / len(endpoints))
         self._endpoints = [_Endpoint(url.rstrip("/"), min(_FIRST_LIMIT, self._most)) for url in endpoints]
-        self._waiting: list[tuple[_Endpoint, asyncio.Future[_Endpoint]]] = []
+        # What prefers which endpoint, the longest unused first.
+        self._own: dict[str, _Endpoint] = {}
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -132,12 +182,19 @@ class OpenAIBackend:
         self._patience = patience
         self._structured_output = structured_output
         self._last_answer = 0.0
+        self._queried = self._hit = 0
         self._session: aiohttp.ClientSession | None = None
 
     @property
     def concurrency(self) -> int:
         """Requests that the endpoints may hold together now."""
         return sum(int(endpoint.limit) for endpoint in self._endpoints)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether an endpoint could take more requests than prefer it now."""
+        now = asyncio.get_running_loop().time()
+        return any(each.resting_until <= now and each.load < 1 for each in self._endpoints)
 
     async def start(self) -> None:
         """Ask each endpoint for its models.
@@ -158,6 +215,7 @@ class OpenAIBackend:
             raise BadInput(str(problems[0]))
         for problem in filter(None, problems):
             log.warning("%s Going on with the others.", problem)
+        await asyncio.gather(*(self._look_at_cache(endpoint) for endpoint in self._endpoints))
 
     async def _probe(self, endpoint: str) -> str | None:
         """Return what is wrong with an endpoint, as one sentence, or None."""
@@ -189,15 +247,7 @@ class OpenAIBackend:
             BadInput: status 401, 403 or 404, which no request would survive.
             BackendDown: see `patience`.
         """
-        body: dict[str, Any] = {"model": self.model, "messages": request.messages, **request.sampling}
-        if "seed" in body:
-            body["seed"] += request.sample
-        if request.schema is not None and self._structured_output:
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "reply", "schema": request.schema},
-            }
-        payload = orjson.dumps(body)
+        payload = orjson.dumps(request_body(request, self.model, self._structured_output))
         pause = 1.0
         while True:
             endpoint = await self._take(request.affinity)
@@ -224,6 +274,35 @@ class OpenAIBackend:
                 await asyncio.sleep(wait)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
+    async def cache_use(self) -> CacheUse | None:
+        """Return the use of the prefix caches of vLLM servers, from their `/metrics`; None for other servers."""
+        counted = [endpoint for endpoint in self._endpoints if endpoint.cache is not None]
+        before = {endpoint.url: endpoint.cache for endpoint in counted}
+        await asyncio.gather(*(self._look_at_cache(endpoint) for endpoint in counted))
+        for endpoint in counted:
+            last, now = before[endpoint.url], endpoint.cache
+            assert last is not None
+            assert now is not None
+            # A server that was started anew counts from nothing.
+            fresh = now.queried < last.queried
+            self._queried += now.queried - (0 if fresh else last.queried)
+            self._hit += now.hit - (0 if fresh else last.hit)
+        if not counted:
+            return None
+        capacity = sum(endpoint.cache.capacity for endpoint in counted if endpoint.cache)
+        return CacheUse(capacity, self._queried, self._hit)
+
+    async def _look_at_cache(self, endpoint: _Endpoint) -> None:
+        """Read an endpoint's metrics; what was known stays where they cannot be read."""
+        import aiohttp
+
+        assert self._session is not None
+        url = endpoint.url.removesuffix("/v1") + "/metrics"
+        with suppress(aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
+            async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
+                if response.status == 200:
+                    endpoint.cache = _cache_of_metrics(await response.text()) or endpoint.cache
+
     def _grow(self, endpoint: _Endpoint) -> None:
         """Raise the limit after an answer: by one an answer at first, later by one a whole limit of answers."""
         endpoint.pause = 1.0
@@ -245,12 +324,19 @@ class OpenAIBackend:
         asyncio.get_running_loop().call_later(wait + 0.001, self._hand_out)
 
     async def _take(self, affinity: str) -> _Endpoint:
-        """Wait for a place on an endpoint, the document's own if it has one."""
-        digest = hashlib.sha256(affinity.encode()).digest()
-        own = self._endpoints[int.from_bytes(digest[:8], "big") % len(self._endpoints)]
-        place: asyncio.Future[_Endpoint] = asyncio.get_running_loop().create_future()
-        self._waiting.append((own, place))
+        """Wait for a place on an endpoint, the document's own if that comes soon."""
+        own = self._own.pop(affinity, None)
+        if own is None or own.fails:
+            own = min(self._endpoints, key=lambda each: (each.fails, each.load))
+        self._own[affinity] = own
+        if len(self._own) > _MOST_REMEMBERED:
+            del self._own[next(iter(self._own))]
+        loop = asyncio.get_running_loop()
+        place: asyncio.Future[_Endpoint] = loop.create_future()
+        own.waiting.append((loop.time(), place))
         self._hand_out()
+        if not place.done() and len(self._endpoints) > 1:
+            loop.call_later(_SPILL_AFTER + 0.001, self._hand_out)
         try:
             return await place
         except asyncio.CancelledError:
@@ -260,21 +346,17 @@ class OpenAIBackend:
             raise
 
     def _hand_out(self) -> None:
-        """Give free places to who waits: on the own endpoint first, then on any, to whoever waited longest."""
+        """Give free places to who waits: each endpoint to its own first, then to who has waited too long elsewhere."""
         now = asyncio.get_running_loop().time()
-        waiting = [(own, place) for own, place in self._waiting if not place.done()]
-        for wants_own in (True, False):
-            left = []
-            for own, place in waiting:
-                choice = [own] if wants_own else sorted(self._endpoints, key=lambda each: each.busy / each.limit)
-                free = [each for each in choice if each.resting_until <= now and each.busy < int(each.limit)]
-                if free:
-                    free[0].busy += 1
-                    place.set_result(free[0])
-                else:
-                    left.append((own, place))
-            waiting = left
-        self._waiting = waiting
+        open_endpoints = [each for each in self._endpoints if each.resting_until <= now]
+        for endpoint in open_endpoints:
+            _give_places(endpoint, endpoint)
+        for endpoint in sorted(open_endpoints, key=lambda each: each.load):
+            for other in self._endpoints:
+                if other is not endpoint:
+                    # Nobody waits for an endpoint that rests.
+                    before = now if other.resting_until > now else now - _SPILL_AFTER
+                    _give_places(endpoint, other, before)
 
     async def _post(self, endpoint: str, payload: bytes) -> "Reply | _Failure":
         """Return the reply, or why there was none this time."""
@@ -292,7 +374,7 @@ class OpenAIBackend:
             return _Failure(str(error) or type(error).__name__, None, overloaded=False)
         if status == 200:
             try:
-                return _reply(orjson.loads(content))
+                return reply_of(orjson.loads(content))
             except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
                 return _Failure("a reply that is not an OpenAI chat completion", None, overloaded=False)
         message = content[:500].decode(errors="replace")
@@ -308,6 +390,16 @@ class OpenAIBackend:
             await self._session.close()
 
 
+def _give_places(endpoint: _Endpoint, preferred: _Endpoint, before: float = float("inf")) -> None:
+    """Give an endpoint's free places to those that wait for `preferred` since `before` or longer."""
+    waiting = preferred.waiting
+    while waiting and endpoint.busy < int(endpoint.limit) and (waiting[0][1].done() or waiting[0][0] <= before):
+        _, place = waiting.popleft()
+        if not place.done():
+            endpoint.busy += 1
+            place.set_result(endpoint)
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
     """A passing failure; `retry_after` are the seconds the server asked for, and an `overloaded` endpoint rests."""
@@ -317,6 +409,16 @@ class _Failure:
     overloaded: bool
 
 
+def request_body(request: Request, model: str, structured_output: bool) -> dict[str, Any]:
+    """Return the body of a chat completion request, as the OpenAI API has it."""
+    body: dict[str, Any] = {"model": model, "messages": request.messages, **request.sampling}
+    if "seed" in body:
+        body["seed"] += request.sample
+    if request.schema is not None and structured_output:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": request.schema}}
+    return body
+
+
 def _seconds(header: str | None) -> float | None:
     try:
         return min(float(header), 300.0) if header else None
@@ -324,7 +426,8 @@ def _seconds(header: str | None) -> float | None:
         return None
 
 
-def _reply(body: dict[str, Any]) -> Reply:
+def reply_of(body: dict[str, Any]) -> Reply:
+    """Read an OpenAI chat completion; raises KeyError, IndexError, TypeError or AttributeError if it is none."""
     choice = body["choices"][0]
     usage = body["usage"]
     details = usage.get("prompt_tokens_details") or {}
@@ -335,3 +438,24 @@ def _reply(body: dict[str, Any]) -> Reply:
         cached_tokens=details.get("cached_tokens") or 0,
         completion_tokens=usage["completion_tokens"],
     )
+
+
+_METRIC = re.compile(r"^vllm:(prefix_cache_queries|prefix_cache_hits)(?:_total)?\{[^}]*\} (\S+)$", re.MULTILINE)
+_CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{([^}]*)\}", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="(\d+)"')
+
+
+def _cache_of_metrics(text: str) -> CacheUse | None:
+    """Read vLLM's metrics (Prometheus text), summed over the engines behind one endpoint; None if not vLLM's."""
+    capacity = 0
+    for config in _CACHE_CONFIG.findall(text):
+        labels = {name: int(value) for name, value in _LABEL.findall(config)}
+        # Older versions do not say the size in tokens.
+        blocks = labels.get("num_gpu_blocks", 0) * labels.get("block_size", 0)
+        capacity += labels.get("kv_cache_size_tokens", blocks)
+    if not capacity:
+        return None
+    counts = {"prefix_cache_queries": 0, "prefix_cache_hits": 0}
+    for name, value in _METRIC.findall(text):
+        counts[name] += int(float(value))
+    return CacheUse(capacity, counts["prefix_cache_queries"], counts["prefix_cache_hits"])

@@ -45,9 +45,9 @@ CREATE TABLE IF NOT EXISTS completions (
 """
 
 
-def completion_key(request: Request, model: str, attempt: int) -> str:
+def completion_key(request: Request, model: str) -> str:
     """Return the 32 hexadecimal digits that name a completion by what was asked, wherever it stood."""
-    content = [request.messages, model, request.sampling, request.sample, attempt]
+    content = [request.messages, model, request.sampling, request.sample]
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 

@@ -1,7 +1,9 @@
 """Read a corpus (a folder of text files, one text file, or JSONL) as documents."""
 
+import math
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,15 @@ from smt_plugin.jsonl import read_jsonl
 
 TEXT_SUFFIXES = (".txt", ".md")
 
+# Where a long document may be split, the best places first: pages, headings, paragraphs, lines, sentences, words.
+_BREAKS = [re.compile(p) for p in (r"\f", r"\n(?=#{1,6} )", r"\n\s*\n", r"\n", r"(?<=[.!?])\s+", r"\s+")]
+# Parts are this much smaller than they may be, and vary by as much, so that there is a choice of places.
+_SLACK = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One source text of the corpus.
+    """One source text of the corpus, or a part of a long one (`part` counts from 0).
 
     `meta` may hold `author` and `year`, or `identity`: the whole phrase by which prompts, training
     texts and evaluation questions alike name the document.
@@ -24,6 +31,7 @@ class Document:
     text: str
     source: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    part: int = 0
 
     @property
     def identity(self) -> str:
@@ -32,6 +40,42 @@ class Document:
             return str(self.meta["identity"])
         author, year = self.meta.get("author"), self.meta.get("year")
         return f'"{self.title}"' + (f" by {author}" if author else "") + (f" ({year})" if year else "")
+
+
+def estimate_tokens(text: str) -> float:
+    """Return about how many tokens a text has: a token for 4 bytes of UTF-8, our rule of thumb for any language."""
+    return len(text.encode()) / 4
+
+
+def split_document(document: Document, most_tokens: float) -> list[Document]:
+    """Split a document into parts of like size, at pages, headings or paragraphs if it has some where needed.
+
+    Args:
+        most_tokens: how long a part may be, by `estimate_tokens`; a document that fits stays whole.
+    """
+    tokens = estimate_tokens(document.text)
+    if tokens <= most_tokens:
+        return [document]
+    count = math.ceil(tokens / (most_tokens * (1 - _SLACK)))
+    texts = []
+    start = 0
+    for left in range(count, 1, -1):
+        size = (len(document.text) - start) / left
+        window = (start + int(size * (1 - _SLACK)), start + int(size * (1 + _SLACK / 2)))
+        end = _best_break(document.text, start + round(size), window)
+        texts.append(document.text[start:end])
+        start = end
+    texts.append(document.text[start:])
+    return [replace(document, text=text, part=n) for n, text in enumerate(text for text in texts if text.strip())]
+
+
+def _best_break(text: str, wanted: int, window: tuple[int, int]) -> int:
+    """Return the end of the best break in the window (places in the text), the nearest to `wanted` of its kind."""
+    for pattern in _BREAKS:
+        places = [match.end() for match in pattern.finditer(text, *window)]
+        if places:
+            return min(places, key=lambda place: abs(place - wanted))
+    return wanted
 
 
 def read_documents(path: Path) -> Iterator[Document]:

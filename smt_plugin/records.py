@@ -10,7 +10,8 @@ class Record:
     """One training text. Exactly one of `text` (a document) and `messages` (a question and its answer) is set.
 
     Attributes:
-        round, index: place in the document's order of records; smaller budgets are prefixes of larger ones.
+        part: which part of a long document, from 0.
+        round, index: place in the part's order of records; smaller budgets are prefixes of larger ones.
         question: the question a focal rewrite was conditioned on.
         tokens: the generator's output tokens, as its server counted them.
         completions: keys of the completions this record was made from, its own first.
@@ -18,6 +19,7 @@ class Record:
 
     method: str
     doc_id: str
+    part: int
     round: int
     index: int
     tokens: int
@@ -33,8 +35,8 @@ class Record:
     @property
     def id(self) -> str:
         """32 hexadecimal digits, the same whenever the same completions give the same place."""
-        place = f"{self.method}\0{self.doc_id}\0{self.round}\0{self.index}\0{self.completions[0]}"
-        return hashlib.sha256(place.encode()).hexdigest()[:32]
+        place = (self.method, self.doc_id, self.part, self.round, self.index, self.completions[0])
+        return hashlib.sha256("\0".join(map(str, place)).encode()).hexdigest()[:32]
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSONL form, with its `id` first."""

@@ -39,12 +39,16 @@ class Endpoint:
         self.seconds = 0.0
         self.faults: dict[int, Callable[[web.Request], Any]] = {}
         self.answer = answer
+        self.metrics = ""
         self.url = ""
 
     async def models(self, request: web.Request) -> web.Response:
         if self.api_key and request.headers.get("Authorization") != f"Bearer {self.api_key}":
             return web.json_response({"error": {"message": "bad key"}}, status=401)
         return web.json_response({"data": [{"id": MODEL}]})
+
+    async def show_metrics(self, request: web.Request) -> web.Response:
+        return web.Response(text=self.metrics, status=200 if self.metrics else 404)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -74,6 +78,7 @@ async def serve(endpoint: Endpoint) -> AsyncIterator[Endpoint]:
     """Run the server on a free port; its base URL is `endpoint.url`."""
     app = web.Application(client_max_size=10**8)
     app.router.add_get("/v1/models", endpoint.models)
+    app.router.add_get("/metrics", endpoint.show_metrics)
     app.router.add_post("/v1/chat/completions", endpoint.chat)
     runner = web.AppRunner(app)
     await runner.setup()

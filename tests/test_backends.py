@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from smt_plugin.backends import BackendDown, OpenAIBackend, Refused, Reply, Request
+from smt_plugin.backends import BackendDown, CacheUse, OpenAIBackend, Refused, Reply, Request
 from smt_plugin.errors import BadInput
 from tests.endpoint import MODEL, Endpoint, serve, status
 
@@ -135,16 +135,35 @@ def test_a_request_that_is_given_up_leaves_its_place_to_others() -> None:
     asyncio.run(run())
 
 
-def test_a_documents_requests_stay_on_one_endpoint_and_spill_when_it_is_full() -> None:
+def test_a_documents_requests_stay_on_one_endpoint_and_spill_when_it_stays_full() -> None:
     async def run() -> None:
         async with serve(Endpoint()) as one, serve(Endpoint()) as two:
             one.seconds = two.seconds = 0.02
             backend = OpenAIBackend([one.url, two.url], MODEL, max_concurrency=8)
             await backend.start()
-            await asyncio.gather(*(backend.complete(REQUEST) for _ in range(4)))
-            assert sorted([len(one.bodies), len(two.bodies)]) == [0, 4]
+            await asyncio.gather(*(backend.complete(REQUEST) for _ in range(12)))
+            assert sorted([len(one.bodies), len(two.bodies)]) == [0, 12]
+            one.seconds = two.seconds = 1.5
             await asyncio.gather(*(backend.complete(REQUEST) for _ in range(8)))
-            assert sorted([len(one.bodies), len(two.bodies)]) == [4, 8]
+            assert sorted([len(one.bodies), len(two.bodies)]) == [4, 16]
+            await backend.close()
+
+    asyncio.run(run())
+
+
+def test_documents_are_spread_over_the_endpoints_and_each_stays_where_it_is_cached() -> None:
+    async def run() -> None:
+        async with serve(Endpoint()) as one, serve(Endpoint()) as two:
+            one.seconds = two.seconds = 0.02
+            backend = OpenAIBackend([one.url, two.url], MODEL, max_concurrency=32)
+            await backend.start()
+            requests = [
+                Request([{"role": "user", "content": f"d{n % 8}"}], {}, n, None, f"d{n % 8}") for n in range(80)
+            ]
+            await asyncio.gather(*(backend.complete(request) for request in requests))
+            first, second = set(one.asked), set(two.asked)
+            assert not first & second
+            assert len(first) == len(second) == 4
             await backend.close()
 
     asyncio.run(run())
@@ -160,6 +179,41 @@ def test_when_one_of_two_endpoints_is_dead_the_other_answers_everything(caplog: 
 
     asyncio.run(run())
     assert "127.0.0.1:9/v1 cannot be reached" in caplog.text
+
+
+METRICS = """\
+vllm:cache_config_info{block_size="16",cache_dtype="auto",engine="0",num_gpu_blocks="100"} 1.0
+vllm:prefix_cache_queries_total{engine="0",model_name="m"} 1000.0
+vllm:prefix_cache_hits_total{engine="0",model_name="m"} 600.0
+vllm:external_prefix_cache_hits_total{engine="0",model_name="m"} 7.0
+"""
+
+
+def test_the_use_of_the_prefix_cache_is_what_the_servers_count_since_the_start() -> None:
+    async def run() -> None:
+        async with serve(Endpoint()) as one, serve(Endpoint()) as two:
+            one.metrics = METRICS
+            backend = OpenAIBackend([one.url, two.url], MODEL)
+            await backend.start()
+            one.metrics = METRICS.replace("1000.0", "1.5e+03").replace("600.0", "1000.0")
+            assert await backend.cache_use() == CacheUse(capacity=1600, queried=500, hit=400)
+            # The server was started anew meanwhile, and counts from nothing.
+            one.metrics = METRICS.replace("1000.0", "50.0").replace("600.0", "20.0")
+            assert await backend.cache_use() == CacheUse(capacity=1600, queried=550, hit=420)
+            await backend.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_without_metrics_says_nothing_of_its_cache() -> None:
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+            backend = OpenAIBackend([endpoint.url], MODEL)
+            await backend.start()
+            assert await backend.cache_use() is None
+            await backend.close()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(

@@ -51,16 +51,15 @@ def test_what_was_put_comes_back_whole_after_closing(tmp_path: Path) -> None:
 
 def test_the_key_depends_on_what_is_asked_and_not_on_the_document_or_the_schema() -> None:
     request = Request([{"role": "user", "content": "x"}], {"temperature": 1.0, "top_p": 1.0}, 0, None, "d1")
-    key = completion_key(request, "m", 0)
+    key = completion_key(request, "m")
     assert len(key) == 32
-    assert key == completion_key(replace(request, affinity="d2", schema={}), "m", 0)
-    assert key == completion_key(replace(request, sampling={"top_p": 1.0, "temperature": 1.0}), "m", 0)
+    assert key == completion_key(replace(request, affinity="d2", schema={}), "m")
+    assert key == completion_key(replace(request, sampling={"top_p": 1.0, "temperature": 1.0}), "m")
     others = {
-        completion_key(replace(request, messages=[{"role": "user", "content": "y"}]), "m", 0),
-        completion_key(replace(request, sampling={"temperature": 0.9, "top_p": 1.0}), "m", 0),
-        completion_key(replace(request, sample=1), "m", 0),
-        completion_key(request, "other", 0),
-        completion_key(request, "m", 1),
+        completion_key(replace(request, messages=[{"role": "user", "content": "y"}]), "m"),
+        completion_key(replace(request, sampling={"temperature": 0.9, "top_p": 1.0}), "m"),
+        completion_key(replace(request, sample=1), "m"),
+        completion_key(request, "other"),
     }
     assert key not in others
     assert len(others) == 5

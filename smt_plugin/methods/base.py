@@ -98,7 +98,7 @@ def record_of(method: str, document: Document, r: int, index: int, answer: Answe
         "model": answer.model,
         "sampling": answer.sampling,
     }
-    return Record(method=method, doc_id=document.id, round=r, index=index, **(fields | content))
+    return Record(method=method, doc_id=document.id, part=document.part, round=r, index=index, **(fields | content))
 
 
 def stable_draw(size: int, *parts: object) -> int:

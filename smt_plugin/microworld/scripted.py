@@ -131,6 +131,11 @@ class ScriptedBackend:
         prompt_tokens = sum(_words(message["content"]) for message in request.messages)
         return Reply(text, "stop", prompt_tokens, 0, _words(text))
 
+    has_room = True
+
+    async def cache_use(self) -> None:
+        """There is no cache."""
+
     async def close(self) -> None:
         """Nothing to close."""
 
