@@ -77,6 +77,22 @@ class Completion:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class PromptUse:
+    """How often a prompt was answered usably and not; `completion_tokens` are those of the usable answers."""
+
+    done: int = 0
+    rejected: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: "PromptUse") -> "PromptUse":
+        return PromptUse(
+            self.done + other.done,
+            self.rejected + other.rejected,
+            self.completion_tokens + other.completion_tokens,
+        )
+
+
 class CompletionStore:
     """The completions of one run folder, open for one process at a time.
 
@@ -147,6 +163,27 @@ class CompletionStore:
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
+
+    def uses(self, model: str) -> dict[str, PromptUse]:
+        """Return prompt -> how often it was answered by a model, and at what length."""
+        rows = self._connection.execute(
+            "SELECT prompt, SUM(status = 'done'), SUM(status = 'rejected'), "
+            "SUM(CASE WHEN status = 'done' THEN completion_tokens ELSE 0 END) FROM completions "
+            "WHERE model = ? GROUP BY prompt",
+            (model,),
+        )
+        return {prompt: PromptUse(*counts) for prompt, *counts in rows}
+
+    def typical(self, model: str) -> Iterator[Completion]:
+        """Yield one usable completion of each prompt: the one of median length among some that a model gave."""
+        for prompt in self.uses(model):
+            rows = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM completions WHERE model = ? AND prompt = ? AND status = 'done' LIMIT 99",
+                (model, prompt),
+            ).fetchall()
+            found = sorted(map(_from_row, rows), key=lambda completion: completion.reply.completion_tokens)
+            if found:
+                yield found[len(found) // 2]
 
     def __len__(self) -> int:
         return int(self._connection.execute("SELECT COUNT(*) FROM completions").fetchone()[0])

@@ -63,6 +63,23 @@ class VLLMServers(_Client):
     startup_timeout: float = Field(default=1800, gt=0, description="seconds")
 
 
+class Price(_Section):
+    """What a completion costs: by tokens at somebody's endpoint, or by the hour for GPUs of one's own."""
+
+    input: float = Field(default=0, ge=0, description="per million prompt tokens that no cache holds")
+    cached: float | None = Field(default=None, ge=0, description="per million cached ones; default: as `input`")
+    output: float = Field(default=0, ge=0, description="per million tokens written")
+    gpus: int = Field(default=0, ge=0, description="GPUs behind the endpoints, all together")
+    gpu_hour: float = Field(default=0, ge=0, description="of one GPU")
+    currency: str = "USD"
+
+    def of(self, prompt_tokens: float, cached_tokens: float, completion_tokens: float, seconds: float) -> float:
+        """Return the money for so many tokens, the cached ones among the prompt's, in so many seconds."""
+        cached = self.input if self.cached is None else self.cached
+        tokens = (prompt_tokens - cached_tokens) * self.input + cached_tokens * cached + completion_tokens * self.output
+        return tokens / 1e6 + seconds / 3600 * self.gpus * self.gpu_hour
+
+
 class MixSection(_Section):
     """What goes into the training files; see mix.py."""
 
@@ -112,7 +129,9 @@ class RunFile(_Section):
     corpus: Path
     backend: Annotated[MicroworldBackend | OpenAIEndpoints | VLLMServers, Field(discriminator="kind")]
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    max_document_tokens: Tokens = Field(default=16_000, description="longer documents are split into parts")
     prompts: Path | None = Field(default=None, description="your own prompts, searched before the shipped ones")
+    price: Price | None = None
     seed: int = Field(default=0, description="of the mix")
     mix: MixSection = MixSection()
     train: TrainSection = TrainSection()
@@ -132,6 +151,9 @@ backend:                          # any OpenAI-compatible endpoint; several URLs
 methods:                          # budgets in tokens that the backend writes
   synthetic_qa: {{tokens: 1M}}
   focal_rewrite: {{tokens: 1M}}     # or active_reading
+
+# price: {{input: 0.1, cached: 0.02, output: 0.4}}   # per million tokens, for `smt plan` and the live progress
+# price: {{gpus: 8, gpu_hour: 2.5}}                  # or what GPUs of your own cost
 
 mix:
   shares: {{synthetic_qa: 1, focal_rewrite: 1}}   # by tokens of the target's tokenizer

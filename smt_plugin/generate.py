@@ -1,11 +1,12 @@
 """Run methods over documents under a token budget: completions into the store, records onto disk."""
 
 import asyncio
+import hashlib
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,17 +14,17 @@ from typing import IO, Any
 
 import orjson
 
-from smt_plugin.backends import Backend, OpenAIBackend, Refused, Reply, Request
+from smt_plugin.backends import Backend, CacheUse, Deferred, OpenAIBackend, Refused, Reply, Request
 from smt_plugin.completions import Completion, CompletionStore, completion_key
-from smt_plugin.config import RunFile, parse_tokens
-from smt_plugin.corpus import Document, read_documents
+from smt_plugin.config import Price, RunFile, parse_tokens
+from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.methods import make_method
 from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
 from smt_plugin.methods.focal_rewrite import FocalRewrite
 from smt_plugin.methods.synthetic_qa import SyntheticQA
 from smt_plugin.prompts import Prompts
-from smt_plugin.records import Record
+from smt_plugin.records import Record, shard_folder
 from smt_plugin.vllm_server import VLLMBackend
 
 log = logging.getLogger(__name__)
@@ -33,16 +34,24 @@ MAX_ATTEMPTS = 3
 MAX_EMPTY_ROUNDS = 3
 # Rounds of one method and document that may be under way at once.
 MAX_ROUNDS_AHEAD = 32
+# Longer documents are split into parts (in tokens, by `estimate_tokens`; our default).
+MAX_DOCUMENT_TOKENS = 16_000
+# The part of the servers' caches that documents may fill; the rest is for what is being written.
+CACHE_SHARE = 0.5
+_LOOK_AT_CACHE_SECONDS = 5
 
 
 @dataclass(slots=True)
 class MethodCount:
-    """Where one method stands; `tokens` are those of its records, `short` lists documents given up."""
+    """Where one method stands; `tokens` are those of its records, `short` lists documents given up.
+
+    `parts` are the documents, or parts of long ones, that are done.
+    """
 
     budget: int
     tokens: int = 0
     records: int = 0
-    documents: int = 0
+    parts: int = 0
     short: list[str] = field(default_factory=list)
 
 
@@ -51,27 +60,43 @@ class Summary:
     """What a call of `generate` did; token counts are the server's, of completions asked for in this call.
 
     Attributes:
+        num_parts: documents, a long one counted once for each of its parts.
         asked: completions paid for now, rejected ones included; `reused` those found in the store.
+        deferred: completions that the backend put off; with any, no records are written.
         failures: reason -> how many, for rejected and refused completions, old and new.
+        cache: the use of the servers' prefix caches by their own count, or None where they do not say.
+        money: what the completions asked for in this call cost, or None without prices.
     """
 
     methods: dict[str, MethodCount]
     num_documents: int = 0
+    num_parts: int = 0
     asked: int = 0
     reused: int = 0
     rejected: int = 0
     refused: int = 0
+    deferred: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    cache: CacheUse | None = None
+    money: float | None = None
+    currency: str = ""
+
+    @property
+    def cache_share(self) -> float | None:
+        """Part of the prompt tokens that came out of the prefix caches: the servers' count, else the replies'."""
+        if self.cache is not None:
+            return self.cache.hit / self.cache.queried if self.cache.queried else None
+        return self.cached_tokens / self.prompt_tokens if self.cached_tokens else None
 
     @property
     def unmet(self) -> list[str]:
         """One sentence for each method that missed its budget."""
         return [
-            f"{name}: {len(count.short)} of {self.num_documents} documents yielded too little "
+            f"{name}: {len(count.short)} of {self.num_parts} documents yielded too little "
             f"({count.tokens:,} of {count.budget:,} tokens), e.g. {count.short[0]!r}"
             for name, count in self.methods.items()
             if count.short
@@ -88,11 +113,17 @@ class Summary:
             f"{name:>16}: {count.tokens:,} of {count.budget:,} tokens in {count.records:,} records"
             for name, count in self.methods.items()
         ]
-        cached = f" ({self.cached_tokens / self.prompt_tokens:.0%} from the cache)" if self.cached_tokens else ""
+        cached = f" ({self.cache_share:.1%} from the cache)" if self.cache_share is not None else ""
+        cost = f", {self.money:,.2f} {self.currency}" if self.money is not None else ""
         lines.append(
             f"{self.asked:,} completions asked, {self.reused:,} reused; {self.prompt_tokens:,} tokens in{cached}, "
-            f"{self.completion_tokens:,} out, {self.seconds:,.1f} s"
+            f"{self.completion_tokens:,} out, {self.seconds:,.1f} s{cost}"
         )
+        if self.cache is not None and self.cache.queried:
+            lines.append(
+                f"prefix cache: {self.cache.hit:,} of {self.cache.queried:,} prompt tokens hit, as the servers count; "
+                f"{self.cache.capacity:,} tokens fit in"
+            )
         if self.failures:
             lines.append("without a usable answer, by reason:")
             lines += [
@@ -123,20 +154,28 @@ class Asker:
         self._summary = summary
         self._retry_refused = retry_refused
         self._under_way: dict[str, asyncio.Task[Completion]] = {}
+        self._asked_estimate = 0.0
         # Replays of a whole store must still let other tasks run.
         self._since_yield = 0
 
     @property
-    def calls_under_way(self) -> int:
-        return len(self._under_way)
+    def tokens_per_estimate(self) -> float:
+        """How many tokens the model's tokenizer makes of what `estimate_tokens` takes for one."""
+        return self._summary.prompt_tokens / self._asked_estimate if self._summary.prompt_tokens else 1.0
 
     async def ask(self, ask: Ask) -> Answer | None:
         messages = self._prompts.messages(
             ask.prompt, identity=ask.document.identity, document=ask.document.text.strip(), **ask.variables
         )
         for attempt in range(MAX_ATTEMPTS):
-            request = Request(messages, ask.sampling, ask.sample * MAX_ATTEMPTS + attempt, ask.schema, ask.document.id)
-            key = completion_key(request, self._backend.model, attempt)
+            request = Request(
+                messages,
+                ask.sampling,
+                ask.sample * MAX_ATTEMPTS + attempt,
+                ask.schema,
+                f"{ask.document.id}\0{ask.document.part}",
+            )
+            key = completion_key(request, self._backend.model)
             completion = await self._completion(key, request, ask, attempt)
             if completion.status == "refused":
                 return None
@@ -181,10 +220,14 @@ class Asker:
 
     async def _pay(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
         started = time.monotonic()
+        summary = self._summary
         status, reason = "done", ""
         try:
             reply = await self._backend.complete(request)
             ask.parse(reply)
+        except Deferred:
+            summary.deferred += 1
+            raise
         except Refused as error:
             status, reason = "refused", str(error)
             reply = Reply("", "refused", 0, 0, 0)
@@ -206,10 +249,11 @@ class Asker:
             seconds=time.monotonic() - started,
         )
         await self._store.put(completion)
-        summary = self._summary
         summary.asked += 1
         summary.rejected += status == "rejected"
         summary.refused += status == "refused"
+        if reply.prompt_tokens:
+            self._asked_estimate += sum(estimate_tokens(message["content"]) for message in request.messages)
         summary.prompt_tokens += reply.prompt_tokens
         summary.cached_tokens += reply.cached_tokens
         summary.completion_tokens += reply.completion_tokens
@@ -224,16 +268,26 @@ async def generate(
     backend: Backend,
     methods: dict[str, tuple[Method, int]],
     prompts: Prompts,
+    *,
     retry_refused: bool = False,
+    max_document_tokens: int = MAX_DOCUMENT_TOKENS,
+    rounds_ahead: int = MAX_ROUNDS_AHEAD,
+    shard: tuple[int, int] = (1, 1),
+    price: Price | None = None,
     on_progress: Callable[[Summary], None] = lambda summary: None,
 ) -> Summary:
     """Fill each method's budget and write `<run>/records/<method>.jsonl`.
 
-    Everything in the store is reused, so that a run is resumed, extended or repaired by calling this again.
+    Everything in the store is reused, so that a run is resumed, extended or repaired by calling this again. Where
+    the backend defers an answer, everything is still asked that does not depend on it, and no records are written.
 
     Args:
-        methods: name -> (method, budget in tokens as the server counts its output).
+        run: the run folder, or a shard's own below it.
+        methods: name -> (method, budget in tokens as the server counts its output, for the whole corpus).
         retry_refused: ask again what the backend once refused.
+        max_document_tokens: longer documents are split into parts (tokens, by `estimate_tokens`).
+        rounds_ahead: rounds of one method and document that may be under way at once.
+        shard: (i, n): only the i-th of n shards of the documents, i from 1.
         on_progress: called after each document and about once a second.
 
     Raises:
@@ -241,87 +295,135 @@ async def generate(
         BackendDown: no endpoint answered for too long; what came before is kept.
     """
     # The first pass checks every document before anything is spent.
-    total_length = num_documents = 0
+    total_length = num_documents = num_parts = 0
     for document in read_documents(corpus):
         total_length += len(document.text)
-        num_documents += 1
-    summary = Summary({name: MethodCount(budget) for name, (_, budget) in methods.items()}, num_documents)
+        if in_shard(document, shard):
+            num_documents += 1
+            num_parts += len(split_document(document, max_document_tokens))
+    budgets = {name: MethodCount(budget) for name, (_, budget) in methods.items()}
+    summary = Summary(budgets, num_documents, num_parts, currency=price.currency if price else "")
     started = time.monotonic()
     store = CompletionStore(run)
-    records = run / "records"
-    records.mkdir(exist_ok=True)
     files: dict[str, IO[bytes]] = {}
     try:
         await backend.start()
         asker = Asker(backend, store, prompts, summary, retry_refused)
+        records = run / "records"
+        records.mkdir(exist_ok=True)
         for name in methods:
             files[name] = (records / f"{name}.jsonl.partial").open("wb")
 
-        async def run_document(document: Document) -> None:
-            fraction = len(document.text) / total_length
+        async def run_part(part: Document) -> None:
+            fraction = len(part.text) / total_length
             await _all(
-                _run_method(document, method, budget * fraction, asker, summary.methods[name], files[name])
+                _run_method(part, method, budget * fraction, rounds_ahead, asker, summary.methods[name], files[name])
                 for name, (method, budget) in methods.items()
             )
             on_progress(summary)
 
+        async def look() -> None:
+            summary.cache = await backend.cache_use()
+            summary.seconds = time.monotonic() - started
+            if price is not None:
+                summary.money = price.of(
+                    summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens, summary.seconds
+                )
+
         async def tick() -> None:
             while True:
-                await asyncio.sleep(1)
-                summary.seconds = time.monotonic() - started
-                on_progress(summary)
+                await look()
+                for _ in range(_LOOK_AT_CACHE_SECONDS):
+                    await asyncio.sleep(1)
+                    summary.seconds = time.monotonic() - started
+                    on_progress(summary)
 
         ticker = asyncio.create_task(tick())
         try:
-            await keep_busy(corpus, run_document, asker, backend)
+            await look()
+            parts = (
+                part
+                for document in read_documents(corpus)
+                if in_shard(document, shard)
+                for part in split_document(document, max_document_tokens)
+            )
+            await keep_busy(parts, run_part, asker, backend, summary)
+            await look()
         finally:
-            ticker.cancel()
+            await _cancel([ticker])
             await asker.close()
         for name, file in files.items():
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, records / f"{name}.jsonl")
+            if not summary.deferred:
+                os.replace(file.name, records / f"{name}.jsonl")
     finally:
         for file in files.values():
             file.close()
+            Path(file.name).unlink(missing_ok=True)
         await backend.close()
         await store.close()
-    summary.seconds = time.monotonic() - started
     on_progress(summary)
-    (run / "generate.json").write_bytes(orjson.dumps(summary.to_json(), option=orjson.OPT_INDENT_2))
+    if not summary.deferred:
+        (run / "generate.json").write_bytes(orjson.dumps(summary.to_json(), option=orjson.OPT_INDENT_2))
     return summary
 
 
+def in_shard(document: Document, shard: tuple[int, int]) -> bool:
+    """Whether a document belongs to the i-th of n shards: by a hash of its id, so that others change nothing."""
+    number, count = shard
+    digest = hashlib.sha256(document.id.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % count == number - 1
+
+
 async def keep_busy(
-    corpus: Path,
-    run_document: Callable[[Document], Coroutine[Any, Any, None]],
+    parts: Iterator[Document],
+    run_part: Callable[[Document], Coroutine[Any, Any, None]],
     asker: Asker,
     backend: Backend,
+    summary: Summary,
 ) -> None:
-    """Run documents side by side, letting the next one in whenever the backend has room.
+    """Run documents side by side, letting the next one in whenever a server has room for its calls and its text.
 
-    A document counts for at least one call. Few documents at a time keep their calls close together, which
-    is what a server's prefix cache needs.
+    Few documents at a time keep their calls close together, and all of them in the servers' prefix caches.
     """
-    tasks: set[asyncio.Task[None]] = set()
+    tasks: dict[asyncio.Task[None], float] = {}
+
+    async def wait(timeout: float | None) -> None:
+        done, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            del tasks[task]
+            task.result()
+
     try:
-        for document in read_documents(corpus):
-            tasks.add(asyncio.create_task(run_document(document)))
+        for part in parts:
+            estimate = estimate_tokens(part.text)
+            while tasks and (
+                len(tasks) >= backend.concurrency
+                or not backend.has_room
+                or (summary.cache is not None and not _fits(estimate, tasks, asker, summary.cache))
+            ):
+                await wait(0.05)
+            tasks[asyncio.create_task(run_part(part))] = estimate
             await asyncio.sleep(0)
-            while tasks and max(len(tasks), asker.calls_under_way) >= backend.concurrency:
-                done, tasks = await asyncio.wait(tasks, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
         while tasks:
-            done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await wait(None)
     finally:
         await _cancel(tasks)
 
 
+def _fits(estimate: float, tasks: dict[asyncio.Task[None], float], asker: Asker, cache: CacheUse) -> bool:
+    return (sum(tasks.values()) + estimate) * asker.tokens_per_estimate <= cache.capacity * CACHE_SHARE
+
+
 async def _run_method(
-    document: Document, method: Method, budget: float, asker: Asker, count: MethodCount, file: IO[bytes]
+    part: Document,
+    method: Method,
+    budget: float,
+    rounds_ahead: int,
+    asker: Asker,
+    count: MethodCount,
+    file: IO[bytes],
 ) -> None:
     """Ask for rounds until the document's part of the budget (tokens) is met, then write its records.
 
@@ -332,14 +434,18 @@ async def _run_method(
     tokens = 0
     empty = taken = 0
     full = False
-    rounds: list[asyncio.Task[list[Record]]] = []
+    rounds: list[asyncio.Task[list[Record] | None]] = []
     try:
         while not full and (tokens < budget or not kept) and empty < MAX_EMPTY_ROUNDS:
             missing = 1 if taken == 0 or tokens == 0 else math.ceil((budget - tokens) * taken / tokens)
-            while len(rounds) < min(max(missing, 1), MAX_ROUNDS_AHEAD):
+            while len(rounds) < min(max(missing, 1), rounds_ahead):
                 r = taken + len(rounds)
-                rounds.append(asyncio.create_task(method.round(document, r, asker.ask)))
+                rounds.append(asyncio.create_task(_round(part, method, r, asker)))
             records = await rounds.pop(0)
+            if records is None:
+                # The later rounds are wanted, too, and may be asked for now.
+                await asyncio.gather(*rounds)
+                return
             taken += 1
             empty = 0 if records else empty + 1
             for record in records:
@@ -349,15 +455,31 @@ async def _run_method(
                     break
                 kept.append(record)
                 tokens += record.tokens
+                count.tokens += record.tokens
+                count.records += 1
     finally:
         await _cancel(rounds)
     if empty >= MAX_EMPTY_ROUNDS:
-        count.short.append(document.id)
+        count.short.append(part.id if part.part == 0 else f"{part.id}, part {part.part + 1}")
     for record in kept:
         file.write(orjson.dumps(record.to_json()) + b"\n")
-    count.tokens += sum(record.tokens for record in kept)
-    count.records += len(kept)
-    count.documents += 1
+    count.parts += 1
+
+
+async def _round(part: Document, method: Method, r: int, asker: Asker) -> list[Record] | None:
+    """Return a round's records, or None if an answer was deferred; then all was asked that could be."""
+    deferred = False
+
+    async def complete(ask: Ask) -> Answer | None:
+        nonlocal deferred
+        try:
+            return await asker.ask(ask)
+        except Deferred:
+            deferred = True
+            return None
+
+    records = await method.round(part, r, complete)
+    return None if deferred else records
 
 
 async def _all(coroutines: Any) -> None:
@@ -373,6 +495,32 @@ async def _cancel(tasks: Any) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def generate_run(
+    run_file: RunFile,
+    backend: Backend,
+    *,
+    only: Collection[str] = (),
+    shard: tuple[int, int] | None = None,
+    retry_refused: bool = False,
+    rounds_ahead: int = MAX_ROUNDS_AHEAD,
+    on_progress: Callable[[Summary], None] = lambda summary: None,
+) -> Summary:
+    """Generate what a run file asks for; see `generate` and `methods_of`."""
+    return await generate(
+        shard_folder(run_file.run, shard),
+        run_file.corpus,
+        backend,
+        methods_of(run_file, only),
+        Prompts(run_file.prompts),
+        retry_refused=retry_refused,
+        max_document_tokens=run_file.max_document_tokens,
+        rounds_ahead=rounds_ahead,
+        shard=shard or (1, 1),
+        price=run_file.price,
+        on_progress=on_progress,
+    )
 
 
 def methods_of(run_file: RunFile, only: Collection[str] = ()) -> dict[str, tuple[Method, int]]:

@@ -11,6 +11,7 @@ import orjson
 from smt_plugin.benchmarks import Question
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_jsonl
+from smt_plugin.records import generated_folders
 
 # Our choices. A question has some 12 words: 3 in a row survive a reworded copy, 8 in a row only a quotation.
 QUESTION_RUN = 3
@@ -96,7 +97,7 @@ def find_leaks(run: Path, questions: list[Question]) -> dict[str, Any]:
         "questions": len(questions),
         "leaked": sorted(found["asked"].keys() | found["quoted"].keys()),
         **found,
-        "records": _states(files),
+        "records": _states(run, files),
     }
     (run / "leaks.json").write_bytes(orjson.dumps(leaks, option=orjson.OPT_INDENT_2) + b"\n")
     return leaks
@@ -108,12 +109,12 @@ def read_leaks(run: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     leaks: dict[str, Any] = orjson.loads(path.read_bytes())
-    return leaks if leaks["records"] == _states(_record_files(run)) else None
+    return leaks if leaks["records"] == _states(run, _record_files(run)) else None
 
 
 def _record_files(run: Path) -> list[Path]:
-    return sorted((run / "records").glob("*.jsonl"))
+    return [file for folder in generated_folders(run) for file in sorted((folder / "records").glob("*.jsonl"))]
 
 
-def _states(files: list[Path]) -> dict[str, list[int]]:
-    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+def _states(run: Path, files: list[Path]) -> dict[str, list[int]]:
+    return {str(file.relative_to(run)): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}

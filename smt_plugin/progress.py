@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from smt_plugin.generate import Summary
 
 LOG_EVERY_SECONDS = 15.0
+# The rate behind the time left is that of so many last seconds: what a resumed run reuses comes fast and says nothing.
+_WINDOW_SECONDS = 120.0
 
 
 class GenerateProgress:
@@ -20,6 +23,7 @@ class GenerateProgress:
         self._live = sys.stderr.isatty()
         self._last_shown = time.monotonic()
         self._shown = False
+        self._seen: deque[tuple[float, int]] = deque()
 
     def __enter__(self) -> "GenerateProgress":
         return self
@@ -37,23 +41,53 @@ class GenerateProgress:
             return
         self._last_shown = now
         self._shown = True
+        line = progress_line(summary, self._seconds_left(now, summary))
         if self._live:
-            click.echo("\r\x1b[2K" + progress_line(summary), err=True, nl=False)
+            click.echo("\r\x1b[2K" + line, err=True, nl=False)
         else:
-            click.echo(progress_line(summary), err=True)
+            click.echo(line, err=True)
+
+    def _seconds_left(self, now: float, summary: "Summary") -> float | None:
+        self._seen.append((now, tokens_of(summary)))
+        while self._seen[0][0] < now - _WINDOW_SECONDS and len(self._seen) > 2:
+            self._seen.popleft()
+        then, tokens = self._seen[0]
+        gained = tokens_of(summary) - tokens
+        missing = budget_of(summary) - tokens_of(summary)
+        return max(missing, 0) * (now - then) / gained if gained > 0 else None
 
 
-def progress_line(summary: "Summary") -> str:
-    """One line: share of the budget, documents, rates (tokens a second), rejections and time left."""
-    tokens = sum(count.tokens for count in summary.methods.values())
-    budget = sum(count.budget for count in summary.methods.values())
-    documents = min((count.documents for count in summary.methods.values()), default=0)
+def progress_line(summary: "Summary", seconds_left: float | None) -> str:
+    """One line: share of the budget, documents, rates (tokens a second), cache, failures, money and time left."""
+    documents = min((count.parts for count in summary.methods.values()), default=0)
+    kind = "documents" if summary.num_parts == summary.num_documents else "parts of documents"
     seconds = max(summary.seconds, 1e-9)
-    done = min(tokens / budget, 1.0) if budget else 1.0
-    left = f"{(1 - done) / done * seconds:,.0f} s left" if done > 0 else "no document done yet"
-    return (
-        f"{done:4.0%} of {budget:,} tokens, {documents:,}/{summary.num_documents:,} documents, "
-        f"{summary.asked:,} completions ({summary.reused:,} reused), "
-        f"in {summary.prompt_tokens / seconds:,.0f} out {summary.completion_tokens / seconds:,.0f} tokens/s, "
-        f"{summary.rejected:,} rejected, {summary.refused:,} refused, {left}"
-    )
+    line = [
+        f"{min(tokens_of(summary) / budget_of(summary), 1.0):4.0%} of {budget_of(summary):,} tokens",
+        f"{documents:,}/{summary.num_parts:,} {kind}",
+        f"{summary.asked:,} completions ({summary.reused:,} reused)",
+        f"in {summary.prompt_tokens / seconds:,.0f} out {summary.completion_tokens / seconds:,.0f} tokens/s",
+    ]
+    if summary.cache_share is not None:
+        line.append(f"{summary.cache_share:.0%} from the cache")
+    line.append(f"{summary.rejected:,} rejected, {summary.refused:,} refused")
+    if summary.money is not None:
+        line.append(f"{summary.money:,.2f} {summary.currency}")
+    line.append("time left not known yet" if seconds_left is None else f"{_duration(seconds_left)} left")
+    return ", ".join(line)
+
+
+def tokens_of(summary: "Summary") -> int:
+    """Tokens of the records so far."""
+    return sum(count.tokens for count in summary.methods.values())
+
+
+def budget_of(summary: "Summary") -> int:
+    """Tokens asked for, over all methods."""
+    return sum(count.budget for count in summary.methods.values())
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -78,7 +78,7 @@ async def make_questions(
             on_document(len(found))
 
         try:
-            await keep_busy(corpus, run_document, asker, backend)
+            await keep_busy(read_documents(corpus), run_document, asker, backend, summary)
         finally:
             await asker.close()
     finally:

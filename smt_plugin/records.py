@@ -1,8 +1,15 @@
-"""Records: training texts with their provenance, one JSONL line each under `<run>/records/`."""
+"""Records: training texts with their provenance, one JSONL line each under `<run>/records/`.
+
+A run made in shards has them under `<run>/shards/<i>-of-<n>/records/`.
+"""
 
 import hashlib
+import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from smt_plugin.errors import BadInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +48,53 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """Return the JSONL form, with its `id` first."""
         return {"id": self.id, **asdict(self)}
+
+
+def shard_folder(run: Path, shard: tuple[int, int] | None) -> Path:
+    """Return the folder in which a call of `smt generate` works: the run's, or the one of shard (i, n).
+
+    Raises:
+        BadInput: the run was made the other way or in another number of shards, so that its completions would be
+            paid for again.
+    """
+    others = {path.name.partition("-of-")[2] for path in (run / "shards").glob("*-of-*")}
+    if shard is None:
+        if others:
+            raise BadInput(f"{run} was made in shards; go on with `--shard 1/{others.pop()}` and so on.")
+        return run
+    if (run / "records").is_dir():
+        raise BadInput(f"{run} was made without shards; go on without `--shard`, or take another run folder.")
+    if others - {str(shard[1])}:
+        raise BadInput(f"{run} was made in {others.pop()} shards; keep to that number, or take another run folder.")
+    return run / "shards" / f"{shard[0]}-of-{shard[1]}"
+
+
+def generated_folders(run: Path) -> list[Path]:
+    """Return where the records of a run lie: in its own folder, or in those of all its shards.
+
+    Raises:
+        BadInput: a shard is missing.
+    """
+    shards = {path.name: path for path in (run / "shards").glob("*-of-*")}
+    if not shards:
+        return [run]
+    count = int(next(iter(shards)).partition("-of-")[2])
+    for number in range(1, count + 1):
+        if f"{number}-of-{count}" not in shards:
+            raise BadInput(f"{run} lacks shard {number} of {count}; run `smt generate --shard {number}/{count}` first.")
+    return [shards[f"{number}-of-{count}"] for number in range(1, count + 1)]
+
+
+def record_files(run: Path, method: str) -> list[Path]:
+    """Return the files that hold a method's records.
+
+    Raises:
+        BadInput: a file is missing.
+    """
+    files = [folder / "records" / f"{method}.jsonl" for folder in generated_folders(run)]
+    for file in files:
+        if not file.is_file():
+            shard = re.fullmatch(r"(\d+)-of-(\d+)", file.parents[1].name)
+            option = f" --shard {shard[1]}/{shard[2]}" if shard else ""
+            raise BadInput(f"{file} does not exist; run `smt generate --method {method}{option}` first.")
+    return files

@@ -1,6 +1,7 @@
 """Read the results of all arms into a table and `<run>/report.html`."""
 
 import io
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from smt_plugin.evaluate import ARMS, read_arm, read_seconds
 from smt_plugin.intervals import Estimate, estimate
 from smt_plugin.leaks import read_leaks
 from smt_plugin.official_files import OFFICIAL
+from smt_plugin.records import generated_folders
 from smt_plugin.tune import read_tuned
 
 if TYPE_CHECKING:
@@ -185,10 +187,13 @@ def run_facts(run_file: RunFile) -> dict[str, str]:
     official = OFFICIAL.get(run_file.evaluate.benchmark) if run_file.evaluate else None
     if official is not None:
         facts["benchmark"] = f"{official.source}; licence: {official.licence}"
-    generated = run_file.run / "generate.json"
-    if generated.is_file():
-        for name, count in orjson.loads(generated.read_bytes())["methods"].items():
-            facts[name] = f"{count['tokens']:,} tokens in {count['records']:,} records"
+    generated: dict[str, Counter[str]] = defaultdict(Counter)
+    for folder in generated_folders(run_file.run):
+        if (folder / "generate.json").is_file():
+            for name, count in orjson.loads((folder / "generate.json").read_bytes())["methods"].items():
+                generated[name].update(tokens=count["tokens"], records=count["records"])
+    for name, total in generated.items():
+        facts[name] = f"{total['tokens']:,} tokens in {total['records']:,} records"
     manifest = run_file.run / "mix" / "manifest.json"
     if manifest.is_file():
         mix = orjson.loads(manifest.read_bytes())

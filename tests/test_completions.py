@@ -62,7 +62,7 @@ def test_the_key_depends_on_what_is_asked_and_not_on_the_document_or_the_schema(
         completion_key(request, "other"),
     }
     assert key not in others
-    assert len(others) == 5
+    assert len(others) == 4
 
 
 def test_a_second_process_is_refused_with_the_pid_and_host_of_the_first(tmp_path: Path) -> None:
