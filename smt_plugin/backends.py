@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import re
 from collections import deque
@@ -121,7 +122,7 @@ class _Endpoint:
 
     `waiting` are requests that prefer it, oldest first, each with the time since when and its place to come.
     Times are the event loop's, in seconds; `pause` is how long it rests after the next failure. `cache` is what
-    its metrics said last.
+    its metrics said last; `under_way` holds the scopes of requests sent to it.
     """
 
     url: str
@@ -131,6 +132,7 @@ class _Endpoint:
     pause: float = 1.0
     grows_fast: bool = True
     cache: CacheUse | None = None
+    under_way: set[asyncio.Timeout] = field(default_factory=set)
     waiting: "deque[tuple[float, asyncio.Future[_Endpoint]]]" = field(default_factory=deque)
 
     @property
@@ -183,6 +185,7 @@ class OpenAIBackend:
         self._structured_output = structured_output
         self._last_answer = 0.0
         self._queried = self._hit = 0
+        self._gone = ""
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -252,7 +255,9 @@ class OpenAIBackend:
         while True:
             endpoint = await self._take(request.affinity)
             try:
-                outcome = await self._post(endpoint.url, payload)
+                if self._gone:
+                    raise BackendDown(self._gone)
+                outcome = await self._post(endpoint, payload)
             finally:
                 endpoint.busy -= 1
                 self._hand_out()
@@ -358,16 +363,21 @@ class OpenAIBackend:
                     before = now if other.resting_until > now else now - _SPILL_AFTER
                     _give_places(endpoint, other, before)
 
-    async def _post(self, endpoint: str, payload: bytes) -> "Reply | _Failure":
+    async def _post(self, endpoint: _Endpoint, payload: bytes) -> "Reply | _Failure":
         """Return the reply, or why there was none this time."""
         import aiohttp
 
         assert self._session is not None
         try:
-            async with self._session.post(f"{endpoint}/chat/completions", data=payload) as response:
-                content = await response.read()
-                status = response.status
-                retry_after = _seconds(response.headers.get("Retry-After"))
+            async with asyncio.timeout(None) as scope:
+                endpoint.under_way.add(scope)
+                try:
+                    async with self._session.post(f"{endpoint.url}/chat/completions", data=payload) as response:
+                        content = await response.read()
+                        status = response.status
+                        retry_after = _seconds(response.headers.get("Retry-After"))
+                finally:
+                    endpoint.under_way.discard(scope)
         except (aiohttp.ClientConnectorError, TimeoutError) as error:
             return _Failure(str(error) or "no answer in time", None, overloaded=True)
         except aiohttp.ClientError as error:
@@ -381,8 +391,32 @@ class OpenAIBackend:
         if status in (400, 413, 422):
             raise Refused(f"status {status}: {message}")
         if status in (401, 403, 404):
-            raise BadInput(f"endpoint {endpoint} answered status {status} to a completion: {message}")
+            raise BadInput(f"endpoint {endpoint.url} answered status {status} to a completion: {message}")
         return _Failure(f"status {status}", retry_after, overloaded=status in (429, 503))
+
+    def rest(self, number: int) -> None:
+        """Send nothing to an endpoint until `revive`: its server is gone, so its requests go to the others, or wait."""
+        endpoint = self._endpoints[number]
+        endpoint.resting_until, endpoint.pause = math.inf, _LONGEST_PAUSE
+        self._last_answer = asyncio.get_running_loop().time()
+        # A machine that is gone cuts no connections: without this they would be waited for until their timeout.
+        for scope in endpoint.under_way:
+            scope.reschedule(0.0)
+
+    def revive(self, number: int, url: str) -> None:
+        """Send to an endpoint again, whose server is a new one and may have another address."""
+        endpoint = self._endpoints[number]
+        endpoint.url, endpoint.resting_until, endpoint.pause = url, 0.0, 1.0
+        endpoint.limit, endpoint.grows_fast = min(_FIRST_LIMIT, self._most), True
+        self._last_answer = asyncio.get_running_loop().time()
+        self._hand_out()
+
+    def give_up(self, reason: str) -> None:
+        """Let every request, waiting or to come, raise BackendDown: no endpoint will answer any more."""
+        self._gone = reason
+        for endpoint in self._endpoints:
+            endpoint.resting_until = 0.0
+        self._hand_out()
 
     async def close(self) -> None:
         """Close the connections."""

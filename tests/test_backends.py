@@ -249,3 +249,45 @@ def test_an_endpoint_that_stays_away_is_given_up_after_the_patience(tmp_path: Pa
                 await ask(OpenAIBackend([endpoint.url], MODEL, patience=0.5), REQUEST)
 
     asyncio.run(run())
+
+
+def test_requests_of_a_server_that_is_gone_wait_for_the_one_that_replaces_it() -> None:
+    async def run() -> None:
+        async with serve(Endpoint()) as silent, serve(Endpoint()) as new:
+            silent.seconds = 2.0
+            backend = OpenAIBackend([silent.url], MODEL, max_concurrency=2, patience=0.2)
+            await backend.start()
+            asked = [asyncio.create_task(backend.complete(REQUEST)) for _ in range(4)]
+            while silent.under_way < 2:
+                await asyncio.sleep(0.01)
+            # Both waits are longer than the patience: a server that is started anew is no server that does not answer.
+            await asyncio.sleep(0.3)
+            backend.rest(0)
+            await asyncio.sleep(0.3)
+            backend.revive(0, new.url)
+            replies = await asyncio.gather(*asked)
+            assert all(reply.text for reply in replies)
+            assert (len(silent.bodies), len(new.bodies)) == (2, 4)
+            await backend.close()
+
+    asyncio.run(run())
+
+
+def test_when_the_last_server_is_given_up_every_request_says_so() -> None:
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+            backend = OpenAIBackend([endpoint.url], MODEL)
+            await backend.start()
+            backend.rest(0)
+            waiting = [asyncio.create_task(backend.complete(REQUEST)) for _ in range(40)]
+            await asyncio.sleep(0.05)
+            backend.give_up("the server ended three times")
+            for task in waiting:
+                with pytest.raises(BackendDown, match="ended three times"):
+                    await task
+            with pytest.raises(BackendDown, match="ended three times"):
+                await backend.complete(REQUEST)
+            assert endpoint.bodies == []
+            await backend.close()
+
+    asyncio.run(run())
