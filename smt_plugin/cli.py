@@ -7,15 +7,77 @@ import shutil
 import signal
 import sqlite3
 import sys
+from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, TypeVar
 
 import click
 
 from smt_plugin import __version__
 from smt_plugin.errors import BadInput
 
+T = TypeVar("T")
+
 RUN_FILE = click.argument("run_file", type=click.Path(path_type=Path), metavar="RUN.YAML")
+
+
+class _Stop:
+    """SIGINT, SIGTERM and SIGHUP: the first stops cleanly, the second says how to end at once, the third does.
+
+    A KeyboardInterrupt inside an event loop hits whatever runs just then, which leaves tracebacks and may leave
+    others waiting for ever; so there the first signal cancels the main task instead.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._main: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+
+    def watch(self) -> None:
+        """Handle the signals from now on, but for those that nohup or a shell has told to ignore."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
+
+    def ignore(self) -> None:
+        """Let no signal disturb the last words."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count > 2:
+            os._exit(130)
+        if self._count == 2:
+            with suppress(OSError):
+                os.write(2, b"stopping; once more to end at once\n")
+        elif self._main is None:
+            raise KeyboardInterrupt
+        else:
+            loop, task = self._main
+            # A loop that has just been closed has nothing left to stop.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(task.cancel)
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in an event loop; raises KeyboardInterrupt when a signal stopped it."""
+
+        async def watched() -> T:
+            task = asyncio.current_task()
+            assert task is not None
+            self._main = asyncio.get_running_loop(), task
+            return await main
+
+        try:
+            return asyncio.run(watched())
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            self._main = None
+
+
+_stop = _Stop()
 
 
 class _Commands(click.Group):
@@ -124,7 +186,7 @@ def questions(run_file: Path, per_document: int, free_form: bool) -> None:
     total = sum(1 for _ in read_documents(settings.corpus))
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("documents", total=total)
-        manifest = asyncio.run(
+        manifest = _stop.run(
             make_questions(
                 settings.run,
                 settings.corpus,
@@ -177,7 +239,7 @@ def plan(run_file: Path, seconds: float | None) -> None:
 
     settings = read_run_file(run_file)
     with GenerateProgress() as progress:
-        found = asyncio.run(make_plan(settings, backend_of(settings), seconds or 0.0, progress.show))
+        found = _stop.run(make_plan(settings, backend_of(settings), seconds or 0.0, progress.show))
     click.echo(plan_text(found, settings))
 
 
@@ -208,7 +270,7 @@ def _generate(settings: Any, backend: Any, **options: Any) -> Any:
     from smt_plugin.progress import GenerateProgress
 
     with GenerateProgress() as progress:
-        summary = asyncio.run(generate_run(settings, backend, on_progress=progress.show, **options))
+        summary = _stop.run(generate_run(settings, backend, on_progress=progress.show, **options))
     if summary.deferred:
         return summary
     write_resolved(settings, settings.run / "run.yaml")
@@ -495,13 +557,13 @@ def tasks_path() -> None:
 def main() -> None:
     """Run `smt`; bad input and failures are one sentence on stderr and exit status 2 and 1."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    # A scheduler's SIGTERM stops as cleanly as Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from smt_plugin.backends import BackendDown
-
+    _stop.watch()
     try:
+        from smt_plugin.backends import BackendDown
+
         status: Any = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _stop.ignore()
         click.echo("stopped; run the same command again to go on", err=True)
         sys.exit(130)
     except click.ClickException as error:
@@ -513,7 +575,4 @@ def main() -> None:
     except (BackendDown, OSError, sqlite3.Error, RuntimeError) as error:
         click.echo(f"failed: {error}; what is done is kept, run the same command again to go on", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        click.echo("stopped; run the same command again to go on", err=True)
-        sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)

@@ -129,6 +129,9 @@ class CompletionStore:
         """Store a completion; when this returns, it is on disk.
 
         Completions that arrive while the disk is busy share the next commit.
+
+        Raises:
+            OSError: it cannot be written, say because the disk is full; what was stored before is kept.
         """
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((completion, done))
@@ -146,6 +149,8 @@ class CompletionStore:
                 for _, done in batch:
                     if not done.done():
                         done.set_exception(error)
+                        # Marks it as read, since whoever waited may be stopped before it gets there.
+                        done.exception()
                 continue
             for _, done in batch:
                 if not done.done():
@@ -160,8 +165,12 @@ class CompletionStore:
                 f"INSERT OR REPLACE INTO completions ({_COLUMNS}, created) VALUES ({marks})", rows
             )
             self._connection.execute("COMMIT")
-        except BaseException:
-            self._connection.execute("ROLLBACK")
+        except BaseException as error:
+            # SQLite itself has rolled back after some errors, a full disk among them.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise OSError(f"{self.path} cannot be written ({error})") from None
             raise
 
     def uses(self, model: str) -> dict[str, PromptUse]:

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -304,15 +304,14 @@ async def generate(
     budgets = {name: MethodCount(budget) for name, (_, budget) in methods.items()}
     summary = Summary(budgets, num_documents, num_parts, currency=price.currency if price else "")
     started = time.monotonic()
-    store = CompletionStore(run)
-    files: dict[str, IO[bytes]] = {}
-    try:
+    # Everything gets closed, even where closing one of them fails.
+    async with AsyncExitStack() as closing:
+        store = CompletionStore(run)
+        closing.push_async_callback(store.close)
+        files = {name: closing.enter_context(_partial_records(run, name)) for name in methods}
+        closing.push_async_callback(backend.close)
         await backend.start()
         asker = Asker(backend, store, prompts, summary, retry_refused)
-        records = run / "records"
-        records.mkdir(exist_ok=True)
-        for name in methods:
-            files[name] = (records / f"{name}.jsonl.partial").open("wb")
 
         async def run_part(part: Document) -> None:
             fraction = len(part.text) / total_length
@@ -352,21 +351,32 @@ async def generate(
         finally:
             await _cancel([ticker])
             await asker.close()
-        for name, file in files.items():
-            file.flush()
-            os.fsync(file.fileno())
-            if not summary.deferred:
-                os.replace(file.name, records / f"{name}.jsonl")
-    finally:
-        for file in files.values():
-            file.close()
-            Path(file.name).unlink(missing_ok=True)
-        await backend.close()
-        await store.close()
+        if not summary.deferred:
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+            for file in files.values():
+                os.replace(file.name, file.name.removesuffix(".partial"))
     on_progress(summary)
     if not summary.deferred:
         (run / "generate.json").write_bytes(orjson.dumps(summary.to_json(), option=orjson.OPT_INDENT_2))
     return summary
+
+
+@contextmanager
+def _partial_records(run: Path, name: str) -> Iterator[IO[bytes]]:
+    """Open the file that becomes `<run>/records/<name>.jsonl` once it is whole, and goes away where it does not."""
+    path = run / "records" / f"{name}.jsonl.partial"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        file = path.open("wb")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written ({error.strerror}); mend the folder's permissions.") from None
+    try:
+        with file:
+            yield file
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def in_shard(document: Document, shard: tuple[int, int]) -> bool:
@@ -393,7 +403,10 @@ async def keep_busy(
         done, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             del tasks[task]
-            task.result()
+        # All errors are read, since asyncio complains of those that nobody reads.
+        for error in [task.exception() for task in done]:
+            if error is not None:
+                raise error
 
     try:
         for part in parts:

@@ -14,9 +14,14 @@ from aiohttp import web
 MODEL = "test-model"
 
 
+def mark_of(prompt: str, sample: str) -> str:
+    """The eight hexadecimal digits that `answer` puts into its text."""
+    return hashlib.sha256((prompt + sample).encode()).hexdigest()[:8]
+
+
 def answer(prompt: str, sample: str) -> str:
     """Answer a shipped prompt in the form it asks for, differently for each document and sample."""
-    mark = hashlib.sha256((prompt + sample).encode()).hexdigest()[:8]
+    mark = mark_of(prompt, sample)
     if "question-answer pairs" in prompt:
         pairs = [{"question": f"What is {mark} {n}?", "answer": f"It is {n}. The answer is {n}."} for n in range(4)]
         return json.dumps({"pairs": pairs})
@@ -28,7 +33,10 @@ def answer(prompt: str, sample: str) -> str:
 
 
 class Endpoint:
-    """Counts what it is asked; `faults` maps the n-th request (from 0) to a function that makes its response."""
+    """Counts what it is asked; `faults` maps the n-th request (from 0) to a function that makes its response.
+
+    A request with a seed gets the same answer whenever it comes, another one its next answer.
+    """
 
     def __init__(self, api_key: str | None = None) -> None:
         self.api_key = api_key
@@ -64,7 +72,7 @@ class Endpoint:
             await asyncio.sleep(self.seconds)
         finally:
             self.under_way -= 1
-        text = self.answer(prompt, str(self.asked[prompt]))
+        text = self.answer(prompt, str(body.get("seed", self.asked[prompt])))
         return web.json_response(
             {
                 "choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}],
@@ -74,15 +82,15 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def serve(endpoint: Endpoint) -> AsyncIterator[Endpoint]:
-    """Run the server on a free port; its base URL is `endpoint.url`."""
+async def serve(endpoint: Endpoint, port: int = 0) -> AsyncIterator[Endpoint]:
+    """Run the server on a port, 0 for a free one; its base URL is `endpoint.url`."""
     app = web.Application(client_max_size=10**8)
     app.router.add_get("/v1/models", endpoint.models)
     app.router.add_get("/metrics", endpoint.show_metrics)
     app.router.add_post("/v1/chat/completions", endpoint.chat)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     assert site._server is not None
     endpoint.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"
@@ -98,15 +106,13 @@ async def status(code: int, headers: dict[str, str] | None = None) -> web.Respon
 
 
 @contextmanager
-def serve_in_thread(reply: Callable[[str, str], str], api_key: str | None = None) -> Iterator[Endpoint]:
-    """Run the server in another thread, with a model that replies `reply(prompt, count)`, for callers that block."""
-    endpoint = Endpoint(api_key)
-    endpoint.answer = reply
+def in_thread(endpoint: Endpoint, port: int = 0) -> Iterator[Endpoint]:
+    """Run the server in a thread of its own, for callers that block and for clients that are killed."""
     loop = asyncio.new_event_loop()
     started, stop = threading.Event(), asyncio.Event()
 
     async def run() -> None:
-        async with serve(endpoint):
+        async with serve(endpoint, port):
             started.set()
             await stop.wait()
 
@@ -119,3 +125,12 @@ def serve_in_thread(reply: Callable[[str, str], str], api_key: str | None = None
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         loop.close()
+
+
+@contextmanager
+def serve_in_thread(reply: Callable[[str, str], str], api_key: str | None = None) -> Iterator[Endpoint]:
+    """Run the server in a thread, with a model that replies `reply(prompt, count)`."""
+    endpoint = Endpoint(api_key)
+    endpoint.answer = reply
+    with in_thread(endpoint):
+        yield endpoint
