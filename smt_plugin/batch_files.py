@@ -40,6 +40,8 @@ class BatchExport:
         self._structured_output = structured_output
         self._file: IO[bytes] | None = None
         self._in_file = 0
+        # Two methods may share a request.
+        self._written: set[bytes] = set()
 
     async def start(self) -> None:
         """Make the folder.
@@ -55,10 +57,14 @@ class BatchExport:
             raise BadInput(f"{self._folder} holds requests already; import their results and remove them first.")
 
     async def complete(self, request: Request) -> Reply:
-        """Write the request; always raises Deferred."""
+        """Write the request, once; always raises Deferred."""
+        key = completion_key(request, self.model)
+        if bytes.fromhex(key) in self._written:
+            raise Deferred
+        self._written.add(bytes.fromhex(key))
         line = orjson.dumps(
             {
-                "custom_id": completion_key(request, self.model),
+                "custom_id": key,
                 "method": "POST",
                 "url": "/v1/chat/completions",
                 "body": request_body(request, self.model, self._structured_output),

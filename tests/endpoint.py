@@ -72,6 +72,7 @@ class Endpoint:
             await asyncio.sleep(self.seconds)
         finally:
             self.under_way -= 1
+        # A seed makes the answer depend on the request alone.
         text = self.answer(prompt, str(body.get("seed", self.asked[prompt])))
         return web.json_response(
             {

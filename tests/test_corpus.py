@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from smt_plugin.corpus import Document, read_documents
+from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
 
 
@@ -63,3 +63,25 @@ def test_a_missing_corpus_an_empty_file_and_a_wrong_encoding_are_named(tmp_path:
     (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(BadInput, match=r"a\.txt is not UTF-8"):
         list(read_documents(tmp_path))
+
+
+def test_a_document_that_fits_stays_whole(document: Document) -> None:
+    assert split_document(document, estimate_tokens(document.text)) == [document]
+
+
+@pytest.mark.parametrize("separator", ["\f", "\n\n", "\n# Heading\n", "\n", " "])
+def test_a_long_document_is_split_where_a_reader_would_and_nothing_is_lost(separator: str) -> None:
+    paragraphs = [f"Paragraph {n} has a few words. It says them, and is done." for n in range(200)]
+    text = separator.join(paragraphs)
+    parts = split_document(Document("d", "T", text), 500)
+    assert "".join(part.text for part in parts) == text
+    assert [part.part for part in parts] == list(range(len(parts)))
+    assert all(part.id == "d" for part in parts)
+    assert all(300 < estimate_tokens(part.text) <= 500 for part in parts)
+    assert all(part.text.strip().startswith(("Paragraph", "# Heading", "It says")) for part in parts)
+
+
+def test_a_text_without_any_break_is_cut_all_the_same() -> None:
+    parts = split_document(Document("d", "T", "字" * 10_000), 1000)
+    assert "".join(part.text for part in parts) == "字" * 10_000
+    assert all(estimate_tokens(part.text) <= 1000 for part in parts)

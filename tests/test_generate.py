@@ -1,17 +1,20 @@
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from smt_plugin.backends import OpenAIBackend
 from smt_plugin.completions import CompletionStore
 from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput
-from smt_plugin.generate import Summary, generate, methods_of
+from smt_plugin.generate import CACHE_SHARE, Summary, generate, generate_run, methods_of
 from smt_plugin.prompts import Prompts
+from smt_plugin.records import record_files
 from tests.endpoint import MODEL, Endpoint, serve, status
 
 
@@ -20,29 +23,33 @@ def run_generate(
     corpus: Path,
     tokens: dict[str, int],
     prepare: Callable[[Endpoint], None] = lambda endpoint: None,
+    server: Endpoint | None = None,
+    seed: int | None = None,
+    keys: dict[str, Any] | None = None,
     **options: Any,
 ) -> tuple[Summary, Endpoint]:
-    """Generate against a local server; `prepare` may give the server faults first."""
+    """Generate against a local server; `prepare` may give the server faults first, `keys` go into the run file."""
     file = RunFile.model_validate(
         {
             "run": run,
             "corpus": corpus,
             "backend": {"kind": "microworld"},
-            "methods": {name: {"tokens": budget} for name, budget in tokens.items()},
+            "methods": {name: {"tokens": budget, "seed": seed} for name, budget in tokens.items()},
+            **(keys or {}),
         }
     )
 
     async def main() -> tuple[Summary, Endpoint]:
-        async with serve(Endpoint()) as endpoint:
+        async with serve(server or Endpoint()) as endpoint:
             prepare(endpoint)
             backend = OpenAIBackend([endpoint.url], MODEL, max_concurrency=8, patience=5)
-            return await generate(run, corpus, backend, methods_of(file), Prompts(), **options), endpoint
+            return await generate_run(file, backend, **options), endpoint
 
     return asyncio.run(main())
 
 
 def records(run: Path, method: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "records" / f"{method}.jsonl").read_text().splitlines()]
+    return [json.loads(line) for file in record_files(run, method) for line in file.read_text().splitlines()]
 
 
 ALL = {"synthetic_qa": 3000, "active_reading": 3000, "focal_rewrite": 3000}
@@ -170,6 +177,110 @@ def test_bad_documents_are_found_before_anything_is_asked_or_written(tmp_path: P
     with pytest.raises(BadInput, match="document 'd9' has an empty text"):
         run_generate(tmp_path / "run", corpus, ALL)
     assert not (tmp_path / "run").exists()
+
+
+def test_two_shards_give_the_records_of_one_process(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in ("ant", "bee", "cow", "dog"):
+        (corpus / f"{name}.txt").write_text(f"A story of a {name}. " * 20)
+    run_generate(tmp_path / "whole", corpus, ALL, seed=1)
+    first, _ = run_generate(tmp_path / "sharded", corpus, ALL, seed=1, shard=(1, 2))
+    with pytest.raises(BadInput, match="lacks shard 2 of 2; run `smt generate --shard 2/2` first"):
+        records(tmp_path / "sharded", "synthetic_qa")
+    second, _ = run_generate(tmp_path / "sharded", corpus, ALL, seed=1, shard=(2, 2))
+    assert first.num_documents + second.num_documents == 4
+    assert first.num_documents > 0
+    assert second.num_documents > 0
+    for method in ALL:
+        one, two = records(tmp_path / "whole", method), records(tmp_path / "sharded", method)
+        assert sorted(map(str, one)) == sorted(map(str, two))
+
+
+def test_a_run_keeps_to_its_shards(tmp_path: Path, corpus: Path) -> None:
+    run_generate(tmp_path / "whole", corpus, {"synthetic_qa": 400})
+    run_generate(tmp_path / "sharded", corpus, {"synthetic_qa": 400}, shard=(1, 2))
+    with pytest.raises(BadInput, match="was made without shards"):
+        run_generate(tmp_path / "whole", corpus, {"synthetic_qa": 400}, shard=(1, 2))
+    with pytest.raises(BadInput, match="was made in 2 shards"):
+        run_generate(tmp_path / "sharded", corpus, {"synthetic_qa": 400}, shard=(1, 3))
+    with pytest.raises(BadInput, match="was made in shards; go on with `--shard 1/2`"):
+        run_generate(tmp_path / "sharded", corpus, {"synthetic_qa": 400})
+
+
+def test_a_long_document_is_asked_about_in_parts_and_stays_one_document(tmp_path: Path) -> None:
+    pages = [f"Page {n} tells of the number {n}. " * 100 for n in range(1, 6)]
+    (tmp_path / "book.txt").write_text("\f".join(pages))
+    keys = {"max_document_tokens": 1000}
+    summary, endpoint = run_generate(tmp_path / "run", tmp_path / "book.txt", ALL, seed=1, keys=keys)
+    assert (summary.num_documents, summary.num_parts) == (1, 5)
+    assert max(map(len, endpoint.asked)) < 2 * len(pages[0])
+    for method in ALL:
+        rows = records(tmp_path / "run", method)
+        assert {row["doc_id"] for row in rows} == {"book.txt"}
+        assert {row["part"] for row in rows} == {0, 1, 2, 3, 4}
+        assert len({row["id"] for row in rows}) == len(rows)
+        assert sum(row["tokens"] for row in rows) == pytest.approx(3000, rel=0.1)
+
+
+class Watching(Endpoint):
+    """Notes the most documents that it was asked about at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.02
+        self.busy: Counter[str] = Counter()
+        self.most_documents = 0
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        prompt = (await request.json())["messages"][-1]["content"]
+        name = prompt[: prompt.index("</document>")]
+        self.busy[name] += 1
+        self.most_documents = max(self.most_documents, len(+self.busy))
+        try:
+            return await super().chat(request)
+        finally:
+            self.busy[name] -= 1
+
+
+def test_no_more_documents_are_in_flight_than_fit_into_the_servers_caches(tmp_path: Path) -> None:
+    for n in range(20):
+        (tmp_path / f"story {n}.txt").write_text(f"Story {n} tells of the number {n}. " * 40)
+    tokens = {"active_reading": 1000}
+    free, small = Watching(), Watching()
+    run_generate(tmp_path / "free", tmp_path, tokens, server=free)
+    # Room for three documents of some 320 tokens (the server counts four characters a token).
+    blocks = round(3.3 * 320 / CACHE_SHARE / 16)
+    small.metrics = f'vllm:cache_config_info{{block_size="16",num_gpu_blocks="{blocks}"}} 1.0\n'
+    summary, _ = run_generate(tmp_path / "small", tmp_path, tokens, server=small)
+    assert free.most_documents > 4
+    assert 1 < small.most_documents <= 3
+    assert summary.cache is not None
+    assert summary.cache.capacity == blocks * 16
+
+
+def test_the_summary_says_the_cache_hits_as_the_servers_count_them_and_the_money(tmp_path: Path, corpus: Path) -> None:
+    server = Endpoint()
+    metrics = """vllm:cache_config_info{block_size="16",num_gpu_blocks="1000"} 1.0
+vllm:prefix_cache_queries_total{engine="0"} QUERIED
+vllm:prefix_cache_hits_total{engine="0"} HIT
+"""
+    server.metrics = metrics.replace("QUERIED", "100.0").replace("HIT", "90.0")
+    usual = server.answer
+
+    def answer(prompt: str, sample: str) -> str:
+        server.metrics = metrics.replace("QUERIED", "2100.0").replace("HIT", "1590.0")
+        return usual(prompt, sample)
+
+    server.answer = answer
+    summary, _ = run_generate(
+        tmp_path / "run", corpus, {"synthetic_qa": 4000}, server=server, keys={"price": {"input": 1000, "output": 5000}}
+    )
+    assert "prefix cache: 1,500 of 2,000 prompt tokens hit, as the servers count; 16,000 tokens fit in" in summary.text
+    assert "(75.0% from the cache)" in summary.text
+    expected = summary.prompt_tokens / 1000 + summary.completion_tokens / 200
+    assert summary.money == pytest.approx(expected)
+    assert f"{expected:,.2f} USD" in summary.text
 
 
 def test_focal_rewrite_draws_from_the_questions_that_the_run_file_configures() -> None:

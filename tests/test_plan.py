@@ -1,0 +1,139 @@
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smt_plugin.backends import OpenAIBackend
+from smt_plugin.config import Price, RunFile
+from smt_plugin.errors import BadInput
+from smt_plugin.generate import Summary, generate_run
+from smt_plugin.plan import Plan, make_plan, plan_text
+from tests.endpoint import MODEL, Endpoint, serve
+
+METHODS = ("synthetic_qa", "active_reading", "focal_rewrite")
+
+
+def run_file(run: Path, corpus: Path, tokens: int, **keys: Any) -> RunFile:
+    return RunFile.model_validate(
+        {
+            "run": run,
+            "corpus": corpus,
+            "backend": {"kind": "microworld"},
+            "methods": {name: {"tokens": tokens} for name in keys.pop("names", METHODS)},
+            **keys,
+        }
+    )
+
+
+def plan_and_generate(file: RunFile, before: int = 0, **options: Any) -> tuple[Plan, Summary, Endpoint]:
+    """Plan a run against a local server, after generating `before` tokens a method, then generate it."""
+
+    async def main() -> tuple[Plan, Summary, Endpoint]:
+        async with serve(Endpoint()) as endpoint:
+            if before:
+                small = file.model_copy(update={"methods": {name: {"tokens": before} for name in file.methods}})
+                await generate_run(small, OpenAIBackend([endpoint.url], MODEL))
+            plan = await make_plan(file, OpenAIBackend([endpoint.url], MODEL), **options)
+            asked = len(endpoint.bodies)
+            summary = await generate_run(file, OpenAIBackend([endpoint.url], MODEL))
+            assert len(endpoint.bodies) == asked + summary.asked
+            return plan, summary, endpoint
+
+    return asyncio.run(main())
+
+
+def left(plan: Plan) -> float:
+    return plan.total("calls") - plan.total("stored")
+
+
+def test_after_a_small_budget_the_plan_tells_what_a_large_one_will_ask(tmp_path: Path, corpus: Path) -> None:
+    plan, summary, _ = plan_and_generate(run_file(tmp_path / "run", corpus, 40_000), before=4000)
+    assert plan.measured > 0
+    assert left(plan) == pytest.approx(summary.asked, rel=0.15)
+    assert plan.total("output_tokens") == pytest.approx(summary.completion_tokens, rel=0.15)
+    assert plan.total("new_tokens") + plan.total("cached_tokens") == pytest.approx(summary.prompt_tokens, rel=0.15)
+
+
+def test_what_is_stored_is_not_planned_again(tmp_path: Path, corpus: Path) -> None:
+    plan, summary, _ = plan_and_generate(run_file(tmp_path / "run", corpus, 4000), before=4000)
+    assert summary.asked == 0
+    assert plan.total("output_tokens") < 0.15 * 3 * 4000
+
+
+def test_methods_that_share_calls_are_planned_with_those_calls_once(tmp_path: Path, corpus: Path) -> None:
+    plan, _, _ = plan_and_generate(run_file(tmp_path / "run", corpus, 40_000))
+    applied = plan.prompts["active_reading/apply"].calls
+    assert plan.prompts["active_reading/strategies"].calls == applied / 8
+    assert plan.prompts["focal_rewrite/apply"].calls == applied
+
+
+def test_planning_without_a_probe_asks_nothing_and_makes_nothing(tmp_path: Path, corpus: Path) -> None:
+    backend = OpenAIBackend(["http://127.0.0.1:9/v1"], MODEL)
+    file = run_file(tmp_path / "run", corpus, 40_000)
+    plan = asyncio.run(make_plan(file, backend))
+    assert plan.measured == 0
+    assert not (tmp_path / "run").exists()
+    assert "Sizes are guesses" in plan_text(plan, file)
+
+
+@pytest.mark.parametrize("name", ["synthetic_qa", "active_reading", "focal_rewrite", "wrap", "entigraph", "spa"])
+def test_every_shipped_method_can_be_planned_before_it_ever_ran(tmp_path: Path, corpus: Path, name: str) -> None:
+    backend = OpenAIBackend(["http://127.0.0.1:9/v1"], MODEL)
+    plan = asyncio.run(make_plan(run_file(tmp_path / "run", corpus, 40_000, names=[name]), backend))
+    assert plan.total("output_tokens") >= 40_000
+    # Of 40,000 tokens of records, no method throws away more than it keeps.
+    assert plan.total("output_tokens") < 80_000
+
+
+def test_a_probe_measures_speed_and_what_it_paid_for_is_reused(tmp_path: Path, corpus: Path) -> None:
+    file = run_file(tmp_path / "run", corpus, 200_000)
+
+    async def main() -> tuple[Plan, int, Summary]:
+        async with serve(Endpoint()) as endpoint:
+            endpoint.seconds = 0.05
+            plan = await make_plan(file, OpenAIBackend([endpoint.url], MODEL, max_concurrency=16), probe_seconds=1.0)
+            paid = len(endpoint.bodies)
+            endpoint.seconds = 0.0
+            summary = await generate_run(file, OpenAIBackend([endpoint.url], MODEL))
+            assert len(endpoint.bodies) == paid + summary.asked
+            return plan, paid, summary
+
+    plan, paid, summary = asyncio.run(main())
+    assert paid > 16
+    assert summary.reused >= paid
+    assert plan.tokens_per_second is not None
+    # 16 calls of 0.05 s and some 50 to 70 tokens each at a time.
+    assert 5_000 < plan.tokens_per_second < 30_000
+    assert "output tokens/s in the probe" in plan_text(plan, file)
+
+
+def test_a_probe_too_short_for_an_answer_says_so(tmp_path: Path, corpus: Path) -> None:
+    async def main() -> None:
+        async with serve(Endpoint()) as endpoint:
+            endpoint.seconds = 0.5
+            await make_plan(
+                run_file(tmp_path / "run", corpus, 200_000), OpenAIBackend([endpoint.url], MODEL), probe_seconds=0.2
+            )
+
+    with pytest.raises(BadInput, match=r"no reply came in the second half of 0.2 s; give `--probe` more seconds"):
+        asyncio.run(main())
+
+
+def test_hours_and_money_come_from_the_published_speed_and_the_price(tmp_path: Path, corpus: Path) -> None:
+    file = run_file(
+        tmp_path / "run", corpus, 1_000_000, names=["wrap"], price={"gpus": 2, "gpu_hour": 3.0, "currency": "EUR"}
+    )
+    plan = asyncio.run(make_plan(file, OpenAIBackend(["http://127.0.0.1:9/v1"], "Qwen/Qwen3-30B-A3B-Instruct-2507")))
+    text = plan_text(plan, file)
+    output = plan.total("output_tokens")
+    assert f"time: {output / 5310 / 3600:,.2f} GPU-hours (published: 5,310 output tokens/s and H100" in text
+    assert f"C = 2 M D = {2 * 3e9 * output:.2e} FLOP" in text
+    assert f"money: {output / 5310 / 3600 * 3:,.2f} EUR" in text
+
+
+def test_a_price_by_tokens_tells_cached_ones_apart() -> None:
+    price = Price(input=1.0, cached=0.1, output=2.0)
+    assert price.of(3e6, 2e6, 1e6, 999) == pytest.approx(1.0 + 0.2 + 2.0)
+    assert Price(input=1.0).of(3e6, 2e6, 0, 0) == pytest.approx(3.0)
+    assert Price(gpus=4, gpu_hour=2.0).of(0, 0, 0, 1800) == pytest.approx(4.0)
