@@ -193,7 +193,7 @@ class Asker:
 
     async def _completion(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
         if key not in self._under_way:
-            stored = self._store.get(key)
+            stored = await self._store.find(key)
             if stored is not None and not (stored.status == "refused" and self._retry_refused):
                 self._summary.reused += 1
                 if stored.status != "done":
@@ -202,9 +202,11 @@ class Asker:
                 if self._since_yield % 100 == 0:
                     await asyncio.sleep(0)
                 return stored
-            task = asyncio.create_task(self._pay(key, request, ask, attempt))
-            self._under_way[key] = task
-            task.add_done_callback(lambda done: self._forget(key, done))
+            # Another task may have begun to ask while this one waited for the store.
+            if key not in self._under_way:
+                task = asyncio.create_task(self._pay(key, request, ask, attempt))
+                self._under_way[key] = task
+                task.add_done_callback(lambda done: self._forget(key, done))
         # Shielded: whoever asked first may no longer want it, but others may, and it is paid for.
         return await asyncio.shield(self._under_way[key])
 

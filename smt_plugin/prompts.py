@@ -7,6 +7,7 @@ Other projects may use it alone:
 """
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateNotFound, UndefinedError
@@ -15,6 +16,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from smt_plugin.assets import asset_dir
 from smt_plugin.control_tokens import defuse
 from smt_plugin.errors import BadInput
+
+# A document is asked about hundreds of times in a row, and is by far the longest thing in a prompt.
+_defuse_document = lru_cache(maxsize=64)(defuse)
 
 
 class Prompts:
@@ -33,8 +37,10 @@ class Prompts:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            auto_reload=False,
         )
         self._hashes: dict[str, str] = {}
+        self._system: str | None = None
 
     def messages(self, name: str, **variables: object) -> list[dict[str, str]]:
         """Render `prompts/<name>.jinja` into chat messages: the constant system text, then the user's.
@@ -49,9 +55,13 @@ class Prompts:
         Raises:
             BadInput: no such prompt, or a variable that the prompt names is missing.
         """
-        variables = {key: defuse(value) if isinstance(value, str) else value for key, value in variables.items()}
+        for key, value in variables.items():
+            if isinstance(value, str):
+                variables[key] = _defuse_document(value) if key == "document" else defuse(value)
+        if self._system is None:
+            self._system = self._render("system", {})
         return [
-            {"role": "system", "content": self._render("system", {})},
+            {"role": "system", "content": self._system},
             {"role": "user", "content": self._render(name, variables)},
         ]
 

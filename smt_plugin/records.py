@@ -5,7 +5,7 @@ A run made in shards has them under `<run>/shards/<i>-of-<n>/records/`.
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 

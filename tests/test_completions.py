@@ -1,6 +1,8 @@
 import asyncio
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +46,43 @@ def test_what_was_put_comes_back_whole_after_closing(tmp_path: Path) -> None:
         assert store.get(f"{7:032x}") == make(7, "text 7 ü\n")
         assert store.get(f"{300:032x}") is None
         assert sorted(completion.key for completion in store.all())[:2] == [f"{0:032x}", f"{1:032x}"]
+        await store.close()
+
+    asyncio.run(read())
+
+
+def test_a_completion_is_found_while_others_are_being_written_and_a_retry_replaces_a_tombstone(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = CompletionStore(tmp_path)
+        await store.put(replace(make(1, "no"), status="refused"))
+        puts = [asyncio.create_task(store.put(make(n))) for n in range(1, 200)]
+        await asyncio.sleep(0)
+        early, absent = await asyncio.gather(store.find(f"{1:032x}"), store.find(f"{500:032x}"))
+        assert early is not None
+        assert absent is None
+        await asyncio.gather(*puts)
+        assert await store.find(f"{1:032x}") == make(1)
+        assert len(store) == 199
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_store_in_the_first_form_opens_and_goes_on(tmp_path: Path) -> None:
+    asyncio.run(put_all(tmp_path, [make(n) for n in range(20)]))
+    with closing(sqlite3.connect(tmp_path / "completions.sqlite")) as connection:
+        schema = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'completions'").fetchone()[0]
+        old = schema.replace("key BLOB NOT NULL UNIQUE", "key BLOB PRIMARY KEY") + " WITHOUT ROWID"
+        connection.executescript(
+            "DROP INDEX completions_of_document; ALTER TABLE completions RENAME TO new;"
+            f"{old}; INSERT INTO completions SELECT * FROM new; DROP TABLE new"
+        )
+    asyncio.run(put_all(tmp_path, [make(n) for n in range(15, 30)]))
+
+    async def read() -> None:
+        store = CompletionStore(tmp_path)
+        assert [store.get(f"{n:032x}") for n in range(30)] == [make(n) for n in range(30)]
+        assert store.tokens_of_documents() == {"d": 30 * 5}
         await store.close()
 
     asyncio.run(read())
