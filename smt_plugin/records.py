@@ -47,7 +47,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSONL form, with its `id` first."""
-        return {"id": self.id, **asdict(self)}
+        return {"id": self.id, **{name: getattr(self, name) for name in self.__slots__}}
 
 
 def shard_folder(run: Path, shard: tuple[int, int] | None) -> Path:
