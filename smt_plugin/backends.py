@@ -159,7 +159,7 @@ class OpenAIBackend:
         api_key: bearer token, or None; it appears in no message and no log.
         max_concurrency: most requests in flight, over all endpoints.
         timeout: seconds for one request.
-        patience: seconds without any endpoint answering before BackendDown.
+        patience: seconds of failures alone, from all endpoints, before BackendDown.
     """
 
     def __init__(
@@ -183,7 +183,8 @@ class OpenAIBackend:
         self._timeout = timeout
         self._patience = patience
         self._structured_output = structured_output
-        self._last_answer = 0.0
+        self._schema_works = False
+        self._failing_since: float | None = None
         self._queried = self._hit = 0
         self._gone = ""
         self._session: aiohttp.ClientSession | None = None
@@ -212,7 +213,6 @@ class OpenAIBackend:
             timeout=aiohttp.ClientTimeout(total=self._timeout, connect=30),
             connector=aiohttp.TCPConnector(limit=0),
         )
-        self._last_answer = asyncio.get_running_loop().time()
         problems = await asyncio.gather(*(self._probe(endpoint.url) for endpoint in self._endpoints))
         if all(problems):
             raise BadInput(str(problems[0]))
@@ -250,7 +250,8 @@ class OpenAIBackend:
             BadInput: status 401, 403 or 404, which no request would survive.
             BackendDown: see `patience`.
         """
-        payload = orjson.dumps(request_body(request, self.model, self._structured_output))
+        with_schema = self._structured_output and request.schema is not None
+        payload = orjson.dumps(request_body(request, self.model, with_schema))
         pause = 1.0
         while True:
             endpoint = await self._take(request.affinity)
@@ -258,15 +259,27 @@ class OpenAIBackend:
                 if self._gone:
                     raise BackendDown(self._gone)
                 outcome = await self._post(endpoint, payload)
+            except Refused as error:
+                self._failing_since = None
+                if not with_schema or self._schema_works:
+                    raise
+                # Some servers refuse what they cannot hold a model to, and answer when not asked for it.
+                plain = await self._post(endpoint, orjson.dumps(request_body(request, self.model, False)))
+                if isinstance(plain, Reply) and self._structured_output:
+                    log.warning("endpoint %s takes no JSON schema (%s); going on without.", endpoint.url, error)
+                    self._structured_output = False
+                outcome = plain
             finally:
                 endpoint.busy -= 1
                 self._hand_out()
             now = asyncio.get_running_loop().time()
             if isinstance(outcome, Reply):
-                self._last_answer = now
+                self._failing_since = None
+                self._schema_works |= with_schema and self._structured_output
                 self._grow(endpoint)
                 return outcome
-            if now - self._last_answer > self._patience:
+            self._failing_since = self._failing_since or now
+            if now - self._failing_since > self._patience:
                 raise BackendDown(
                     f"no endpoint has answered for {self._patience:.0f} s; the last said: {outcome.reason}"
                 )
@@ -398,7 +411,6 @@ class OpenAIBackend:
         """Send nothing to an endpoint until `revive`: its server is gone, so its requests go to the others, or wait."""
         endpoint = self._endpoints[number]
         endpoint.resting_until, endpoint.pause = math.inf, _LONGEST_PAUSE
-        self._last_answer = asyncio.get_running_loop().time()
         # A machine that is gone cuts no connections: without this they would be waited for until their timeout.
         for scope in endpoint.under_way:
             scope.reschedule(0.0)
@@ -408,7 +420,6 @@ class OpenAIBackend:
         endpoint = self._endpoints[number]
         endpoint.url, endpoint.resting_until, endpoint.pause = url, 0.0, 1.0
         endpoint.limit, endpoint.grows_fast = min(_FIRST_LIMIT, self._most), True
-        self._last_answer = asyncio.get_running_loop().time()
         self._hand_out()
 
     def give_up(self, reason: str) -> None:

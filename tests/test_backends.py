@@ -1,5 +1,6 @@
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,28 @@ def test_a_request_the_server_will_never_answer_is_refused_with_its_words() -> N
                 await ask(OpenAIBackend([endpoint.url], MODEL), REQUEST)
 
     asyncio.run(run())
+
+
+def test_a_server_that_takes_no_json_schema_is_asked_without(caplog: pytest.LogCaptureFixture) -> None:
+    class Plain(Endpoint):
+        async def chat(self, request: web.Request) -> web.StreamResponse:
+            if "response_format" in await request.json():
+                return await status(400)
+            return await super().chat(request)
+
+    async def run() -> None:
+        async with serve(Plain()) as endpoint:
+            request = replace(REQUEST, schema={"type": "object"})
+            backend = OpenAIBackend([endpoint.url], MODEL)
+            await ask(backend, request)
+            assert len(endpoint.bodies) == 1
+            endpoint.faults = {1: lambda request: status(400)}
+            with pytest.raises(Refused, match="fault 400"):
+                await ask(backend, request)
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(run())
+    assert "takes no JSON schema" in caplog.text
 
 
 def test_no_more_requests_are_in_flight_than_the_concurrency_and_no_fewer() -> None:

@@ -86,6 +86,20 @@ def test_raising_the_budget_keeps_every_record_and_asks_only_for_more(tmp_path: 
     assert 0 < large.asked < 2 * small.asked
 
 
+def test_more_documents_in_another_order_and_one_more_method_reuse_everything(tmp_path: Path, corpus: Path) -> None:
+    small = {"synthetic_qa": 3000, "active_reading": 3000}
+    first, _ = run_generate(tmp_path / "run", corpus, small)
+    path = corpus / "documents.jsonl"
+    new = json.dumps({"doc_id": "d0", "title": "New", "text": "Something new is told. " * 20})
+    path.write_text("\n".join([new, *reversed(path.read_text().splitlines())]) + "\n")
+    second, endpoint = run_generate(tmp_path / "run", corpus, {**small, "wrap": 500})
+    assert endpoint.bodies
+    for body in endpoint.bodies:
+        prompt = body["messages"][-1]["content"]
+        assert "Something new" in prompt or "easier" in prompt
+    assert second.reused > 0.8 * first.asked * 4 / 5
+
+
 def test_records_name_their_document_prompt_model_sampling_and_completions(tmp_path: Path, corpus: Path) -> None:
     run_generate(tmp_path / "run", corpus, ALL)
     row = records(tmp_path / "run", "focal_rewrite")[0]
@@ -162,7 +176,8 @@ def test_a_refused_request_is_a_tombstone_that_is_asked_again_only_when_told(tmp
         endpoint.faults = {n: lambda request: status(400) for n in range(1000)}
 
     summary, endpoint = run_generate(tmp_path / "run", corpus, {"synthetic_qa": 400}, refuse)
-    assert len(endpoint.bodies) == summary.refused == 12  # three empty rounds for each of four documents
+    assert summary.refused == 12  # three empty rounds for each of four documents
+    assert len(endpoint.bodies) == 24  # each with its JSON schema and, since the server may dislike that, without
     assert "4 of 4 documents yielded too little" in summary.unmet[0]
     again, endpoint = run_generate(tmp_path / "run", corpus, {"synthetic_qa": 400})
     assert endpoint.bodies == []

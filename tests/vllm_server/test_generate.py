@@ -72,8 +72,11 @@ def test_all_methods_run_and_nothing_is_asked_twice(server: Server, tmp_path: Pa
         return server.metric("vllm:request_success_total")
 
     before = requests_served()
+    hit = server.metric("vllm:prefix_cache_hits_total")
     write_run_file(tmp_path, server, tokens=3000)
     first = generate(tmp_path, server)
+    assert first["cache"]["hit"] == server.metric("vllm:prefix_cache_hits_total") - hit > 0
+    assert first["cache"]["capacity"] > 100_000
     assert first["asked"] == requests_served() - before > 0
     assert first["cached_tokens"] > 0.5 * first["prompt_tokens"]
 
