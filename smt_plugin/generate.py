@@ -327,9 +327,8 @@ async def generate(
             summary.cache = await backend.cache_use()
             summary.seconds = time.monotonic() - started
             if price is not None:
-                summary.money = price.of(
-                    summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens, summary.seconds
-                )
+                cached = summary.prompt_tokens * (summary.cache_share or 0.0)
+                summary.money = price.of(summary.prompt_tokens, cached, summary.completion_tokens, summary.seconds)
 
         async def tick() -> None:
             while True:

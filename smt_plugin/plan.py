@@ -17,6 +17,7 @@ from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_d
 from smt_plugin.errors import BadInput
 from smt_plugin.generate import Summary, generate_run, methods_of
 from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
+from smt_plugin.progress import duration
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import generated_folders
 
@@ -167,11 +168,11 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
 def _gpu_hours(plan: Plan, output: float) -> tuple[float | None, str]:
     """GPU-hours for so many output tokens, and where the speed comes from."""
     if plan.tokens_per_second is not None:
-        hours = output / plan.tokens_per_second / 3600
+        seconds = output / plan.tokens_per_second
         said = f"{plan.tokens_per_second:,.0f} output tokens/s in the probe"
         if plan.gpus:
-            return hours * plan.gpus, f"{hours:,.2f} hours on {plan.gpus} GPUs; {said}"
-        return hours, f"time: {hours:,.2f} hours on these servers ({said})"
+            return seconds / 3600 * plan.gpus, f"{duration(seconds)} on {plan.gpus} GPUs; {said}"
+        return seconds / 3600, f"time: {duration(seconds)} on these servers ({said})"
     for name, speed in SPEEDS.items():
         if name in plan.model:
             return output / speed / 3600, f"published: {speed:,} output tokens/s and H100 for {name}; a probe measures"

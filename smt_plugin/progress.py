@@ -73,7 +73,7 @@ def progress_line(summary: "Summary", seconds_left: float | None) -> str:
     line.append(f"{summary.rejected:,} rejected, {summary.refused:,} refused")
     if summary.money is not None:
         line.append(f"{summary.money:,.2f} {summary.currency}")
-    line.append("time left not known yet" if seconds_left is None else f"{_duration(seconds_left)} left")
+    line.append("time left not known yet" if seconds_left is None else f"{duration(seconds_left)} left")
     return ", ".join(line)
 
 
@@ -87,7 +87,8 @@ def budget_of(summary: "Summary") -> int:
     return sum(count.budget for count in summary.methods.values())
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a length of time as a person says it."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -289,11 +289,15 @@ vllm:prefix_cache_hits_total{engine="0"} HIT
 
     server.answer = answer
     summary, _ = run_generate(
-        tmp_path / "run", corpus, {"synthetic_qa": 4000}, server=server, keys={"price": {"input": 1000, "output": 5000}}
+        tmp_path / "run",
+        corpus,
+        {"synthetic_qa": 4000},
+        server=server,
+        keys={"price": {"input": 1000, "cached": 0, "output": 5000}},
     )
     assert "prefix cache: 1,500 of 2,000 prompt tokens hit, as the servers count; 16,000 tokens fit in" in summary.text
     assert "(75.0% from the cache)" in summary.text
-    expected = summary.prompt_tokens / 1000 + summary.completion_tokens / 200
+    expected = 0.25 * summary.prompt_tokens / 1000 + summary.completion_tokens / 200
     assert summary.money == pytest.approx(expected)
     assert f"{expected:,.2f} USD" in summary.text
 
