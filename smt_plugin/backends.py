@@ -295,10 +295,9 @@ class OpenAIBackend:
     async def cache_use(self) -> CacheUse | None:
         """Return the use of the prefix caches of vLLM servers, from their `/metrics`; None for other servers."""
         counted = [endpoint for endpoint in self._endpoints if endpoint.cache is not None]
-        before = {endpoint.url: endpoint.cache for endpoint in counted}
+        before = [endpoint.cache for endpoint in counted]
         await asyncio.gather(*(self._look_at_cache(endpoint) for endpoint in counted))
-        for endpoint in counted:
-            last, now = before[endpoint.url], endpoint.cache
+        for last, now in zip(before, (endpoint.cache for endpoint in counted), strict=True):
             assert last is not None
             assert now is not None
             # A server that was started anew counts from nothing.
