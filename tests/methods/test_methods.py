@@ -6,8 +6,13 @@ from smt_plugin.methods import METHODS, make_method
 from smt_plugin.methods.synthetic_qa import SyntheticQA
 
 
-def test_every_folder_of_prompts_is_a_method_the_judges_or_the_examiners_and_every_method_has_one() -> None:
-    assert {path.name for path in asset_dir("prompts").iterdir() if path.is_dir()} == {*METHODS, "judge", "questions"}
+def test_every_folder_of_prompts_is_a_method_or_of_the_evaluation_and_every_method_has_one() -> None:
+    assert {path.name for path in asset_dir("prompts").iterdir() if path.is_dir()} == {
+        *METHODS,
+        "judge",
+        "questions",
+        "rerank",
+    }
 
 
 def test_options_reach_the_method_and_a_method_of_ones_own_is_imported() -> None:
