@@ -195,6 +195,7 @@ def questions(run_file: Path, per_document: int, free_form: bool) -> None:
                 Prompts(settings.prompts),
                 per_document,
                 free_form,
+                settings.max_document_tokens,
                 on_document=lambda done: progress.update(task, completed=done),
             )
         )

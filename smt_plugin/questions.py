@@ -13,9 +13,9 @@ import orjson
 from smt_plugin.backends import Backend, Reply
 from smt_plugin.benchmarks import Question, frozen_manifest
 from smt_plugin.completions import CompletionStore
-from smt_plugin.corpus import Document, read_documents
+from smt_plugin.corpus import Document, read_documents, split_document
 from smt_plugin.errors import BadInput
-from smt_plugin.generate import Asker, Summary, keep_busy
+from smt_plugin.generate import MAX_DOCUMENT_TOKENS, Asker, Summary, keep_busy
 from smt_plugin.jsonl import write_jsonl
 from smt_plugin.methods.base import Answer, Ask, Unparsable, parse_json, stable_draw
 from smt_plugin.prompts import Prompts
@@ -36,6 +36,7 @@ async def make_questions(
     prompts: Prompts,
     per_document: int,
     free_form: bool = False,
+    max_document_tokens: float = MAX_DOCUMENT_TOKENS,
     on_document: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Ask a backend for questions about each document, and write `path` (questions.jsonl) and its manifest.
@@ -48,6 +49,7 @@ async def make_questions(
         corpus: what `read_documents` takes.
         per_document: questions wanted about each.
         free_form: questions that are answered in a few words, which need a judge; else four options each.
+        max_document_tokens: longer documents are asked about part by part (tokens, by `estimate_tokens`).
         on_document: called with the number of documents done.
 
     Returns:
@@ -74,7 +76,8 @@ async def make_questions(
         asker = Asker(backend, store, prompts, summary, retry_refused=False)
 
         async def run_document(document: Document) -> None:
-            found[document.id] = await _questions_about(document, per_document, free_form, asker.ask)
+            parts = split_document(document, max_document_tokens)
+            found[document.id] = await _questions_about(parts, per_document, free_form, asker.ask)
             on_document(len(found))
 
         try:
@@ -112,28 +115,28 @@ def _prompt(free_form: bool) -> str:
 
 
 async def _questions_about(
-    document: Document, wanted: int, free_form: bool, ask: Callable[[Ask], Awaitable[Answer | None]]
+    parts: list[Document], wanted: int, free_form: bool, ask: Callable[[Ask], Awaitable[Answer | None]]
 ) -> list[Question]:
-    """Call until `wanted` different questions are there, or further calls bring too few."""
+    """Call for one part after another until `wanted` different questions are there, or further calls bring too few."""
     rows: dict[str, dict[str, Any]] = {}
-    calls = -(-wanted // PER_CALL)
-    for sample in range(calls + _SPARE_CALLS):
+    a_call = min(PER_CALL, -(-wanted // len(parts)))
+    for number in range(-(-wanted // a_call) + _SPARE_CALLS):
         answer = await ask(
             Ask(
-                document,
+                parts[number % len(parts)],
                 _prompt(free_form),
-                {"num_questions": min(PER_CALL, wanted)},
+                {"num_questions": a_call},
                 SAMPLING,
-                sample=sample,
+                sample=number // len(parts),
                 parse=partial(parse_questions, free_form=free_form),
-                schema=questions_schema(min(PER_CALL, wanted), free_form),
+                schema=questions_schema(a_call, free_form),
             )
         )
         for row in answer.value if answer else ():
             rows.setdefault(_plain(row["question"]), row)
         if len(rows) >= wanted:
             break
-    return [_question(document, number, row) for number, row in enumerate(list(rows.values())[:wanted], start=1)]
+    return [_question(parts[0], number, row) for number, row in enumerate(list(rows.values())[:wanted], start=1)]
 
 
 def _question(document: Document, number: int, row: dict[str, Any]) -> Question:

@@ -304,21 +304,35 @@ def _embedding_model(settings: Settings) -> Any:
 
 
 def _endpoint_model(settings: Settings) -> Any:
-    require("llama_index.embeddings.openai_like", "rag")
-    from llama_index.embeddings.openai_like import OpenAILikeEmbedding
+    """A model behind an endpoint. LlamaIndex has such a class, too, but it makes spaces of a text's line breaks."""
+    openai = require("openai", "rag")
+    import numpy as np
+    from llama_index.core.embeddings import BaseEmbedding
 
-    class WithInstruction(OpenAILikeEmbedding):  # type: ignore[misc]
-        def _get_query_embedding(self, query: str) -> list[float]:
-            found: list[float] = super()._get_query_embedding(settings.query_instruction + query)
-            return found
-
-    model = WithInstruction(
-        model_name=settings.embedding,
-        api_base=settings.embedding_endpoint,
+    client = openai.OpenAI(
+        base_url=settings.embedding_endpoint,
         api_key=os.environ.get(EMBEDDING_KEY_VARIABLE) or "none",
-        embed_batch_size=_BATCH,
-        max_retries=3,
+        max_retries=5,
+        timeout=600,
     )
+
+    class AtEndpoint(BaseEmbedding):  # type: ignore[misc]
+        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            rows = client.embeddings.create(model=settings.embedding, input=texts, encoding_format="float").data
+            vectors = np.asarray([row.embedding for row in sorted(rows, key=lambda row: row.index)])
+            normed: list[list[float]] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).tolist()
+            return normed
+
+        def _get_text_embedding(self, text: str) -> list[float]:
+            return self._get_text_embeddings([text])[0]
+
+        def _get_query_embedding(self, query: str) -> list[float]:
+            return self._get_text_embedding(settings.query_instruction + query)
+
+        async def _aget_query_embedding(self, query: str) -> list[float]:
+            return self._get_query_embedding(query)
+
+    model = AtEndpoint(model_name=settings.embedding, embed_batch_size=_BATCH)
     _probe(model, settings)
     return model
 

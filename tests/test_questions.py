@@ -32,14 +32,14 @@ def examiner(prompt: str, sample: str) -> str:
     return json.dumps({"questions": rows})
 
 
-def ask(run: Path, corpus: Path, per_document: int = 6, free_form: bool = False) -> tuple[dict[str, Any], Endpoint]:
+def ask(run: Path, corpus: Path, per_document: int = 6, **options: Any) -> tuple[dict[str, Any], Endpoint]:
     async def main() -> tuple[dict[str, Any], Endpoint]:
         endpoint = Endpoint()
         endpoint.answer = examiner
         async with serve(endpoint):
             backend = OpenAIBackend([endpoint.url], MODEL)
             path = corpus / "questions.jsonl"
-            return await make_questions(run, corpus, path, backend, Prompts(), per_document, free_form), endpoint
+            return await make_questions(run, corpus, path, backend, Prompts(), per_document, **options), endpoint
 
     return asyncio.run(main())
 
@@ -61,6 +61,19 @@ def test_each_document_gets_its_questions_with_one_right_option_in_changing_plac
     # Four questions a call, one of them the same, in two calls a document; the schema goes along.
     assert len(endpoint.bodies) == 8
     assert all("response_format" in body for body in endpoint.bodies)
+
+
+def test_a_long_document_is_asked_about_part_by_part(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    pages = "\n\n".join(f"Chapter {n}\n" + f"On day {n} the ferry came late. " * 40 for n in range(8))
+    (corpus / "long.txt").write_text(pages)
+    _, endpoint = ask(tmp_path / "run", corpus, per_document=6, max_document_tokens=900)
+    sent = [body["messages"][-1]["content"].split("</document>")[0] for body in endpoint.bodies]
+    assert len(set(sent)) > 2
+    assert all(len(text) < len(pages) / 2 for text in sent)
+    assert {question.doc_id for question in load("corpus", corpus)[1]} == {"long.txt"}
+    assert len(load("corpus", corpus)[1]) == 6
 
 
 def test_free_form_questions_have_a_text_for_an_answer(tmp_path: Path, corpus: Path) -> None:
