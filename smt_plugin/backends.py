@@ -8,6 +8,7 @@ import re
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
@@ -22,6 +23,11 @@ log = logging.getLogger(__name__)
 # Requests that an endpoint gets at first; a doubling start finds its limit in a few rounds of answers.
 _FIRST_LIMIT = 16.0
 _LONGEST_PAUSE = 60.0
+# Failures of one request, while others are answered, after which it is refused: it would be asked for ever.
+_MOST_FAILURES = 10
+# Failures of an endpoint without an answer between, after which it rests.
+_FAILURES_BEFORE_REST = 8
+_LONGEST_MESSAGE = 500
 # Seconds that a request waits for the endpoint that has its document cached before any other may take it.
 _SPILL_AFTER = 1.0
 # Documents whose endpoint is remembered: more than any cache holds.
@@ -48,7 +54,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back; `finish_reason` is `stop` or `length`, counts are the server's, in tokens."""
+    """What came back; `finish_reason` is `stop`, `length` or another word of the server's, as are the token counts."""
 
     text: str
     finish_reason: str
@@ -121,8 +127,9 @@ class _Endpoint:
     """What is known of one endpoint: `limit` is how many requests it may hold now, `busy` how many it holds.
 
     `waiting` are requests that prefer it, oldest first, each with the time since when and its place to come.
-    Times are the event loop's, in seconds; `pause` is how long it rests after the next failure. `cache` is what
-    its metrics said last; `under_way` holds the scopes of requests sent to it.
+    Times are the event loop's, in seconds; `pause` is how long it rests after the next failure; `failures` came
+    without an answer between. `cache` is what its metrics said last; `under_way` holds the scopes of requests
+    sent to it.
     """
 
     url: str
@@ -131,6 +138,7 @@ class _Endpoint:
     resting_until: float = 0.0
     pause: float = 1.0
     grows_fast: bool = True
+    failures: int = 0
     cache: CacheUse | None = None
     under_way: set[asyncio.Timeout] = field(default_factory=set)
     waiting: "deque[tuple[float, asyncio.Future[_Endpoint]]]" = field(default_factory=deque)
@@ -152,7 +160,8 @@ class OpenAIBackend:
     Each endpoint has a limit of requests that grows while it answers and is halved when it is overloaded
     (additive increase, multiplicative decrease, with a doubling start). A document's requests prefer one
     endpoint, the least busy one when its first request came; after waiting for a second they go to another that
-    has room, too. Rate limits, server errors and broken connections are retried with growing pauses.
+    has room, too. Rate limits, server errors, broken connections and replies that are none are retried with
+    growing pauses; a request that keeps failing while others are answered is refused.
 
     Args:
         endpoints: base URLs, each ending before `/chat/completions`, e.g. `http://127.0.0.1:8000/v1`.
@@ -178,6 +187,7 @@ class OpenAIBackend:
         # What prefers which endpoint, the longest unused first.
         self._own: dict[str, _Endpoint] = {}
         self._headers = {"Content-Type": "application/json"}
+        self._api_key = api_key
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._timeout = timeout
@@ -185,6 +195,7 @@ class OpenAIBackend:
         self._structured_output = structured_output
         self._schema_works = False
         self._failing_since: float | None = None
+        self._answers = 0
         self._queried = self._hit = 0
         self._gone = ""
         self._session: aiohttp.ClientSession | None = None
@@ -226,7 +237,11 @@ class OpenAIBackend:
 
         assert self._session is not None
         try:
-            async with self._session.get(f"{endpoint}/models", timeout=aiohttp.ClientTimeout(total=30)) as response:
+            async with self._session.get(
+                f"{endpoint}/models", timeout=aiohttp.ClientTimeout(total=30), allow_redirects=False
+            ) as response:
+                if 300 <= response.status < 400:
+                    return self._moved(endpoint, response.headers.get("Location", ""))
                 if response.status in (401, 403):
                     return f"endpoint {endpoint} refused the API key (status {response.status}); set the right one."
                 # Not every server has this route; the first completion will tell then.
@@ -234,25 +249,38 @@ class OpenAIBackend:
                     return None
                 body = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            reason = str(error) or type(error).__name__
+            reason = self._clean(str(error) or type(error).__name__)
             return f"endpoint {endpoint} cannot be reached ({reason}); start the server or mend `backend.endpoints`."
-        served = [entry.get("id") for entry in body.get("data") or []] if isinstance(body, dict) else []
+        entries = body.get("data") if isinstance(body, dict) else None
+        served = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
         if served and self.model not in served:
-            names = ", ".join(map(str, served[:5]))
+            names = self._clean(", ".join(map(str, served[:5])))
             return f"endpoint {endpoint} does not serve the model {self.model!r} but {names}; mend `backend.model`."
         return None
+
+    def _moved(self, endpoint: str, location: str) -> str:
+        target = self._clean(location.removesuffix("/models").removesuffix("/chat/completions"))
+        return f"endpoint {endpoint} redirects to {target or 'nowhere'}; give that address in `backend.endpoints`."
+
+    def _clean(self, text: str) -> str:
+        """Return a server's words as they may be shown: on one line, not too long, without the API key."""
+        if self._api_key:
+            text = text.replace(self._api_key, "(the API key)")
+        return " ".join(text.split())[:_LONGEST_MESSAGE]
 
     async def complete(self, request: Request) -> Reply:
         """Send one request until it is answered.
 
         Raises:
-            Refused: status 400, 413 or 422.
-            BadInput: status 401, 403 or 404, which no request would survive.
+            Refused: status 400, 413 or 422, or ten failures of this request while others were answered.
+            BadInput: status 401, 403 or 404 or a redirection, which no request would survive.
             BackendDown: see `patience`.
         """
         with_schema = self._structured_output and request.schema is not None
         payload = orjson.dumps(request_body(request, self.model, with_schema))
         pause = 1.0
+        failures = 0
+        answers_before = -1
         while True:
             endpoint = await self._take(request.affinity)
             try:
@@ -275,6 +303,7 @@ class OpenAIBackend:
             now = asyncio.get_running_loop().time()
             if isinstance(outcome, Reply):
                 self._failing_since = None
+                self._answers += 1
                 self._schema_works |= with_schema and self._structured_output
                 self._grow(endpoint)
                 return outcome
@@ -283,9 +312,14 @@ class OpenAIBackend:
                 raise BackendDown(
                     f"no endpoint has answered for {self._patience:.0f} s; the last said: {outcome.reason}"
                 )
-            if outcome.overloaded:
+            endpoint.failures += 1
+            failures += outcome.counts
+            answers_before = self._answers if answers_before < 0 else answers_before
+            if failures >= _MOST_FAILURES and self._answers > answers_before:
+                raise Refused(f"failed {failures} times while others were answered: {outcome.reason}")
+            if outcome.overloaded or endpoint.failures >= _FAILURES_BEFORE_REST:
                 self._rest(endpoint, outcome, now)
-            else:
+            if not outcome.overloaded:
                 # The jitter spreads the retries of many waiting requests.
                 wait = pause * random.uniform(0.5, 1.5) if outcome.retry_after is None else outcome.retry_after
                 log.info("endpoint %s: %s; trying again in %.1f s", endpoint.url, outcome.reason, wait)
@@ -323,6 +357,7 @@ class OpenAIBackend:
     def _grow(self, endpoint: _Endpoint) -> None:
         """Raise the limit after an answer: by one an answer at first, later by one a whole limit of answers."""
         endpoint.pause = 1.0
+        endpoint.failures = 0
         step = 1.0 if endpoint.grows_fast else 1.0 / endpoint.limit
         if endpoint.busy + 1 >= int(endpoint.limit):
             endpoint.limit = min(endpoint.limit + step, self._most)
@@ -384,27 +419,37 @@ class OpenAIBackend:
             async with asyncio.timeout(None) as scope:
                 endpoint.under_way.add(scope)
                 try:
-                    async with self._session.post(f"{endpoint.url}/chat/completions", data=payload) as response:
+                    async with self._session.post(
+                        f"{endpoint.url}/chat/completions", data=payload, allow_redirects=False
+                    ) as response:
                         content = await response.read()
                         status = response.status
-                        retry_after = _seconds(response.headers.get("Retry-After"))
+                        headers = response.headers
                 finally:
                     endpoint.under_way.discard(scope)
-        except (aiohttp.ClientConnectorError, TimeoutError) as error:
-            return _Failure(str(error) or "no answer in time", None, overloaded=True)
+        except aiohttp.ClientConnectorError as error:
+            return _Failure(self._clean(str(error)), overloaded=True, counts=False)
+        except TimeoutError:
+            return _Failure("no answer in time", overloaded=True)
         except aiohttp.ClientError as error:
-            return _Failure(str(error) or type(error).__name__, None, overloaded=False)
+            return _Failure(self._clean(str(error) or type(error).__name__))
+        fault = ""
         if status == 200:
             try:
                 return reply_of(orjson.loads(content))
             except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
-                return _Failure("a reply that is not an OpenAI chat completion", None, overloaded=False)
-        message = content[:500].decode(errors="replace")
+                fault = ", but no OpenAI chat completion"
+        message = self._clean(content[: 4 * _LONGEST_MESSAGE].decode(errors="replace"))
         if status in (400, 413, 422):
             raise Refused(f"status {status}: {message}")
+        if 300 <= status < 400:
+            raise BadInput(self._moved(endpoint.url, headers.get("Location", "")))
         if status in (401, 403, 404):
             raise BadInput(f"endpoint {endpoint.url} answered status {status} to a completion: {message}")
-        return _Failure(f"status {status}", retry_after, overloaded=status in (429, 503))
+        overloaded = status in (429, 503, 529)
+        retry_after = _seconds(headers.get("Retry-After"), headers.get("Date"))
+        reason = f"status {status}{fault}: {message}".removesuffix(": ")
+        return _Failure(reason, retry_after, overloaded, counts=not overloaded)
 
     def rest(self, number: int) -> None:
         """Send nothing to an endpoint until `revive`: its server is gone, so its requests go to the others, or wait."""
@@ -446,11 +491,18 @@ def _give_places(endpoint: _Endpoint, preferred: _Endpoint, before: float = floa
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A passing failure; `retry_after` are the seconds the server asked for, and an `overloaded` endpoint rests."""
+    """A passing failure.
+
+    Attributes:
+        retry_after: seconds that the server asked for.
+        overloaded: the endpoint has to rest.
+        counts: the request itself may be to blame.
+    """
 
     reason: str
-    retry_after: float | None
-    overloaded: bool
+    retry_after: float | None = None
+    overloaded: bool = False
+    counts: bool = True
 
 
 def request_body(request: Request, model: str, structured_output: bool) -> dict[str, Any]:
@@ -463,25 +515,46 @@ def request_body(request: Request, model: str, structured_output: bool) -> dict[
     return body
 
 
-def _seconds(header: str | None) -> float | None:
+def _seconds(retry_after: str | None, date: str | None) -> float | None:
+    """Read a Retry-After header, seconds or a date; the server's own date counts, since clocks may differ."""
     try:
-        return min(float(header), 300.0) if header else None
+        seconds = float(retry_after or "")
     except ValueError:
-        return None
+        try:
+            seconds = (parsedate_to_datetime(retry_after or "") - parsedate_to_datetime(date or "")).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return min(seconds, 300.0) if seconds > 0 else None
 
 
 def reply_of(body: dict[str, Any]) -> Reply:
-    """Read an OpenAI chat completion; raises KeyError, IndexError, TypeError or AttributeError if it is none."""
+    """Read an OpenAI chat completion; raises KeyError, IndexError, TypeError or AttributeError if it is none.
+
+    A server that counts no tokens is taken to have used one for four bytes.
+    """
     choice = body["choices"][0]
-    usage = body["usage"]
+    message = choice["message"]
+    text = message.get("content") or ""
+    if not isinstance(text, str):
+        raise TypeError("the content is not a text")
+    finish_reason = choice.get("finish_reason") or "stop"
+    # vLLM says so of requests that it drops, which have to be asked again.
+    if finish_reason in ("abort", "error"):
+        raise KeyError(finish_reason)
+    usage = body.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
     return Reply(
-        text=choice["message"]["content"] or "",
-        finish_reason=choice["finish_reason"] or "stop",
-        prompt_tokens=usage["prompt_tokens"],
-        cached_tokens=details.get("cached_tokens") or 0,
-        completion_tokens=usage["completion_tokens"],
+        text=text,
+        finish_reason=str(finish_reason),
+        prompt_tokens=_count(usage.get("prompt_tokens"), 0),
+        cached_tokens=_count(details.get("cached_tokens"), 0),
+        completion_tokens=_count(usage.get("completion_tokens"), math.ceil(len(text.encode()) / 4)),
     )
+
+
+def _count(value: Any, otherwise: int) -> int:
+    """Return a server's count of tokens, or what stands for it where that cannot be one."""
+    return int(value) if isinstance(value, int | float) and 0 < value < 2**31 else otherwise
 
 
 _METRIC = re.compile(r"^vllm:(prefix_cache_queries|prefix_cache_hits)(?:_total)?\{[^}]*\} (\S+)$", re.MULTILINE)

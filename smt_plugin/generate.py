@@ -181,7 +181,7 @@ class Asker:
                 return None
             with suppress(Unparsable):
                 return Answer(
-                    value=ask.parse(completion.reply),
+                    value=ask.read(completion.reply),
                     key=key,
                     tokens=completion.reply.completion_tokens,
                     prompt=ask.prompt,
@@ -226,7 +226,7 @@ class Asker:
         status, reason = "done", ""
         try:
             reply = await self._backend.complete(request)
-            ask.parse(reply)
+            ask.read(reply)
         except Deferred:
             summary.deferred += 1
             raise

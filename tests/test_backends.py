@@ -1,13 +1,15 @@
 import asyncio
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from smt_plugin.backends import BackendDown, CacheUse, OpenAIBackend, Refused, Reply, Request
+from smt_plugin import backends
+from smt_plugin.backends import BackendDown, CacheUse, OpenAIBackend, Refused, Reply, Request, reply_of
 from smt_plugin.errors import BadInput
 from tests.endpoint import MODEL, Endpoint, serve, status
 
@@ -314,3 +316,179 @@ def test_when_the_last_server_is_given_up_every_request_says_so() -> None:
             await backend.close()
 
     asyncio.run(run())
+
+
+def test_an_endpoint_that_answers_nothing_but_errors_leaves_everything_to_the_other() -> None:
+    async def run() -> None:
+        async with serve(Endpoint()) as bad, serve(Endpoint()) as good:
+            bad.faults = {n: lambda request: status(500) for n in range(1000)}
+            backend = OpenAIBackend([bad.url, good.url], MODEL, max_concurrency=32)
+            requests = [Request(REQUEST.messages, {}, 0, None, f"d{n}") for n in range(100)]
+            assert len(await asyncio.wait_for(ask(backend, *requests), 20)) == 100
+            assert len(good.bodies) == 100
+            assert len(bad.bodies) < 60
+
+    asyncio.run(run())
+
+
+def test_a_request_that_keeps_failing_while_others_are_answered_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_LONGEST_PAUSE", 0.05)
+
+    class Poisoned(Endpoint):
+        async def chat(self, request: web.Request) -> web.StreamResponse:
+            if "poison" in (await request.text()):
+                self.poison += 1
+                return await status(500)
+            return await super().chat(request)
+
+        poison = 0
+
+    async def run() -> None:
+        async with serve(Poisoned()) as endpoint:
+            backend = OpenAIBackend([endpoint.url], MODEL, patience=60)
+            await backend.start()
+            poison = asyncio.create_task(
+                backend.complete(Request([{"role": "user", "content": "poison"}], {}, 0, None, "d"))
+            )
+            while not poison.done():
+                await backend.complete(REQUEST)
+            with pytest.raises(Refused, match=r"failed 10 times while others were answered: status 500: .*fault 500"):
+                await poison
+            assert endpoint.poison == 10
+            await backend.close()
+
+    asyncio.run(run())
+
+
+def test_patience_counts_from_when_there_was_something_to_answer() -> None:
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+            backend = OpenAIBackend([endpoint.url], MODEL, patience=1)
+            await backend.start()
+            await asyncio.sleep(1.2)
+            endpoint.faults = {0: lambda request: status(500)}
+            assert (await backend.complete(REQUEST)).text
+            await backend.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "0.5"}, 0.5),
+        ({"Retry-After": "86400"}, 300.0),
+        ({"Retry-After": "Sat, 07 Nov 2015 10:00:20 GMT", "Date": "Sat, 07 Nov 2015 10:00:00 GMT"}, 20.0),
+        ({"Retry-After": "Sat, 07 Nov 2015 10:00:20 GMT"}, None),
+        ({"Retry-After": "Sat, 07 Nov 2015 09:00:00 GMT", "Date": "Sat, 07 Nov 2015 10:00:00 GMT"}, None),
+        ({"Retry-After": "0"}, None),
+        ({"Retry-After": "-3"}, None),
+        ({"Retry-After": "nan"}, None),
+        ({"Retry-After": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_by_the_servers_own_clock(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    assert backends._seconds(headers.get("Retry-After"), headers.get("Date")) == seconds
+
+
+GOOD = {
+    "choices": [{"message": {"content": "12345678"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"usage": None}, Reply("12345678", "stop", 0, 0, 2)),
+        ({"usage": {"prompt_tokens": -5, "completion_tokens": -1}}, Reply("12345678", "stop", 0, 0, 2)),
+        ({"usage": {"prompt_tokens": "x", "completion_tokens": 0}}, Reply("12345678", "stop", 0, 0, 2)),
+        ({"usage": {"prompt_tokens": 3, "completion_tokens": 1e300}}, Reply("12345678", "stop", 3, 0, 2)),
+        (
+            {"usage": {"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": None}}},
+            Reply("12345678", "stop", 9, 0, 5),
+        ),
+        (
+            {"choices": [{"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}]},
+            Reply("", "length", 3, 0, 2),
+        ),
+        ({"choices": [{"message": {"content": "a"}, "finish_reason": None}]}, Reply("a", "stop", 3, 0, 2)),
+        (
+            {"choices": [{"message": {"tool_calls": []}, "finish_reason": "tool_calls"}]},
+            Reply("", "tool_calls", 3, 0, 2),
+        ),
+    ],
+)
+def test_a_reply_may_lack_counts_text_or_the_reason_why_it_ended(changes: dict[str, Any], expected: Reply) -> None:
+    assert reply_of({**GOOD, **changes}) == expected
+
+
+def test_what_is_no_reply_is_asked_for_again() -> None:
+    bodies: list[Any] = [
+        {"error": {"message": "overloaded", "code": 429}},
+        {},
+        {"choices": []},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": {"content": ["a"]}}]},
+        {"choices": [{"message": {"content": "half an ans"}, "finish_reason": "abort"}]},
+        [],
+        None,
+        "text",
+        5,
+    ]
+
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+            for number, body in enumerate(bodies):
+                endpoint.faults[number] = partial(odd, body)
+            replies = await ask(OpenAIBackend([endpoint.url], MODEL), *[REQUEST] * len(bodies))
+            assert all(reply.text.startswith("A text") for reply in replies)
+            assert len(endpoint.bodies) == 2 * len(bodies)
+
+    async def odd(body: Any, request: web.Request) -> web.Response:
+        return web.json_response(body)
+
+    asyncio.run(run())
+
+
+def test_a_redirection_is_named_with_the_address_to_give_instead() -> None:
+    async def moved(request: web.Request) -> web.Response:
+        raise web.HTTPPermanentRedirect("https://other.example/v1/models")
+
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+            endpoint.models = moved  # type: ignore[method-assign]
+            async with serve(endpoint):
+                with pytest.raises(BadInput, match=r"redirects to https://other\.example/v1; give that address"):
+                    await ask(OpenAIBackend([endpoint.url], MODEL), REQUEST)
+            endpoint.faults = {0: moved}
+            del endpoint.models
+            async with serve(endpoint):
+                with pytest.raises(BadInput, match="redirects to https://other"):
+                    await ask(OpenAIBackend([endpoint.url], MODEL), REQUEST)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("code", [400, 401, 404, 500, 200])
+def test_a_key_that_the_server_repeats_is_shown_to_nobody(code: int, caplog: pytest.LogCaptureFixture) -> None:
+    async def echo(request: web.Request) -> web.Response:
+        said = request.headers["Authorization"]
+        return web.json_response({"error": {"message": f"not\nwith {said}!"}}, status=code, headers={"X-Key": said})
+
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+            endpoint.faults = {n: echo for n in range(10)}
+            backend = OpenAIBackend([endpoint.url], MODEL, api_key="very-secret", patience=0.1)
+            with pytest.raises((Refused, BadInput, BackendDown)) as caught:
+                await ask(backend, REQUEST)
+            assert "(the API key)!" in str(caught.value)
+            assert "very-secret" not in str(caught.value) + caplog.text
+            assert "\n" not in str(caught.value)
+
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(run())

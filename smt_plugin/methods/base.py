@@ -38,6 +38,12 @@ class Ask:
     parse: Callable[[Reply], Any]
     schema: dict[str, Any] | None = None
 
+    def read(self, reply: Reply) -> Any:
+        """Return the value of a reply; raises Unparsable."""
+        if reply.finish_reason == "content_filter":
+            raise Unparsable("cut off by the server's content filter")
+        return self.parse(reply)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
