@@ -357,34 +357,29 @@ def show(run_file: Path, method: str, count: int, seed: int | None) -> None:
 @cli.command(epilog="\b\nExample:\n  smt mix smt.yaml && axolotl train run/axolotl.yaml")
 @RUN_FILE
 def mix(run_file: Path) -> None:
-    """Mix records and replay by tokens into training files, and write a ready-to-run axolotl.yaml."""
+    """Mix records and replay by tokens into training files, and write a ready-to-run axolotl.yaml for each budget."""
     from smt_plugin.config import read_run_file
-    from smt_plugin.mix import MixSettings, mix_run
+    from smt_plugin.mix import MixSettings, mix_budgets
     from smt_plugin.training_data import base_model_of, write_axolotl_config
 
     settings = read_run_file(run_file)
     section, train = settings.mix, settings.train
-    manifest = mix_run(
-        settings.run,
-        MixSettings(
-            tokenizer=section.tokenizer or base_model_of(train.config, train.base_model),
-            tokens=section.tokens,
-            shares=section.shares,
-            replay=section.replay,
-            replay_share=section.replay_share,
-            sequence_len=section.sequence_len,
-            seed=settings.seed,
-        ),
-    )
-    path = write_axolotl_config(settings.run, train.config, base_model=train.base_model)
-    for name, source in manifest["sources"].items():
-        click.echo(
-            f"{name:>16}: {source['tokens']:>12,} tokens in {source['records']:,} records, {source['share']:.1%}"
-        )
-    for warning in manifest["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
-    click.echo(f"wrote {path}; train with: axolotl train {path}")
-    if any("ran dry" in warning for warning in manifest["warnings"]):
+    values = dict(section)
+    values["tokenizer"] = section.tokenizer or base_model_of(train.config, train.base_model)
+    values["budgets"] = tuple(section.budgets)
+    ran_dry = False
+    for folder, manifest in mix_budgets(settings.run, MixSettings(**values, seed=settings.seed)):
+        path = write_axolotl_config(settings.run, train.config, base_model=train.base_model, mix_folder=folder)
+        click.echo(f"{folder}: {manifest['tokens']:,} tokens")
+        for name, source in manifest["sources"].items():
+            click.echo(
+                f"{name:>16}: {source['tokens']:>12,} tokens in {source['records']:,} records, {source['share']:.1%}"
+            )
+            ran_dry = ran_dry or source["ran_dry"]
+        for warning in manifest["warnings"]:
+            click.echo(f"warning: {warning}", err=True)
+        click.echo(f"wrote {path}; train with: axolotl train {path}")
+    if ran_dry:
         sys.exit(1)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from smt_plugin.errors import BadInput
 
@@ -85,10 +85,23 @@ class MixSection(_Section):
 
     tokenizer: str | None = Field(default=None, description="the target model's; default train.base_model")
     tokens: Tokens | None = Field(default=None, description="synthetic tokens; default: all that the shares allow")
+    budgets: list[Tokens] = Field(default=[], description="several of them: nested mixes, each in its own folder")
     shares: dict[str, float] = Field(default={"synthetic_qa": 1.0, "focal_rewrite": 1.0}, min_length=1)
-    replay: Path | None = Field(default=None, description="JSONL of general text, `text` or `messages` a line")
+    sources: dict[str, Path] = Field(default={}, description="name in shares -> JSONL file or folder from elsewhere")
+    qa_form: Literal["chat", "text"] = Field(default="chat", description="chat template, or plain text")
+    near_duplicates: float = Field(default=0.8, ge=0.5, le=1, description="shared part; 1: exact ones alone")
+    validation_rounds: int = Field(default=0, ge=0, description="last rounds of each document to hold out")
+    replay: str | None = Field(default=None, description="JSONL file, folder or hub name of a data set")
+    replay_config: str | None = Field(default=None, description="of the data set; FineWeb: sample-10BT")
+    replay_split: str = "train"
     replay_share: float = Field(default=0.1, ge=0, lt=1)
     sequence_len: int = Field(default=2048, ge=32, description="tokens")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "MixSection":
+        if self.tokens is not None and self.budgets:
+            raise ValueError("tokens and budgets are both given; take one of them out")
+        return self
 
 
 class TrainSection(_Section):
@@ -157,7 +170,8 @@ methods:                          # budgets in tokens that the backend writes
 
 mix:
   shares: {{synthetic_qa: 1, focal_rewrite: 1}}   # by tokens of the target's tokenizer
-  # replay: general.jsonl         # general text, so that the model forgets less
+  # budgets: [10M, 30M]           # several nested mixes; without: one, as large as the shares allow
+  # replay: HuggingFaceFW/fineweb # general text, so that the model forgets less; or a JSONL file
   replay_share: 0.1
   sequence_len: 2048
 
@@ -234,7 +248,8 @@ def _resolve(run_file: RunFile, folder: Path) -> RunFile:
     train = run_file.train
     mix = mix.model_copy(
         update={
-            "replay": _path(mix.replay, folder),
+            "replay": _path_or_name(mix.replay, folder),
+            "sources": {name: _path(path, folder) for name, path in mix.sources.items()},
             "tokenizer": _path_or_name(mix.tokenizer, folder),
         }
     )

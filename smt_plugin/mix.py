@@ -1,39 +1,53 @@
-"""Sample records and replay text to a token budget: `<run>/records/*.jsonl` -> `<run>/mix/`.
+"""Sample records and replay text to token budgets: `<run>/records/*.jsonl` -> `<run>/mix/`.
 
 Every length is counted as axolotl will train it: question-answer records in the target model's chat
 template, documents with the tokens that its tokenizer adds and an end-of-text token.
+
+A mix takes one pass over the records, which measures them all and writes the training rows to a scratch file;
+what stays in memory is some 60 bytes a record. Each mix is then a choice among these rows, copied in shuffled order.
 """
 
 import hashlib
-import mmap
 import os
-import re
+import shutil
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import orjson
 
 from smt_plugin import __version__
 from smt_plugin.errors import BadInput, require
 from smt_plugin.jsonl import write_jsonl
+from smt_plugin.ruler import Ruler
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-CHAT_FILE, TEXT_FILE = "qa.jsonl", "rewrites.jsonl"
-REPLAY_TEXT_FILE, REPLAY_CHAT_FILE = "replay.jsonl", "replay_qa.jsonl"
-DROPPED_FILE, MANIFEST_FILE = "dropped.jsonl", "manifest.json"
+    from smt_plugin.duplicates import NearDuplicates
 
+CHAT_FILE, TEXT_FILE, PLAIN_QA_FILE = "qa.jsonl", "rewrites.jsonl", "qa_text.jsonl"
+REPLAY_TEXT_FILE, REPLAY_CHAT_FILE = "replay.jsonl", "replay_qa.jsonl"
+VALIDATION = "validation_"
+DROPPED_FILE, MANIFEST_FILE = "dropped.jsonl", "manifest.json"
+FINEWEB = "HuggingFaceFW/fineweb"
+
+_CHAT, _TEXT, _PLAIN_QA = range(3)
+_FILES = {_CHAT: CHAT_FILE, _TEXT: TEXT_FILE, _PLAIN_QA: PLAIN_QA_FILE}
+_REPLAY_FILES = {_TEXT: REPLAY_TEXT_FILE, _CHAT: REPLAY_CHAT_FILE}
 _BATCH = 1024
+_BATCHES_AHEAD = 4
 _TOLERANCE = 0.005
-# Latin stops with closing quotes and white space, CJK full stops, ends of lines.
-_SENTENCE_END = re.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*\\s+|[\u3002\uff01\uff1f]|\n+")
+# Texts of a stream that are shuffled among themselves.
+_STREAM_BUFFER = 10_000
 
 
 @dataclass(frozen=True)
@@ -44,122 +58,646 @@ class MixSettings:
         tokenizer: folder or hub name of the target model's tokenizer.
         tokens: budget of the records (without replay) in tokens of that tokenizer; None takes as
             much as the scarcest source allows at exactly these shares.
-        shares: method -> weight by tokens; the default is questions : documents = 1 : 1.
-        replay: JSONL of general text (`{"text"}` or `{"messages"}` lines); None for no replay.
+        budgets: several such budgets in place of `tokens`, for nested mixes in `<run>/mix/10M/` and so on.
+        shares: method, or name in `sources`, -> weight by tokens; the default is questions : documents = 1 : 1.
+        sources: name -> JSONL file or folder of them from elsewhere, such as another run's
+            `records/synthetic_qa.jsonl`: lines with `text` or `messages`.
+        replay: general text (`{"text"}` or `{"messages"}` lines): a JSONL file, a data set's folder or its name on the
+            hub, which is streamed; None for no replay.
+        replay_config, replay_split: of a data set; FineWeb's default is `sample-10BT`.
         replay_share: the replay's part of all tokens, 0 to below 1.
+        qa_form: `chat` trains the answers in the chat template, `text` trains questions and answers as plain text.
+        near_duplicates: records that share this part of their shingles (see duplicates.py) with an earlier one are
+            dropped, 0.5 to 1; 1 drops exact duplicates alone. 0.8 is what SlimPajama took.
+        validation_rounds: so many of the last rounds of each document are held out for validation, where
+            there are more; no document is left out of training.
         sequence_len: longest text in tokens; longer documents are cut, longer dialogues dropped.
         seed: another seed selects and orders otherwise.
     """
 
     tokenizer: str
     tokens: int | None = None
+    budgets: tuple[int, ...] = ()
     shares: dict[str, float] = field(default_factory=lambda: {"synthetic_qa": 1.0, "focal_rewrite": 1.0})
-    replay: Path | None = None
+    sources: dict[str, Path] = field(default_factory=dict)
+    replay: Path | str | None = None
+    replay_config: str | None = None
+    replay_split: str = "train"
     replay_share: float = 0.1
+    qa_form: Literal["chat", "text"] = "chat"
+    near_duplicates: float = 0.8
+    validation_rounds: int = 0
     sequence_len: int = 2048
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.shares or any(weight <= 0 for weight in self.shares.values()):
             raise BadInput(f"mix.shares {self.shares}: name at least one method, each with a weight above 0.")
-        if self.tokens is not None and self.tokens < 1:
+        if "replay" in self.shares:
+            raise BadInput("mix.shares: `replay` has a key of its own, mix.replay_share; take it out here.")
+        if self.tokens is not None and self.budgets:
+            raise BadInput("mix.tokens and mix.budgets are both given; take one of them out.")
+        if any(tokens < 1 for tokens in (self.tokens, *self.budgets) if tokens is not None):
             raise BadInput(f"mix.tokens {self.tokens}: give a number of tokens above 0, or leave it out.")
+        for name in self.sources:
+            if name not in self.shares:
+                raise BadInput(f"mix.sources.{name}: it has no share; add it to mix.shares with a weight.")
         if not 0 <= self.replay_share < 1:
             raise BadInput(f"mix.replay_share {self.replay_share}: give a part of all tokens, 0 to below 1.")
+        if not 0.5 <= self.near_duplicates <= 1:
+            raise BadInput(f"mix.near_duplicates {self.near_duplicates}: give a shared part, 0.5 to 1.")
         if self.sequence_len < 16:
             raise BadInput(f"mix.sequence_len {self.sequence_len}: give at least 16 tokens.")
 
 
-def mix_run(run_folder: Path, settings: MixSettings) -> dict[str, Any]:
-    """Write `<run>/mix/` from the run's records and the replay file, and return the manifest.
+def mix_run(run_folder: Path, settings: MixSettings, drop: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Write one mix to `<run>/mix/` and return its manifest; see `mix_budgets`."""
+    return mix_budgets(run_folder, settings, drop)[0][1]
 
-    Records are taken in order of (round, stable hash of seed and id) until a method's share of the
-    budget is reached, to the nearest record; so a smaller budget's mix is a subset of a larger one's,
-    and every document is drawn on evenly. A source that runs dry is neither repeated nor made up for
-    by the others: `manifest["warnings"]` says by how much it fell short.
+
+def mix_budgets(
+    run_folder: Path, settings: MixSettings, drop: Mapping[str, str] | None = None
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Write a run's mixes and return the folder and the manifest of each, from the smallest budget on.
+
+    One mix goes to `<run>/mix/`, several to `<run>/mix/<budget>/`; a smaller one is a subset of each larger one.
+    The records of each part of a document are taken in order of round and index, every part equally far, so that it
+    keeps its share of the tokens at every budget; each share ends at the text that comes nearest to it. A
+    source that runs dry is neither repeated nor made up for by the others: `manifest["warnings"]` says by how much it
+    fell short. Exact duplicates (by a 64-bit hash) and near duplicates are dropped, of replay text the exact ones;
+    `<run>/mix/dropped.jsonl` names whatever was dropped, with the reason. Chat-control tokens in texts are broken up.
+
+    Args:
+        drop: ids of records to leave out -> the reason.
 
     Raises:
         BadInput: records, replay or tokenizer are missing or unusable.
     """
-    ruler = _Ruler(settings.tokenizer, settings.sequence_len)
-    sources = [_Source(name, run_folder / "records" / f"{name}.jsonl", settings.seed) for name in settings.shares]
-    if settings.replay is not None and settings.replay_share > 0:
-        sources.append(_Source("replay", settings.replay, settings.seed, is_replay=True))
-    _drop_duplicates(sources)
-
-    warnings: list[str] = []
-    methods = [source for source in sources if not source.is_replay]
-    weights = sum(settings.shares.values())
-    if settings.tokens is None:
-        for source in methods:
-            source.measure(ruler, budget=None)
-        scarcest = min(methods, key=lambda source: source.total / settings.shares[source.name])
-        per_weight = scarcest.total / settings.shares[scarcest.name]
-    else:
-        scarcest, per_weight = None, settings.tokens / weights
-    for source in methods:
-        asked = per_weight * settings.shares[source.name]
-        if settings.tokens is not None:
-            source.measure(ruler, budget=asked)
-        source.cut_to(asked)
-        warnings += source.shortfall_warning()
-    tokens = sum(source.total for source in methods)
-    if not tokens:
-        raise BadInput(f"{run_folder / 'records'}: no record fits into {settings.sequence_len} tokens.")
-    for source in sources:
-        if source.is_replay:
-            asked = tokens * settings.replay_share / (1 - settings.replay_share)
-            source.measure(ruler, budget=asked)
-            source.cut_to(asked)
-            warnings += source.shortfall_warning()
-    if settings.replay is None and settings.replay_share > 0:
-        warnings.append("no replay text was given (mix.replay), so the mix has none: general ability may fall.")
-
     folder = run_folder / "mix"
-    folder.mkdir(parents=True, exist_ok=True)
-    # Manifest out first, in last: where there is one, the files beside it are whole and its own.
-    (folder / MANIFEST_FILE).unlink(missing_ok=True)
-    files = {}
-    for name, is_replay, is_chat in (
-        (CHAT_FILE, False, True),
-        (TEXT_FILE, False, False),
-        (REPLAY_TEXT_FILE, True, False),
-        (REPLAY_CHAT_FILE, True, True),
-    ):
-        (folder / name).unlink(missing_ok=True)
-        drawn = [source for source in sources if source.is_replay == is_replay]
-        count = write_jsonl(folder / name, _rows(drawn, is_chat, ruler))
-        if count:
-            files[name] = {
-                "rows": count,
-                "tokens": sum(source.tokens_of(is_chat) for source in drawn),
-                "form": "messages" if is_chat else "text",
-                "sha256": _sha256(folder / name),
-            }
-        else:
-            (folder / name).unlink()
-    dropped = write_jsonl(folder / DROPPED_FILE, (row for source in sources for row in source.dropped))
-    if not dropped:
-        (folder / DROPPED_FILE).unlink()
-    else:
-        warnings.append(f"{dropped} records were dropped; {folder / DROPPED_FILE} says which and why.")
+    scratch = folder / "scratch.partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        with ExitStack() as files:
+            return _mix(run_folder, settings, drop or {}, folder, scratch, files)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
-    everything = sum(source.total for source in sources)
-    manifest = {
-        "settings": {**asdict(settings), "replay": str(settings.replay) if settings.replay else None},
-        "tokens": everything,
-        "record_tokens": tokens,
-        "limited_by": scarcest.name if scarcest else None,
-        "sources": {source.name: source.report(everything if source.is_replay else tokens) for source in sources},
-        "files": files,
+
+def _mix(
+    run_folder: Path, settings: MixSettings, drop: Mapping[str, str], folder: Path, scratch: Path, files: ExitStack
+) -> list[tuple[Path, dict[str, Any]]]:
+    from smt_plugin.duplicates import NearDuplicates
+
+    ruler = Ruler(settings.tokenizer, settings.sequence_len)
+    near = NearDuplicates(scratch) if settings.near_duplicates < 1 else None
+    sources: list[_Source] = []
+    for name in settings.shares:
+        path = settings.sources.get(name) or run_folder / "records" / f"{name}.jsonl"
+        file = files.enter_context((scratch / f"rows{len(sources)}").open("w+b"))
+        source = _Source(name, str(path), file, settings)
+        source.read(_record_lines(path, name, name in settings.sources), ruler, near, drop)
+        sources.append(source)
+    _drop_duplicates(sources, near, settings.near_duplicates)
+    for source in sources:
+        source.put_in_order(settings.validation_rounds)
+
+    weights = sum(settings.shares.values())
+    limited_by = None
+    if settings.tokens is None and not settings.budgets:
+        scarcest = min(sources, key=lambda source: source.available / settings.shares[source.name])
+        limited_by = scarcest.name
+        budgets = [scarcest.available / settings.shares[scarcest.name] * weights]
+    else:
+        budgets = [float(tokens) for tokens in sorted(set(settings.budgets)) or [settings.tokens or 0]]
+    choices = [
+        [source.take(budget * settings.shares[source.name] / weights) for source in sources] for budget in budgets
+    ]
+    if not any(choice.tokens for choice in choices[0]):
+        raise BadInput(f"{run_folder / 'records'}: no record fits into {settings.sequence_len} tokens.")
+
+    if settings.replay is not None and settings.replay_share > 0:
+        file = files.enter_context((scratch / "replay").open("w+b"))
+        replay = _Source("replay", str(settings.replay), file, settings, is_replay=True)
+        per_token = settings.replay_share / (1 - settings.replay_share)
+        asked = [sum(choice.tokens for choice in chosen) * per_token for chosen in choices]
+        replay.read(_replay_lines(settings), ruler, None, drop, enough=asked[-1])
+        replay.put_in_order(0)
+        for chosen, tokens in zip(choices, asked, strict=True):
+            chosen.append(replay.take(tokens))
+        sources.append(replay)
+
+    dropped = write_jsonl(folder / DROPPED_FILE, (row for source in sources for row in source.dropped_rows()))
+    shared = {
+        "settings": _plain(settings),
+        "limited_by": limited_by,
+        "dropped": dropped,
+        "validation": {},
         "tokenizer": ruler.report(),
-        "content_hash": hashlib.sha256(
-            orjson.dumps([ruler.fingerprint, *((name, files[name]["sha256"]) for name in sorted(files))])
-        ).hexdigest(),
         "versions": {
             "smt_plugin": __version__,
             **{name: version(name) for name in ("transformers", "tokenizers")},
         },
+    }
+    if not dropped:
+        (folder / DROPPED_FILE).unlink()
+    for name in _FILES.values():
+        (folder / (VALIDATION + name)).unlink(missing_ok=True)
+    if settings.validation_rounds:
+        held_out = [source.held_out() for source in sources if not source.is_replay]
+        shared["validation"] = _write_files(folder, held_out, VALIDATION)
+    mixes = []
+    for budget, chosen in zip(budgets, choices, strict=True):
+        place = folder / budget_name(round(budget)) if settings.budgets else folder
+        mixes.append((place, _write_mix(place, chosen, shared, settings, folder / DROPPED_FILE)))
+    return mixes
+
+
+def budget_name(tokens: int) -> str:
+    """A budget as one writes it: `10M`, `1.5M`, `300K`, `999`."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if tokens >= size and tokens * 10 % size == 0:
+            return f"{tokens / size:.1f}".removesuffix(".0") + unit
+    return str(tokens)
+
+
+def record_files(run_folder: Path, method: str) -> list[Path]:
+    """The files that hold a method's records of a run."""
+    path = run_folder / "records" / f"{method}.jsonl"
+    return [path] if path.is_file() else []
+
+
+def _record_lines(path: Path, name: str, is_foreign: bool) -> Iterator[tuple[str, bytes]]:
+    """Every line of a source with its file and number."""
+    if path.is_dir():
+        files = sorted(path.glob("*.jsonl"))
+    elif path.parent.name == "records":
+        files = record_files(path.parent.parent, path.stem)
+    else:
+        files = [path] if path.is_file() else []
+    mend = "give a JSONL file or a folder of them" if is_foreign else f"run `smt generate --method {name}` first"
+    if not files:
+        raise BadInput(f"{path} does not exist; {mend}.")
+    empty = True
+    for file in files:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    empty = False
+                    yield f"{file}, line {number}", line
+    if empty:
+        raise BadInput(f"{path} is empty; {mend}.")
+
+
+def _replay_lines(settings: MixSettings) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
+    """The replay texts in an order that the seed sets: of a file any order, of a data set the stream's, shuffled."""
+    path = Path(settings.replay or "")
+    if path.is_file():
+        return _shuffled_lines(path, settings.seed)
+    if path.suffix in (".jsonl", ".json"):
+        raise BadInput(f"{path} does not exist; give an existing JSONL file.")
+    return _stream(settings)
+
+
+def _shuffled_lines(path: Path, seed: int) -> Iterator[tuple[str, bytes]]:
+    import numpy as np
+
+    offsets = array("Q", [0])
+    with path.open("rb") as file:
+        for line in file:
+            offsets.append(offsets[-1] + len(line))
+        if len(offsets) == 1:
+            raise BadInput(f"{path} is empty; give some text.")
+        for index in np.random.default_rng(seed).permutation(len(offsets) - 1):
+            file.seek(offsets[index])
+            line = file.readline()
+            if line.strip():
+                yield f"{path}, line {index + 1}", line
+
+
+def _stream(settings: MixSettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    datasets = require("datasets", "train")
+    name = str(settings.replay)
+    config = settings.replay_config or ("sample-10BT" if name == FINEWEB else None)
+    try:
+        rows = datasets.load_dataset(name, config, split=settings.replay_split, streaming=True)
+        for number, row in enumerate(rows.shuffle(seed=settings.seed, buffer_size=_STREAM_BUFFER)):
+            yield f"{name}, text {number + 1}", row
+    # Hub, network and every file format have errors of their own, and all of them mean the same to the user.
+    except Exception as error:
+        raise BadInput(
+            f"mix.replay {name}: the data set cannot be streamed ({str(error).strip().splitlines()[0]}); without a "
+            "network, download it first and give its folder, or give a JSONL file of general text."
+        ) from None
+
+
+@dataclass
+class _Row:
+    """One line of a source on its way to the scratch file."""
+
+    id: str
+    form: int
+    row: dict[str, Any]
+    rendered: str
+    contents: str
+
+
+@dataclass
+class _Measured:
+    """What the worker threads found out about a batch: each row's pieces and their tokens, and the keys of all."""
+
+    rows: list[_Row]
+    pieces: list[list[bytes]]
+    tokens: list[list[int]]
+    keys: "NDArray[np.uint64] | None"
+
+
+@dataclass
+class _Choice:
+    """What is taken of a source: the first `count` pieces in its order."""
+
+    source: "_Source"
+    asked: float
+    tokens: int
+    pieces: "NDArray[np.int64]"
+    is_dry: bool
+
+
+class _Source:
+    """One source of a mix: its measured training rows in a scratch file, and what to know of each in memory."""
+
+    def __init__(self, name: str, origin: str, file: IO[bytes], settings: MixSettings, is_replay: bool = False) -> None:
+        self.name, self.is_replay, self._origin, self._file = name, is_replay, origin, file
+        self._seed, self._as_text = settings.seed, settings.qa_form == "text" and not is_replay
+        self.training_files = _REPLAY_FILES if is_replay else _FILES
+        self._offset, self._content, self._order, self._document = (array("Q") for _ in range(4))
+        self._size, self._part, self._round, self._index = (array("I") for _ in range(4))
+        self._form = array("B")
+        self._piece_record, self._piece_number, self._piece_tokens = array("I"), array("H"), array("I")
+        # Record -> why it was dropped; and those that were dropped before they were measured.
+        self._drops: dict[int, str] = {}
+        self._unread: list[dict[str, str]] = []
+        self.counts = {"duplicates": 0, "near_duplicates": 0, "too_long": 0, "left_out": 0}
+        self.lines = 0
+        self.available = 0
+
+    def read(
+        self,
+        lines: Iterable[tuple[str, bytes | dict[str, Any]]],
+        ruler: Ruler,
+        near: "NearDuplicates | None",
+        drop: Mapping[str, str],
+        enough: float | None = None,
+    ) -> None:
+        """Measure all lines, or as many as hold `enough` tokens, and write their training rows to the scratch file."""
+        rows = self._rows(lines, ruler, drop)
+        under_way: deque[Future[_Measured]] = deque()
+        total = 0
+        with ThreadPoolExecutor(2) as threads:
+            while True:
+                batch = list(islice(rows, _BATCH)) if enough is None or total <= enough else []
+                if batch:
+                    under_way.append(threads.submit(_measure, batch, ruler, near is not None))
+                while under_way and (not batch or len(under_way) >= _BATCHES_AHEAD):
+                    measured = under_way.popleft().result()
+                    total += self._keep(measured, ruler.sequence_len)
+                    if near is not None and measured.keys is not None:
+                        near.add(measured.keys)
+                if not batch:
+                    break
+        self._file.flush()
+
+    def _rows(
+        self, lines: Iterable[tuple[str, bytes | dict[str, Any]]], ruler: Ruler, drop: Mapping[str, str]
+    ) -> Iterator[_Row]:
+        seen = set()
+        for where, line in lines:
+            row = _checked(line, where)
+            self.lines += 1
+            identity = where if self.is_replay or row.get("id") is None else str(row["id"])
+            if identity in drop:
+                self._drop_unread(identity, "left_out", drop[identity])
+                continue
+            place = [row.get(key) or 0 for key in ("part", "round", "index")]
+            if not all(isinstance(number, int) and 0 <= number < 2**32 for number in place):
+                raise BadInput(f"{where}: `part`, `round` and `index` must be whole numbers from 0 on.")
+            form, training, rendered, contents = self._training_row(row, ruler)
+            content = _hash(contents)
+            if self.is_replay:
+                # A stream is read until there is enough of it, so what it repeats must not count.
+                if content in seen:
+                    self._drop_unread(identity, "duplicates", "duplicate of an earlier replay text")
+                    continue
+                seen.add(content)
+            self._content.append(content)
+            self._order.append(_hash(f"{self._seed}:{identity}"))
+            self._document.append(_hash(str(row.get("doc_id") or identity)))
+            for column, value in zip((self._part, self._round, self._index), place, strict=True):
+                column.append(value)
+            self._form.append(form)
+            yield _Row(identity, form, training, rendered, contents)
+
+    def _drop_unread(self, identity: str, count: str, reason: str) -> None:
+        self.counts[count] += 1
+        self._unread.append({"source": self.name, "id": identity, "reason": reason})
+
+    def _training_row(self, row: dict[str, Any], ruler: Ruler) -> tuple[int, dict[str, Any], str, str]:
+        """Form, row of the training file, text as it will be encoded, and what the row says."""
+        if row.get("text"):
+            text = ruler.defused(row["text"])
+            return _TEXT, {"text": text}, text, text
+        turns = [{key: ruler.defused(turn[key]) for key in ("role", "content")} for turn in row["messages"]]
+        contents = "\n".join(turn["content"] for turn in turns)
+        if self._as_text:
+            text = plain_qa(turns)
+            return _PLAIN_QA, {"text": text}, text, contents
+        return _CHAT, {"messages": turns}, ruler.render(turns), contents
+
+    def _keep(self, measured: _Measured, limit: int) -> int:
+        """Write a batch to the scratch file: for each record its id, then its training rows. Returns the tokens."""
+        total = 0
+        for row, pieces, tokens in zip(measured.rows, measured.pieces, measured.tokens, strict=True):
+            number = len(self._offset)
+            blob = b"\n".join([orjson.dumps(row.id), *pieces])
+            self._offset.append(self._offset[-1] + self._size[-1] if number else 0)
+            self._size.append(len(blob))
+            self._file.write(blob)
+            if not pieces:
+                self.drop(number, "too_long", f"longer than sequence_len: {tokens[0]} tokens, at most {limit} fit")
+                continue
+            for position, length in enumerate(tokens):
+                self._piece_record.append(number)
+                self._piece_number.append(position)
+                self._piece_tokens.append(length)
+                total += length
+        return total
+
+    def __len__(self) -> int:
+        return len(self._offset)
+
+    def places(self) -> "tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint64]]":
+        """Content, round and shuffled order of every record."""
+        import numpy as np
+
+        return np.asarray(self._content), np.asarray(self._round), np.asarray(self._order)
+
+    def drop(self, record: int, count: str, reason: str) -> None:
+        """Take a record out."""
+        if record not in self._drops:
+            self.counts[count] += 1
+            self._drops[record] = reason
+
+    def _blob(self, record: int) -> list[bytes]:
+        return os.pread(self._file.fileno(), self._size[record], self._offset[record]).split(b"\n")
+
+    def row(self, piece: int) -> bytes:
+        """The training row of a piece."""
+        return self._blob(self._piece_record[piece])[1 + self._piece_number[piece]]
+
+    def id(self, record: int) -> str:
+        """The record's id, or its file and line."""
+        identity: str = orjson.loads(self._blob(record)[0])
+        return identity
+
+    def contents(self, record: int) -> str:
+        """What a record says, without roles and templates."""
+        rows = [orjson.loads(row) for row in self._blob(record)[1:]]
+        return " ".join(row.get("text") or "\n".join(turn["content"] for turn in row["messages"]) for row in rows)
+
+    def put_in_order(self, validation_rounds: int) -> None:
+        """Set the order in which the pieces are taken, and hold the last rounds out; what was dropped is left out."""
+        import numpy as np
+
+        keep = np.ones(len(self), dtype=bool)
+        keep[list(self._drops)] = False
+        kept = np.flatnonzero(keep)
+        document, part, round_, index, order = (
+            np.asarray(column)[kept] for column in (self._document, self._part, self._round, self._index, self._order)
+        )
+        by_place = np.lexsort((order, index, round_, part, document))
+        is_first = np.ones(len(kept), dtype=bool)
+        new_round = np.ones(len(kept), dtype=bool)
+        same_part = (np.diff(document[by_place]) == 0) & (np.diff(part[by_place]) == 0)
+        is_first[1:] = ~same_part
+        new_round[1:] = ~same_part | (np.diff(round_[by_place]) != 0)
+        begins = np.flatnonzero(is_first)
+        sizes = np.diff(np.append(begins, len(kept)))
+        rank = np.arange(len(kept)) - np.repeat(begins, sizes)
+        rounds_before = np.cumsum(new_round)
+        rounds_before -= np.repeat(rounds_before[begins], sizes)
+        num_rounds = np.repeat(rounds_before[np.append(begins[1:], len(kept)) - 1] + 1, sizes) if len(kept) else rank
+        held = (validation_rounds > 0) & (num_rounds > validation_rounds)
+        held &= rounds_before >= num_rounds - validation_rounds
+        # How far through its part of the document a record stands, 0 to below 1.
+        progress = np.full(len(self), np.inf)
+        progress[kept[by_place]] = rank / np.repeat(sizes, sizes)
+        progress[kept[by_place][held]] = np.inf
+        if self.is_replay:
+            # Replay is taken in the order of its stream.
+            progress[kept] = kept
+        held_records = np.zeros(len(self), dtype=bool)
+        held_records[kept[by_place][held]] = True
+
+        record = np.asarray(self._piece_record)
+        taken = np.flatnonzero(np.isfinite(progress[record]))
+        ranks = record[taken]
+        sort = np.lexsort((taken, np.asarray(self._order)[ranks], progress[ranks]))
+        self._pieces = taken[sort]
+        self._held_pieces = np.flatnonzero(held_records[record])
+        self._sums = np.cumsum(np.asarray(self._piece_tokens)[self._pieces], dtype=np.int64)
+        self.available = int(self._sums[-1]) if len(self._sums) else 0
+        self._kept = int(keep.sum())
+        self._held = int(held_records.sum())
+
+    def take(self, budget: float) -> _Choice:
+        """Choose the pieces whose sum comes nearest to `budget` tokens."""
+        import numpy as np
+
+        count = int(np.searchsorted(self._sums, budget, side="right"))
+        below = float(self._sums[count - 1]) if count else 0.0
+        if count < len(self._sums) and self._sums[count] - budget < budget - below:
+            count += 1
+        tokens = int(self._sums[count - 1]) if count else 0
+        is_dry = count == len(self._sums) and budget - tokens > _TOLERANCE * budget
+        return _Choice(self, budget, tokens, self._pieces[:count], is_dry)
+
+    def held_out(self) -> _Choice:
+        """Choose the pieces that are held out for validation."""
+        import numpy as np
+
+        tokens = int(np.asarray(self._piece_tokens)[self._held_pieces].sum())
+        return _Choice(self, tokens, tokens, self._held_pieces, False)
+
+    def dropped_rows(self) -> Iterator[dict[str, Any]]:
+        """What was dropped, and why."""
+        yield from self._unread
+        for record, reason in sorted(self._drops.items()):
+            yield {"source": self.name, "id": self.id(record), "reason": reason}
+
+    def piece_columns(
+        self, pieces: "NDArray[np.int64]", form: int
+    ) -> "tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint32]]":
+        """Those of the pieces that have a form, with their shuffled order and their tokens."""
+        import numpy as np
+
+        record = np.asarray(self._piece_record)
+        chosen = pieces[np.asarray(self._form)[record[pieces]] == form]
+        return chosen, np.asarray(self._order)[record[chosen]], np.asarray(self._piece_tokens)[chosen]
+
+    def report(self, choice: _Choice, of_tokens: int) -> dict[str, Any]:
+        """Counts for the manifest; `of_tokens` is what the share is a part of."""
+        import numpy as np
+
+        record = np.asarray(self._piece_record)
+        used, pieces = np.unique(record[choice.pieces], return_counts=True)
+        return {
+            "file": self._origin,
+            "lines": self.lines,
+            **self.counts,
+            "held_out": self._held,
+            "records_available": self._kept - self._held,
+            "tokens_available": self.available,
+            "records": len(used),
+            "documents": len(np.unique(np.asarray(self._document)[used])) if not self.is_replay else None,
+            "rows": len(choice.pieces),
+            "records_cut": int((np.bincount(record, minlength=1)[used] > 1).sum()) if len(pieces) else 0,
+            "tokens_asked": round(choice.asked),
+            "tokens": choice.tokens,
+            "share": round(choice.tokens / of_tokens, 6),
+            "ran_dry": choice.is_dry,
+        }
+
+
+def plain_qa(messages: list[dict[str, str]]) -> str:
+    """A question-answer record as plain text, all of which is trained on; our own form."""
+    names = {"user": "Question", "assistant": "Answer"}
+    return "\n".join(
+        f"{names[turn['role']]}: {turn['content']}" if turn["role"] in names else turn["content"] for turn in messages
+    )
+
+
+def _checked(line: bytes | dict[str, Any], where: str) -> dict[str, Any]:
+    if isinstance(line, dict):
+        row = line
+    else:
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise BadInput(f"{where}: not valid JSON ({error}).") from None
+    if not isinstance(row, dict) or bool(row.get("text")) == bool(row.get("messages")):
+        raise BadInput(f"{where}: expected an object with either `text` or `messages`.")
+    if row.get("messages"):
+        messages = row["messages"]
+        if (
+            not isinstance(messages, list)
+            or not all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in messages)
+            or not all(isinstance(turn["content"], str) for turn in messages)
+            or messages[-1]["role"] != "assistant"
+        ):
+            raise BadInput(f"{where}: `messages` must be turns with role and content, the assistant's last.")
+    elif not isinstance(row["text"], str):
+        raise BadInput(f"{where}: `text` must be a string.")
+    return row
+
+
+def _measure(rows: list[_Row], ruler: Ruler, with_keys: bool) -> _Measured:
+    """Tokens of a batch. Runs in a thread beside the reading one: the tokenizer and numpy let go of the interpreter."""
+    chats = iter(ruler.chats([row.rendered for row in rows if row.form == _CHAT]))
+    texts = iter(ruler.texts([row.rendered for row in rows if row.form != _CHAT]))
+    pieces, tokens = [], []
+    for row in rows:
+        length = next(chats if row.form == _CHAT else texts)
+        if length <= ruler.sequence_len:
+            pieces.append([orjson.dumps(row.row)])
+            tokens.append([length])
+        elif row.form == _TEXT:
+            parts = ruler.cut(row.row["text"])
+            pieces.append([orjson.dumps({"text": part}) for part in parts])
+            tokens.append(ruler.texts(parts))
+        else:
+            pieces.append([])
+            tokens.append([length])
+    keys = None
+    if with_keys:
+        from smt_plugin.duplicates import band_keys
+
+        keys = band_keys([row.contents for row in rows])
+    return _Measured(rows, pieces, tokens, keys)
+
+
+def _drop_duplicates(sources: list[_Source], near: "NearDuplicates | None", threshold: float) -> None:
+    """Take out exact and near duplicates among all records; of two, the one of the earlier source and round stays."""
+    import numpy as np
+
+    sizes = [len(source) for source in sources]
+    begins = np.concatenate([[0], np.cumsum(sizes)])
+    owner = np.repeat(np.arange(len(sources)), sizes)
+
+    def place(number: int) -> tuple[_Source, int]:
+        source = int(np.searchsorted(begins, number, side="right")) - 1
+        return sources[source], number - int(begins[source])
+
+    content, round_, order = (np.concatenate(columns) for columns in zip(*(s.places() for s in sources), strict=True))
+    by_place = np.lexsort((order, round_, owner))
+    by_content = by_place[np.argsort(content[by_place], kind="stable")]
+    is_first = np.ones(len(content), dtype=bool)
+    is_first[1:] = np.diff(content[by_content]) != 0
+    first = by_content[np.maximum.accumulate(np.where(is_first, np.arange(len(content)), 0))]
+    for number, original in zip(by_content[~is_first], first[~is_first], strict=True):
+        source, record = place(int(number))
+        owner_of_it, original_record = place(int(original))
+        source.drop(record, "duplicates", f"duplicate of {owner_of_it.id(original_record)}")
+    if near is None:
+        return
+    unique = np.zeros(len(content), dtype=bool)
+    unique[by_content[is_first]] = True
+    for number, original, part in near.find(
+        by_place[unique[by_place]], lambda number: place(number)[0].contents(place(number)[1]), threshold
+    ):
+        source, record = place(number)
+        owner_of_it, original_record = place(original)
+        reason = f"near duplicate of {owner_of_it.id(original_record)}: {part:.2f} of the shingles shared"
+        source.drop(record, "near_duplicates", reason)
+
+
+def _write_mix(
+    folder: Path, chosen: list[_Choice], shared: dict[str, Any], settings: MixSettings, dropped: Path
+) -> dict[str, Any]:
+    """Write one mix's files and manifest into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Manifest out first, in last: where there is one, the files beside it are whole and its own.
+    (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    files = _write_files(folder, chosen)
+    everything = sum(choice.tokens for choice in chosen)
+    tokens = sum(choice.tokens for choice in chosen if not choice.source.is_replay)
+    sources = {
+        choice.source.name: choice.source.report(choice, everything if choice.source.is_replay else tokens)
+        for choice in chosen
+    }
+    warnings = [sentence for choice in chosen for sentence in _shortfalls(choice)]
+    if settings.replay is None and settings.replay_share > 0:
+        warnings.append("no replay text was given (mix.replay), so the mix has none: general ability may fall.")
+    if shared["dropped"]:
+        warnings.append(f"{shared['dropped']:,} records were dropped; {dropped} says which and why.")
+    manifest = {
+        "settings": shared["settings"],
+        "tokens": everything,
+        "record_tokens": tokens,
+        "limited_by": shared["limited_by"],
+        "sources": sources,
+        "files": files,
+        "validation": shared["validation"],
+        "dropped": shared["dropped"],
+        "tokenizer": shared["tokenizer"],
+        "content_hash": hashlib.sha256(
+            orjson.dumps(
+                [
+                    shared["tokenizer"]["sha256"],
+                    *((name, entry["sha256"]) for name, entry in sorted({**files, **shared["validation"]}.items())),
+                ]
+            )
+        ).hexdigest(),
+        "versions": shared["versions"],
         "warnings": warnings,
     }
     partial = folder / (MANIFEST_FILE + ".partial")
@@ -168,306 +706,76 @@ def mix_run(run_folder: Path, settings: MixSettings) -> dict[str, Any]:
     return manifest
 
 
-class _Ruler:
-    """The target's tokenizer: how long a text is in training, and where to cut one that is too long."""
-
-    def __init__(self, name: str, sequence_len: int) -> None:
-        transformers = require("transformers", "train")
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError, KeyError) as error:
-            raise BadInput(
-                f"tokenizer {name}: cannot be loaded ({str(error).splitlines()[0]}); "
-                "give the target model's folder or hub name."
-            ) from None
-        if not tokenizer.is_fast or tokenizer.eos_token is None:
-            raise BadInput(f"tokenizer {name}: a fast tokenizer (tokenizer.json) with an EOS token is needed.")
-        self.name, self.sequence_len = name, sequence_len
-        self._tokenizer = tokenizer
-        self._rust = tokenizer.backend_tokenizer
-        self._rust.no_truncation()
-        self._rust.no_padding()
-        self._adds_eos = self._rust.encode("a").ids[-1] == tokenizer.eos_token_id
-        self._added = len(self._rust.encode("a").ids) - len(self._rust.encode("a", add_special_tokens=False).ids)
-        template = tokenizer.chat_template or ""
-        self.fingerprint = hashlib.sha256(f"{self._rust.to_str()}{template}".encode()).hexdigest()
-
-    def chats(self, dialogues: list[list[dict[str, str]]]) -> list[int]:
-        """Tokens of each dialogue in the model's chat template."""
-        if not dialogues:
-            return []
-        if not self._tokenizer.chat_template:
-            raise BadInput(f"tokenizer {self.name}: it has no chat template, which question-answer records need.")
-        texts = self._tokenizer.apply_chat_template(dialogues, tokenize=False)
-        return [len(code) for code in self._rust.encode_batch_fast(texts, add_special_tokens=False)]
-
-    def texts(self, texts: list[str]) -> list[int]:
-        """Tokens of each text, with what the tokenizer adds and one EOS at the end."""
-        eos = self._tokenizer.eos_token
+def _shortfalls(choice: _Choice) -> list[str]:
+    """One sentence if the source ran dry or missed its share by more than half a percent, else nothing."""
+    name, off = choice.source.name, choice.tokens - choice.asked
+    if choice.is_dry:
+        mend = "give more replay text" if choice.source.is_replay else "generate more, or lower mix.tokens"
         return [
-            len(code) + (not self._adds_eos and not text.endswith(eos))
-            for text, code in zip(texts, self._rust.encode_batch_fast(texts), strict=True)
-        ]
-
-    def cut(self, text: str) -> list[str]:
-        """Cut a text that is too long into pieces of like length, at sentence ends where there are any."""
-        room = self.sequence_len - self._added - (not self._adds_eos)
-        starts = [start for start, _ in self._rust.encode(text, add_special_tokens=False).offsets]
-        if len(starts) <= room:
-            return [text]
-        ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-        # Tokens that begin before each sentence end.
-        counts = [bisect_left(starts, end) for end in ends]
-        bounds, done = [0], 0
-        while len(starts) - done > room:
-            parts_left = -(-(len(starts) - done) // room)
-            goal = done - (-(len(starts) - done) // parts_left)
-            # The first sentence end past the goal keeps the pieces alike; else the last one before it.
-            index = bisect_left(counts, goal)
-            if index == len(counts) or counts[index] > done + room:
-                index -= 1
-            if index >= 0 and counts[index] > done:
-                bounds.append(ends[index])
-                done = counts[index]
-            else:
-                done += room
-                bounds.append(starts[done])
-        pieces = [text[start:end].strip() for start, end in zip(bounds, [*bounds[1:], len(text)], strict=True)]
-        # A piece on its own may come out some tokens longer than as a part of the whole.
-        return [part for piece in pieces if piece for part in self.cut(piece)]
-
-    def report(self) -> dict[str, Any]:
-        """What the training config must agree with."""
-        return {
-            "name": self.name,
-            "sha256": self.fingerprint,
-            "eos_token": self._tokenizer.eos_token,
-            "pad_token": self._tokenizer.pad_token,
-            "turn_end": self._turn_end(),
-        }
-
-    def _turn_end(self) -> str | None:
-        """The special token with which the chat template closes the assistant's turn."""
-        if not self._tokenizer.chat_template:
-            return None
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "answer"}]
-        text = self._tokenizer.apply_chat_template(turns, tokenize=False)
-        tail = text[text.rindex("answer") :]
-        special = self._rust.get_added_tokens_decoder().values()
-        found = [(tail.index(token.content), token.content) for token in special if token.content in tail]
-        return min(found)[1] if found else None
-
-
-class _Source:
-    """One JSONL file: an index of its lines in order of selection, and what was taken from it."""
-
-    def __init__(self, name: str, path: Path, seed: int, is_replay: bool = False) -> None:
-        import numpy as np
-
-        self.name, self.path, self.is_replay = name, path, is_replay
-        if not path.is_file():
-            mend = "give an existing JSONL file." if is_replay else f"run `smt generate --method {name}` first."
-            raise BadInput(f"{path} does not exist; {mend}")
-        offsets, rounds, orders, contents, documents = (array("Q") for _ in range(5))
-        offset = 0
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    row = self._parse(line, number)
-                    content = _hash(row.get("text") or orjson.dumps(row["messages"]).decode())
-                    offsets.append(offset)
-                    rounds.append(0 if is_replay else row["round"])
-                    orders.append(_hash(f"{seed}:{content if is_replay else row['id']}"))
-                    contents.append(content)
-                    documents.append(0 if is_replay else _hash(row["doc_id"]))
-                offset += len(line)
-        if not offsets:
-            raise BadInput(f"{path} is empty; " + ("give some text." if is_replay else "generate records first."))
-        columns = [np.frombuffer(column, dtype=np.uint64) for column in (offsets, orders, contents, documents)]
-        by_round = np.lexsort((columns[0], columns[1], np.frombuffer(rounds, dtype=np.uint64)))
-        self._offset, self._order, self.content, self._document = (column[by_round] for column in columns)
-        self.available, self.duplicates = len(by_round), 0
-        self.dropped: list[dict[str, Any]] = []
-        self.asked = 0.0
-        self.total = 0
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
-        where = f"{self.path}, line {number}"
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise BadInput(f"{where}: not valid JSON ({error}).") from None
-        if not isinstance(row, dict) or bool(row.get("text")) == bool(row.get("messages")):
-            raise BadInput(f"{where}: expected an object with either `text` or `messages`.")
-        if row.get("messages"):
-            messages = row["messages"]
-            if (
-                not isinstance(messages, list)
-                or not all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in messages)
-                or messages[-1]["role"] != "assistant"
-            ):
-                raise BadInput(f"{where}: `messages` must be turns with role and content, the assistant's last.")
-        elif not isinstance(row["text"], str):
-            raise BadInput(f"{where}: `text` must be a string.")
-        if not self.is_replay and not (
-            isinstance(row.get("id"), str) and isinstance(row.get("doc_id"), str) and isinstance(row.get("round"), int)
-        ):
-            raise BadInput(f"{where}: a record needs `id`, `doc_id` and `round`.")
-        return row
-
-    def keep(self, mask: "NDArray[np.bool_]") -> None:
-        """Forget the lines that `mask` leaves out: they say what another line says already."""
-        self.duplicates += int((~mask).sum())
-        self._offset, self._order = self._offset[mask], self._order[mask]
-        self.content, self._document = self.content[mask], self._document[mask]
-
-    def _read(self, offset: int) -> dict[str, Any]:
-        end = self._map.find(b"\n", offset)
-        row: dict[str, Any] = orjson.loads(self._map[offset : end if end >= 0 else len(self._map)])
-        return row
-
-    def measure(self, ruler: _Ruler, budget: float | None) -> None:
-        """Count tokens in order of selection until `budget` is passed, or to the end."""
-        import numpy as np
-
-        line, piece, pieces, length, chat = (array("Q") for _ in range(5))
-        drops: list[tuple[int, dict[str, Any]]] = []
-        total = 0
-        for first in range(0, len(self._offset), _BATCH):
-            if budget is not None and total > budget:
-                break
-            rows = [self._read(int(offset)) for offset in self._offset[first : first + _BATCH]]
-            chats = iter(ruler.chats([row["messages"] for row in rows if row.get("messages")]))
-            texts = iter(ruler.texts([row["text"] for row in rows if row.get("text")]))
-            for index, row in enumerate(rows, start=first):
-                is_chat = bool(row.get("messages"))
-                lengths = [next(chats if is_chat else texts)]
-                if lengths[0] > ruler.sequence_len:
-                    if is_chat:
-                        drops.append((index, self._drop(row, lengths[0], ruler.sequence_len)))
-                        continue
-                    lengths = ruler.texts(ruler.cut(row["text"]))
-                for number, tokens in enumerate(lengths):
-                    for column, value in zip(
-                        (line, piece, pieces, length, chat),
-                        (index, number, len(lengths), tokens, is_chat),
-                        strict=True,
-                    ):
-                        column.append(value)
-                    total += tokens
-        self._line, self._piece, self._pieces, self._length, self._chat = (
-            np.frombuffer(column, dtype=np.uint64).astype(np.int64) for column in (line, piece, pieces, length, chat)
-        )
-        self._drops, self.total = drops, total
-
-    def _drop(self, row: dict[str, Any], tokens: int, limit: int) -> dict[str, Any]:
-        reason = f"longer than sequence_len: {tokens} tokens, at most {limit} fit"
-        return {"source": self.name, "id": row.get("id"), "reason": reason, "messages": row["messages"]}
-
-    def cut_to(self, budget: float) -> None:
-        """Keep the measured texts whose sum comes nearest to `budget` tokens."""
-        import numpy as np
-
-        sums = np.cumsum(self._length)
-        count = int(np.searchsorted(sums, budget, side="right"))
-        below = float(sums[count - 1]) if count else 0.0
-        if count < len(sums) and sums[count] - budget < budget - below:
-            count += 1
-        self.is_dry = count == len(sums) and budget - float(self._length.sum()) > _TOLERANCE * budget
-        last = len(self._offset) if count == len(sums) else int(self._line[count])
-        self.dropped = [row for index, row in self._drops if index < last]
-        self._line, self._piece, self._pieces, self._length, self._chat = (
-            column[:count] for column in (self._line, self._piece, self._pieces, self._length, self._chat)
-        )
-        self.asked, self.total = budget, int(self._length.sum())
-
-    def tokens_of(self, is_chat: bool) -> int:
-        """Tokens taken in one of the two forms."""
-        return int(self._length[self._chat == is_chat].sum())
-
-    def shortfall_warning(self) -> list[str]:
-        """One sentence if the source ran dry, else nothing."""
-        if not self.is_dry:
-            return []
-        short = 1 - self.total / self.asked
-        mend = "give more replay text" if self.is_replay else "generate more, or lower mix.tokens"
-        return [
-            f"{self.name} ran dry: {self.total:,} of {self.asked:,.0f} tokens, {short:.1%} short. "
+            f"{name} ran dry: {choice.tokens:,} of {choice.asked:,.0f} tokens, {-off / choice.asked:.1%} short. "
             f"Nothing was repeated and the other sources were not scaled: {mend}."
         ]
-
-    def selection(self, is_chat: bool) -> "NDArray[np.int64]":
-        """Positions, among what was taken, of the texts in one of the two forms."""
-        import numpy as np
-
-        return np.flatnonzero(self._chat == is_chat)
-
-    def order_of(self, taken: "NDArray[np.int64]") -> "NDArray[np.uint64]":
-        """The shuffled order's key of each position."""
-        keys: NDArray[np.uint64] = self._order[self._line[taken]]
-        return keys
-
-    def row(self, taken: int, ruler: _Ruler) -> dict[str, Any]:
-        """The training row at a position."""
-        row = self._read(int(self._offset[self._line[taken]]))
-        if row.get("messages"):
-            return {"messages": row["messages"]}
-        if self._pieces[taken] > 1:
-            return {"text": ruler.cut(row["text"])[int(self._piece[taken])]}
-        return {"text": row["text"]}
-
-    def report(self, of_tokens: int) -> dict[str, Any]:
-        """Counts for the manifest; `of_tokens` is what the share is a part of."""
-        import numpy as np
-
-        used = np.unique(self._line)
-        return {
-            "file": str(self.path),
-            "records_available": self.available,
-            "duplicates": self.duplicates,
-            "too_long": len(self.dropped),
-            "records": len(used),
-            "documents": None if self.is_replay else len(np.unique(self._document[used])),
-            "rows": len(self._line),
-            "records_cut": len(np.unique(self._line[self._pieces > 1])),
-            "tokens_asked": round(self.asked),
-            "tokens": self.total,
-            "share": round(self.total / of_tokens, 6),
-            "ran_dry": self.is_dry,
-        }
+    if abs(off) > _TOLERANCE * choice.asked:
+        return [
+            f"{name} has {choice.tokens:,} of {choice.asked:,.0f} tokens, {off / choice.asked:+.1%}: its texts are too "
+            "long to come nearer to so small a share."
+        ]
+    return []
 
 
-def _drop_duplicates(sources: list[_Source]) -> None:
+def _write_files(folder: Path, chosen: list[_Choice], prefix: str = "") -> dict[str, Any]:
+    """Write the training files of what was chosen, shuffled: in order of the records' hashes, whatever their round."""
+    files = {}
+    named = {file: form for mapping in (_FILES, _REPLAY_FILES) for form, file in mapping.items()}
+    for name, form in named.items():
+        path = folder / (prefix + name)
+        path.unlink(missing_ok=True)
+        drawn = [
+            (choice.source, *choice.source.piece_columns(choice.pieces, form))
+            for choice in chosen
+            if choice.source.training_files.get(form) == name
+        ]
+        rows = sum(len(pieces) for _, pieces, _, _ in drawn)
+        if rows:
+            files[path.name] = {
+                "rows": rows,
+                "tokens": sum(int(tokens.sum()) for _, _, _, tokens in drawn),
+                "form": "messages" if form == _CHAT else "text",
+                "sha256": _write_rows(path, drawn),
+            }
+    return files
+
+
+def _write_rows(path: Path, drawn: list[Any]) -> str:
+    """Copy rows from the scratch files in shuffled order; returns the file's SHA-256."""
     import numpy as np
 
-    seen = np.empty(0, dtype=np.uint64)
-    for source in sources:
-        first = np.zeros(len(source.content), dtype=bool)
-        first[np.unique(source.content, return_index=True)[1]] = True
-        source.keep(first & ~np.isin(source.content, seen))
-        seen = np.union1d(seen, source.content)
+    owner = np.repeat(np.arange(len(drawn)), [len(pieces) for _, pieces, _, _ in drawn])
+    pieces = np.concatenate([part for _, part, _, _ in drawn])
+    keys = np.concatenate([part for _, _, part, _ in drawn])
+    digest = hashlib.sha256()
+    partial = path.with_name(path.name + ".partial")
+    sort = np.lexsort((pieces, owner, keys))
+    with partial.open("wb") as file:
+        for begin in range(0, len(sort), _BATCH):
+            batch = sort[begin : begin + _BATCH]
+            rows = [drawn[o][0].row(p) for o, p in zip(owner[batch].tolist(), pieces[batch].tolist(), strict=True)]
+            block = b"\n".join([*rows, b""])
+            digest.update(block)
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    return digest.hexdigest()
 
 
-def _rows(sources: list[_Source], is_chat: bool, ruler: _Ruler) -> Iterator[dict[str, Any]]:
-    """The rows of one file, shuffled: in order of the records' hashes, whatever their round."""
-    import numpy as np
-
-    picked = [source.selection(is_chat) for source in sources]
-    if not picked:
-        return
-    owners = np.repeat(np.arange(len(sources)), [len(taken) for taken in picked])
-    taken = np.concatenate(picked)
-    keys = np.concatenate([source.order_of(part) for source, part in zip(sources, picked, strict=True)])
-    for index in np.lexsort((taken, keys)):
-        yield sources[owners[index]].row(int(taken[index]), ruler)
+def _plain(settings: MixSettings) -> dict[str, Any]:
+    """The settings as JSON has them."""
+    values = asdict(settings)
+    values["replay"] = None if settings.replay is None else str(settings.replay)
+    values["sources"] = {name: str(path) for name, path in settings.sources.items()}
+    return values
 
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

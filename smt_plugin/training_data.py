@@ -8,9 +8,17 @@ import yaml
 
 from smt_plugin.assets import asset_dir
 from smt_plugin.errors import BadInput, require
-from smt_plugin.mix import CHAT_FILE, MANIFEST_FILE, REPLAY_CHAT_FILE, REPLAY_TEXT_FILE, TEXT_FILE
+from smt_plugin.mix import (
+    CHAT_FILE,
+    MANIFEST_FILE,
+    PLAIN_QA_FILE,
+    REPLAY_CHAT_FILE,
+    REPLAY_TEXT_FILE,
+    TEXT_FILE,
+    VALIDATION,
+)
 
-MIX_FILES = (CHAT_FILE, TEXT_FILE, REPLAY_TEXT_FILE, REPLAY_CHAT_FILE)
+MIX_FILES = (CHAT_FILE, TEXT_FILE, PLAIN_QA_FILE, REPLAY_TEXT_FILE, REPLAY_CHAT_FILE)
 
 # How axolotl reads the two forms, where the config does not say it itself.
 _READ_AS: dict[str, dict[str, Any]] = {
@@ -74,8 +82,11 @@ def write_axolotl_config(
     config: str | Path,
     base_model: str | None = None,
     overrides: dict[str, Any] | None = None,
+    mix_folder: Path | None = None,
 ) -> Path:
     """Write `<run>/axolotl.yaml`, ready for `axolotl train`, and return its path.
+
+    For one of several nested mixes it is `<run>/mix/<budget>/axolotl.yaml`, and the result `<run>/model-<budget>`.
 
     Filled in: the paths of the mix's files (an entry of the config for the same file name keeps its
     other keys; one whose file this mix lacks is left out), sequence length, tokenizer, turn end and
@@ -87,11 +98,15 @@ def write_axolotl_config(
         config: shipped name or path.
         base_model: replaces the config's.
         overrides: top-level keys that win over the config's, e.g. `{"num_epochs": 4}`.
+        mix_folder: one of several nested mixes; default: the run's only one.
 
     Raises:
         BadInput: no mix, no such config, or a config that contradicts the mix or its tokenizer.
     """
-    manifest_path = run_folder / "mix" / MANIFEST_FILE
+    folder = run_folder.resolve()
+    mix = (mix_folder or run_folder / "mix").resolve()
+    name = "" if mix == folder / "mix" else mix.name
+    manifest_path = mix / MANIFEST_FILE
     if not manifest_path.is_file():
         raise BadInput(f"{manifest_path} does not exist; run `smt mix` first.")
     manifest = orjson.loads(manifest_path.read_bytes())
@@ -111,16 +126,19 @@ def write_axolotl_config(
             )
     if tokenizer["pad_token"] is None and "pad_token" not in (values.get("special_tokens") or {}):
         values["special_tokens"] = {**(values.get("special_tokens") or {}), "pad_token": tokenizer["eos_token"]}
-    folder = run_folder.resolve()
-    values["datasets"] = _datasets(values.get("datasets") or [], manifest["files"], folder / "mix")
+    entries = values.get("datasets") or []
+    if manifest["validation"]:
+        held_out = _datasets([e for e in entries if _is_mix_file(e)], manifest["validation"], folder / "mix")
+        # Packing needs more than a few held-out texts.
+        values |= {"test_datasets": [{**e, "split": "train"} for e in held_out], "eval_sample_packing": False}
+    values["datasets"] = _datasets(entries, manifest["files"], mix)
     values["sequence_len"] = manifest["settings"]["sequence_len"]
     values["dataset_prepared_path"] = str(folder / "prepared" / manifest["content_hash"][:16])
-    values["output_dir"] = str(folder / "model")
-    path = run_folder / "axolotl.yaml"
+    values["output_dir"] = str(folder / (f"model-{name}" if name else "model"))
+    path = mix / "axolotl.yaml" if name else folder / "axolotl.yaml"
     path.write_text(
         f"# Written by `smt mix` from the config {config}; a new mix writes it anew.\n"
-        f"# Run: axolotl train {folder / 'axolotl.yaml'}\n"
-        + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110),
+        f"# Run: axolotl train {path}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110),
         encoding="utf-8",
     )
     return path
@@ -133,7 +151,7 @@ def _datasets(entries: list[dict[str, Any]], files: dict[str, Any], folder: Path
     like = {"messages": own.get(CHAT_FILE), "text": own.get(TEXT_FILE)}
     mixed = []
     for name, file in files.items():
-        entry = own.get(name) or like[file["form"]] or _READ_AS[file["form"]]
+        entry = own.get(name.removeprefix(VALIDATION)) or like[file["form"]] or _READ_AS[file["form"]]
         mixed.append({**entry, "path": str(folder / name)})
     return mixed + [entry for entry in entries if not _is_mix_file(entry)]
 

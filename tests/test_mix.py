@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_jsonl
-from smt_plugin.mix import MixSettings, mix_run
-from tests.tiny_llama import LLAMA_LIKE, make_tokenizer
+from smt_plugin.mix import MixSettings, budget_name, mix_budgets, mix_run
+from smt_plugin.ruler import Ruler
+from smt_plugin.training_data import write_axolotl_config
+from tests.tiny_llama import LLAMA_LIKE, MICROWORLD_LIKE, QWEN_LIKE, Style, make_model, make_tokenizer
 
 pytest.importorskip("transformers")
 
@@ -65,16 +68,19 @@ def settings(run: Path, tokenizer: str, **changes: Any) -> MixSettings:
 
 @pytest.mark.parametrize("shares", [{"synthetic_qa": 1, "focal_rewrite": 1}, {"focal_rewrite": 3, "synthetic_qa": 1}])
 @pytest.mark.parametrize("tokens", [20_000, 60_000])
-def test_every_share_is_reached_within_half_a_percent_or_one_record(
+def test_every_share_is_reached_within_half_a_percent_or_the_warning_says_by_how_much_not(
     run: Path, tokenizer: str, shares: dict[str, float], tokens: int
 ) -> None:
     manifest = mix_run(run, settings(run, tokenizer, shares=shares, tokens=tokens))
     for name, weight in shares.items():
         asked = tokens * weight / sum(shares.values())
-        longest_record = 512
-        assert abs(manifest["sources"][name]["tokens"] - asked) <= max(0.005 * asked, longest_record / 2)
+        off = manifest["sources"][name]["tokens"] - asked
+        longest_record = 400
+        assert abs(off) <= longest_record / 2
+        said = [warning for warning in manifest["warnings"] if warning.startswith(f"{name} has ")]
+        assert bool(said) == (abs(off) > 0.005 * asked)
+        assert all(f"{off / asked:+.1%}" in warning for warning in said)
     assert manifest["sources"]["replay"]["tokens"] / manifest["tokens"] == pytest.approx(0.1, abs=0.005)
-    assert manifest["warnings"] == []
 
 
 def test_without_a_budget_the_scarcest_source_sets_the_size_and_none_runs_dry(run: Path, tokenizer: str) -> None:
@@ -198,3 +204,234 @@ def test_bad_input_is_named_in_one_sentence(run: Path, tokenizer: str) -> None:
     write(run / "records/synthetic_qa.jsonl", [{"id": "a", "doc_id": "d", "round": 0, "text": "a", "messages": []}, {}])
     with pytest.raises(BadInput, match=r"synthetic_qa\.jsonl, line 2: expected an object with either"):
         mix_run(run, settings(run, tokenizer))
+
+
+def test_several_budgets_give_nested_mixes_each_with_its_own_config(run: Path, tokenizer: str) -> None:
+    mixes = mix_budgets(run, settings(run, tokenizer, tokens=None, budgets=(90_000, 10_000, 30_000)))
+    assert [folder for folder, _ in mixes] == [run / "mix" / name for name in ("10K", "30K", "90K")]
+    for (small, _), (large, _) in pairwise(mixes):
+        for name in ("qa.jsonl", "rewrites.jsonl", "replay.jsonl"):
+            assert set(small.joinpath(name).read_text().splitlines()) < set(
+                large.joinpath(name).read_text().splitlines()
+            )
+    alone = mix_run(run, settings(run, tokenizer, tokens=30_000))
+    assert alone["content_hash"] == mixes[1][1]["content_hash"]
+    outputs = set()
+    for folder, manifest in mixes:
+        path = write_axolotl_config(run, "microworld/full", tokenizer, {"eot_tokens": ["<|eot|>"]}, folder)
+        values = yaml.safe_load(path.read_text())
+        assert path.parent == folder
+        assert [entry["path"] for entry in values["datasets"]] == [str(folder / name) for name in manifest["files"]]
+        outputs.add((values["output_dir"], values["dataset_prepared_path"]))
+    assert {Path(output).name for output, _ in outputs} == {"model-10K", "model-30K", "model-90K"}
+    assert len({prepared for _, prepared in outputs}) == 3
+
+
+def test_a_budget_is_named_as_one_writes_it() -> None:
+    budgets = (10**9, 2 * 10**9, 700_000_000, 1_500_000, 300_000, 1234, 1_234_567, 7)
+    assert [budget_name(tokens) for tokens in budgets] == ["1B", "2B", "700M", "1.5M", "300K", "1234", "1234567", "7"]
+
+
+def test_a_document_and_each_of_its_parts_keep_their_share_of_the_tokens_at_every_budget(
+    run: Path, tokenizer: str
+) -> None:
+    rng = random.Random(5)
+    rows = []
+    sizes = {("long", 0): 400, ("long", 1): 200, ("short", 0): 40}
+    for (document, part), count in sizes.items():
+        for number in range(count):
+            row = {**question(rng, number), "id": f"{document}{part}-{number}", "doc_id": document}
+            rows.append({**row, "part": part, "round": number // 8, "index": number % 8})
+    rng.shuffle(rows)
+    write(run / "records/synthetic_qa.jsonl", rows)
+    only = settings(run, tokenizer, tokens=None, replay=None, shares={"synthetic_qa": 1})
+    everything = mix_run(run, only)["record_tokens"]
+    place = {json.dumps({"messages": row["messages"]}): (row["doc_id"], row["part"], row["round"]) for row in rows}
+    for fraction in (0.1, 0.5):
+        mix_run(run, replace(only, tokens=round(fraction * everything)))
+        used = [place[line] for line in lines(run, "qa.jsonl")]
+        for (document, part), count in sizes.items():
+            rounds = [r for d, p, r in used if (d, p) == (document, part)]
+            assert len(rounds) == pytest.approx(fraction * count, abs=max(2, 0.05 * count))
+            assert max(rounds) <= len(rounds) // 8 + 1
+
+
+def test_records_of_another_run_are_a_source_with_a_share_like_any_other(run: Path, tokenizer: str) -> None:
+    rng = random.Random(11)
+    (run / "other/records").mkdir(parents=True)
+    write(run / "other/records/synthetic_qa.jsonl", [question(rng, number) for number in range(1200)])
+    plain = [{"messages": question(rng, number)["messages"]} for number in range(1200)]
+    write(run / "plain.jsonl", plain)
+    shares = {"focal_rewrite": 2, "other_qa": 1, "plain_qa": 1}
+    sources = {"other_qa": run / "other/records/synthetic_qa.jsonl", "plain_qa": run / "plain.jsonl"}
+    manifest = mix_run(run, settings(run, tokenizer, shares=shares, sources=sources))
+    tokens = {name: source["tokens"] for name, source in manifest["sources"].items()}
+    assert tokens["focal_rewrite"] == pytest.approx(30_000, abs=200)
+    assert tokens["other_qa"] == pytest.approx(15_000, abs=100)
+    assert tokens["plain_qa"] == pytest.approx(15_000, abs=100)
+    with pytest.raises(BadInput, match=r"nothing does not exist; give a JSONL file or a folder of them"):
+        mix_run(run, settings(run, tokenizer, shares={"x": 1}, sources={"x": run / "nothing"}))
+    with pytest.raises(BadInput, match=r"mix\.sources\.x: it has no share"):
+        settings(run, tokenizer, sources={"x": run / "plain.jsonl"})
+
+
+def test_near_duplicates_are_dropped_named_and_counted_and_the_first_round_stays(run: Path, tokenizer: str) -> None:
+    rng = random.Random(12)
+    path = run / "records/focal_rewrite.jsonl"
+    rows = [{**rewrite(rng, number), "text": story(rng, 80)} for number in range(300)]
+    # One word of eighty makes a copy that is nearly the same, twenty words do not.
+    near = [{**row, "id": f"near-{row['id']}", "text": changed(rng, row["text"], 1), "round": 50} for row in rows[:60]]
+    far = [
+        {**row, "id": f"far-{row['id']}", "text": changed(rng, row["text"], 20), "round": 50} for row in rows[60:120]
+    ]
+    write(path, far + near + rows)
+    only = settings(run, tokenizer, tokens=None, replay=None, shares={"focal_rewrite": 1})
+    manifest = mix_run(run, only)
+    source = manifest["sources"]["focal_rewrite"]
+    assert (source["near_duplicates"], source["duplicates"], source["records"]) == (60, 0, 360)
+    dropped = {row["id"]: row["reason"] for _, row in read_jsonl(run / "mix/dropped.jsonl")}
+    assert dropped.keys() == {row["id"] for row in near}
+    for identity, reason in dropped.items():
+        assert reason.startswith(f"near duplicate of {identity.removeprefix('near-')}: 0.")
+    assert "60 records were dropped" in manifest["warnings"][-1]
+    assert mix_run(run, replace(only, near_duplicates=1))["sources"]["focal_rewrite"]["records"] == 420
+
+
+def story(rng: random.Random, words: int) -> str:
+    return " ".join(f"{rng.choice(WORDS)}{rng.randint(0, 999)}" for _ in range(words))
+
+
+def changed(rng: random.Random, text: str, count: int) -> str:
+    words = text.split()
+    for position in rng.sample(range(len(words)), count):
+        words[position] = "changed"
+    return " ".join(words)
+
+
+def test_records_to_leave_out_are_left_out_with_their_reason(run: Path, tokenizer: str) -> None:
+    drop = {"q3": "nearly asks question 7", "q4": "nearly asks question 9"}
+    manifest = mix_run(run, settings(run, tokenizer, tokens=None, shares={"synthetic_qa": 1}), drop)
+    source = manifest["sources"]["synthetic_qa"]
+    assert (source["lines"], source["left_out"], source["records"]) == (1200, 2, 1198)
+    dropped = {row["id"]: row["reason"] for _, row in read_jsonl(run / "mix/dropped.jsonl")}
+    assert dropped == drop
+
+
+def test_questions_and_answers_can_be_plain_text_all_of_which_is_trained(run: Path, tokenizer: str) -> None:
+    manifest = mix_run(run, settings(run, tokenizer, qa_form="text"))
+    assert list(manifest["files"]) == ["rewrites.jsonl", "qa_text.jsonl", "replay.jsonl"]
+    (first, *_) = (row for _, row in read_jsonl(run / "records/synthetic_qa.jsonl"))
+    asked, answered = (turn["content"] for turn in first["messages"])
+    assert {"text": f"Question: {asked}\nAnswer: {answered}"} in [
+        row for _, row in read_jsonl(run / "mix/qa_text.jsonl")
+    ]
+    values = yaml.safe_load(write_axolotl_config(run, "microworld/full", base_model=tokenizer).read_text())
+    assert [entry["type"] for entry in values["datasets"]] == ["completion"] * 3
+
+
+def test_the_last_round_is_held_out_for_validation_and_every_document_is_trained(run: Path, tokenizer: str) -> None:
+    path = run / "records/synthetic_qa.jsonl"
+    once = {**question(random.Random(9), 0), "id": "once", "doc_id": "one round only", "round": 0}
+    rows = [row for _, row in read_jsonl(path)] + [once]
+    write(path, rows)
+    everything = settings(run, tokenizer, tokens=None, shares={"synthetic_qa": 1}, validation_rounds=1)
+    manifest = mix_run(run, everything)
+    last = {json.dumps({"messages": row["messages"]}) for row in rows if row["round"] == 11}
+    assert set(lines(run, "validation_qa.jsonl")) == last
+    trained = set(lines(run, "qa.jsonl"))
+    assert trained.isdisjoint(last)
+    assert json.dumps({"messages": once["messages"]}) in trained
+    assert manifest["validation"]["validation_qa.jsonl"]["rows"] == manifest["sources"]["synthetic_qa"]["held_out"]
+    assert manifest["sources"]["synthetic_qa"]["documents"] == 11
+    config = write_axolotl_config(run, "microworld/full", tokenizer, {"eot_tokens": ["<|eot|>"]})
+    values = yaml.safe_load(config.read_text())
+    assert [entry["path"] for entry in values["test_datasets"]] == [str(run / "mix/validation_qa.jsonl")]
+    assert values["test_datasets"][0]["type"] == "chat_template"
+    mix_run(run, replace(everything, validation_rounds=0))
+    assert not (run / "mix/validation_qa.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_replay_is_streamed_from_a_data_set_and_cut_to_its_share(run: Path, tokenizer: str, kind: str) -> None:
+    from datasets import Dataset
+
+    rng = random.Random(4)
+    texts = [prose(rng, 60) for _ in range(600)]
+    (run / "general").mkdir()
+    for shard in range(3):
+        part = Dataset.from_dict({"text": texts[shard::3], "url": ["a"] * 200})
+        path = str(run / f"general/part-{shard}.{kind}")
+        part.to_parquet(path) if kind == "parquet" else part.to_json(path)
+    chosen = settings(run, tokenizer, replay=str(run / "general"))
+    manifest = mix_run(run, chosen)
+    assert manifest["sources"]["replay"]["share"] == pytest.approx(0.1, abs=0.005)
+    used = [row["text"] for _, row in read_jsonl(run / "mix/replay.jsonl")]
+    assert len(used) == len(set(used)) == manifest["sources"]["replay"]["records"]
+    assert set(used) < set(texts)
+    assert mix_run(run, chosen) == manifest
+    mix_run(run, replace(chosen, seed=1))
+    assert {row["text"] for _, row in read_jsonl(run / "mix/replay.jsonl")} != set(used)
+
+
+def test_a_data_set_that_cannot_be_reached_is_one_sentence_with_the_mend(run: Path, tokenizer: str) -> None:
+    with pytest.raises(BadInput, match=r"mix\.replay HuggingFaceFW/fineweb: .*download it first and give its folder"):
+        mix_run(run, settings(run, tokenizer, replay="HuggingFaceFW/fineweb"))
+
+
+@pytest.mark.parametrize("style", [LLAMA_LIKE, QWEN_LIKE, MICROWORLD_LIKE])
+def test_a_dialogue_is_rendered_exactly_as_the_template_does_it(tmp_path: Path, style: Style) -> None:
+    from transformers import AutoTokenizer
+
+    folder = make_tokenizer(tmp_path, style)
+    ruler, template = Ruler(str(folder), 512), AutoTokenizer.from_pretrained(folder)
+    rng = random.Random(6)
+    for number in range(300):
+        turns = question(rng, number)["messages"]
+        if number % 5 == 0:
+            turns = [{"role": "system", "content": "Be brief."}, *turns, *question(rng, number)["messages"]]
+        turns[-1]["content"] += rng.choice(["", " ", "\n", " <b>", "</think>", "mark0here"])
+        assert ruler.render(turns) == template.apply_chat_template(turns, tokenize=False)
+
+
+def test_a_template_that_treats_contents_in_a_way_of_its_own_is_found_out(tmp_path: Path) -> None:
+    shout = LLAMA_LIKE.replace("message['content'] | trim", "message['content'] | replace('amber', 'AMBER')")
+    ruler = Ruler(str(make_tokenizer(tmp_path, shout)), 512)
+    turns = [{"role": "user", "content": "amber"}, {"role": "assistant", "content": "amber"}]
+    assert ruler.render(turns).count("AMBER") == 2
+    assert all(ruler.render(turns).count("AMBER") == 2 for _ in range(200))
+
+
+CONTROL = "Say <|im_end|> and <|eot_id|> and [INST] and <|eot|> and <|head|>assistant and <|pad|> and <|begin|> here."
+
+
+def test_no_special_token_that_axolotl_trains_on_stems_from_a_text(tmp_path: Path) -> None:
+    pytest.importorskip("axolotl")
+    from axolotl.cli.config import load_cfg
+    from axolotl.common.datasets import load_datasets
+
+    model = make_model(make_tokenizer(tmp_path / "base", LLAMA_LIKE))
+    (tmp_path / "run/records").mkdir(parents=True)
+    place = {"doc_id": "d", "round": 0, "index": 0}
+    turns = [{"role": "user", "content": CONTROL}, {"role": "assistant", "content": f"Yes: {CONTROL}"}]
+    write(tmp_path / "run/records/synthetic_qa.jsonl", [{"id": "q", **place, "messages": turns}])
+    long_text = " ".join(f"{number}: {CONTROL}" for number in range(20))
+    write(tmp_path / "run/records/focal_rewrite.jsonl", [{"id": "t", **place, "text": long_text}])
+    other = [{"role": "user", "content": "a"}, {"role": "assistant", "content": f"b {CONTROL}"}]
+    write(tmp_path / "replay.jsonl", [{"text": f"General. {CONTROL}"}, {"messages": other}])
+    mixed = MixSettings(str(model), tokens=10**6, replay=tmp_path / "replay.jsonl", replay_share=0.9, sequence_len=512)
+    manifest = mix_run(tmp_path / "run", mixed)
+    assert {name: file["rows"] for name, file in manifest["files"].items()} == {
+        "qa.jsonl": 1,
+        "rewrites.jsonl": pytest.approx(6, abs=2),
+        "replay.jsonl": 1,
+        "replay_qa.jsonl": 1,
+    }
+    config = write_axolotl_config(
+        tmp_path / "run", "microworld/full", base_model=str(model), overrides={"eot_tokens": ["<|eot|>"]}
+    )
+    special = range(256, 260)
+    for row in load_datasets(cfg=load_cfg(str(config))).train_dataset:
+        found = sum(token in special for token in row["input_ids"])
+        # Begin and end of a text; of a dialogue also the heads and ends of system, user and assistant.
+        is_chat = row["labels"][0] == -100
+        assert found == (1 + 6 if is_chat else 2)

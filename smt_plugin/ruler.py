@@ -1,0 +1,161 @@
+"""The target model's tokenizer as a measure: how long a text is in training, and where to cut one that is too long."""
+
+import hashlib
+import re
+from bisect import bisect_left
+from typing import Any
+
+from smt_plugin.control_tokens import defuse
+from smt_plugin.errors import BadInput, require
+
+# Latin stops with closing quotes and white space, CJK full stops, ends of lines.
+_SENTENCE_END = re.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*\\s+|[\u3002\uff01\uff1f]|\n+")
+# One dialogue in so many is rendered by the template itself, to check the short cut.
+_CHECK_EVERY = 64
+
+
+class Ruler:
+    """Counts tokens as axolotl will train them, and cuts what is longer than `sequence_len` tokens.
+
+    Raises:
+        BadInput: the tokenizer cannot be loaded, is not a fast one or has no EOS token.
+    """
+
+    def __init__(self, name: str, sequence_len: int) -> None:
+        transformers = require("transformers", "train")
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError, KeyError) as error:
+            raise BadInput(
+                f"tokenizer {name}: cannot be loaded ({str(error).splitlines()[0]}); "
+                "give the target model's folder or hub name."
+            ) from None
+        if not tokenizer.is_fast or tokenizer.eos_token is None:
+            raise BadInput(f"tokenizer {name}: a fast tokenizer (tokenizer.json) with an EOS token is needed.")
+        self.name, self.sequence_len = name, sequence_len
+        self._tokenizer = tokenizer
+        self._rust = tokenizer.backend_tokenizer
+        self._rust.no_truncation()
+        self._rust.no_padding()
+        self._adds_eos = self._rust.encode("a").ids[-1] == tokenizer.eos_token_id
+        self._added = len(self._rust.encode("a").ids) - len(self._rust.encode("a", add_special_tokens=False).ids)
+        declared = self._rust.get_added_tokens_decoder().values()
+        # A token inside a longer one is broken up with it, so the longest come first.
+        self._special = sorted((token.content for token in declared if token.special), key=len, reverse=True)
+        self._special_start = re.compile("|".join({re.escape(token[0]) for token in self._special} | {"<", r"\["}))
+        self._frames: dict[tuple[str, ...], list[str] | None] = {}
+        self._rendered = 0
+        template = tokenizer.chat_template or ""
+        self.fingerprint = hashlib.sha256(f"{self._rust.to_str()}{template}".encode()).hexdigest()
+
+    def defused(self, text: str) -> str:
+        """The text with every chat-control token, and every token that this tokenizer declares special, broken up."""
+        return defuse(text, self._special) if self._special_start.search(text) else text
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """A dialogue in the model's chat template.
+
+        Templates take most of the time of a mix. So what a template puts around the contents of a kind of dialogue is
+        found out once; contents that a template might treat in a way of its own (with white space at an end, or with
+        marks such as <think>) go through the template itself, and so does one dialogue in 64, as a check.
+        """
+        roles = tuple(turn["role"] for turn in messages)
+        if roles not in self._frames:
+            self._frames[roles] = self._frame(roles)
+        frame = self._frames[roles]
+        contents = [turn["content"] for turn in messages]
+        self._rendered += 1
+        plain = frame is not None and all(text == text.strip() and text and "<" not in text for text in contents)
+        if frame is None or not plain:
+            return self._by_template(messages)
+        pieces = [frame[0]]
+        for content, after in zip(contents, frame[1:], strict=True):
+            pieces += (content, after)
+        text = "".join(pieces)
+        if self._rendered % _CHECK_EVERY == 1:
+            rendered = self._by_template(messages)
+            if rendered != text:
+                self._frames[roles] = None
+            return rendered
+        return text
+
+    def _frame(self, roles: tuple[str, ...]) -> list[str] | None:
+        """What stands before, between and after the contents of such a dialogue; None if that varies."""
+        marks = [f"mark{number}here" for number in range(len(roles))]
+        rest = self._by_template([{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)])
+        frame = []
+        for mark in marks:
+            before, found, rest = rest.partition(mark)
+            if not found or mark in rest:
+                return None
+            frame.append(before)
+        return [*frame, rest]
+
+    def _by_template(self, messages: list[dict[str, str]]) -> str:
+        if not self._tokenizer.chat_template:
+            raise BadInput(
+                f"tokenizer {self.name}: it has no chat template, which question-answer records need; "
+                "take another tokenizer, or set mix.qa_form to text."
+            )
+        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False)
+        return text
+
+    def chats(self, rendered: list[str]) -> list[int]:
+        """Tokens of each dialogue, as `render` gave it."""
+        return [len(code) for code in self._rust.encode_batch_fast(rendered, add_special_tokens=False)]
+
+    def texts(self, texts: list[str]) -> list[int]:
+        """Tokens of each text, with what the tokenizer adds and one EOS at the end."""
+        eos = self._tokenizer.eos_token
+        return [
+            len(code) + (not self._adds_eos and not text.endswith(eos))
+            for text, code in zip(texts, self._rust.encode_batch_fast(texts), strict=True)
+        ]
+
+    def cut(self, text: str) -> list[str]:
+        """Cut a text that is too long into pieces of like length, at sentence ends where there are any."""
+        room = self.sequence_len - self._added - (not self._adds_eos)
+        starts = [start for start, _ in self._rust.encode(text, add_special_tokens=False).offsets]
+        if len(starts) <= room:
+            return [text]
+        ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+        # Tokens that begin before each sentence end.
+        counts = [bisect_left(starts, end) for end in ends]
+        bounds, done = [0], 0
+        while len(starts) - done > room:
+            parts_left = -(-(len(starts) - done) // room)
+            goal = done - (-(len(starts) - done) // parts_left)
+            # The first sentence end past the goal keeps the pieces alike; else the last one before it.
+            index = bisect_left(counts, goal)
+            if index == len(counts) or counts[index] > done + room:
+                index -= 1
+            if index >= 0 and counts[index] > done:
+                bounds.append(ends[index])
+                done = counts[index]
+            else:
+                done += room
+                bounds.append(starts[done])
+        pieces = [text[start:end].strip() for start, end in zip(bounds, [*bounds[1:], len(text)], strict=True)]
+        # A piece on its own may come out some tokens longer than as a part of the whole.
+        return [part for piece in pieces if piece for part in self.cut(piece)]
+
+    def report(self) -> dict[str, Any]:
+        """What the training config must agree with."""
+        return {
+            "name": self.name,
+            "sha256": self.fingerprint,
+            "eos_token": self._tokenizer.eos_token,
+            "pad_token": self._tokenizer.pad_token,
+            "turn_end": self._turn_end(),
+        }
+
+    def _turn_end(self) -> str | None:
+        """The special token with which the chat template closes the assistant's turn."""
+        if not self._tokenizer.chat_template:
+            return None
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "answer"}]
+        text = self._tokenizer.apply_chat_template(turns, tokenize=False)
+        tail = text[text.rindex("answer") :]
+        special = self._rust.get_added_tokens_decoder().values()
+        found = [(tail.index(token.content), token.content) for token in special if token.content in tail]
+        return min(found)[1] if found else None

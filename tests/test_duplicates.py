@@ -1,0 +1,53 @@
+"""Near duplicates: what counts as one, that they are found, and that nothing else is."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smt_plugin.duplicates import BANDS, NearDuplicates, band_keys, shared
+
+
+def words(rng: random.Random, count: int) -> list[str]:
+    return ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(count)]
+
+
+def test_case_and_white_space_do_not_count_and_words_do() -> None:
+    text = "The keeper wrote the log each night, and the lamp burned for thirty years."
+    assert shared(text, text.upper()) == 1
+    assert shared(text, text.replace(" ", "\n")) == 1
+    assert 0.3 < shared(text, text.replace("log", "tax")) < 0.8
+    assert shared(text, "A wholly different sentence about nothing of the kind.") == 0
+
+
+def test_scripts_without_spaces_and_texts_without_words_have_shingles() -> None:
+    text = "灯台守は毎晩日誌を書き、灯りは三十年のあいだ燃えつづけた。それを知る者はもういない。"
+    assert shared(text, text) == 1
+    assert 0.3 < shared(text, text.replace("三十", "四十")) < 0.9
+    assert shared("...", "!!!") == 0
+    assert band_keys(["", "..."]).shape == (2, BANDS)
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards"])
+def test_every_near_duplicate_is_found_and_nothing_that_shares_less(tmp_path: Path, order: str) -> None:
+    rng = random.Random(0)
+    texts, similar = [], 0
+    for _ in range(400):
+        base = words(rng, 150)
+        copy = list(base)
+        for position in rng.sample(range(len(base)), rng.choice([1, 3, 12, 40])):
+            copy[position] = "changed"
+        texts += [" ".join(base), " ".join(copy)]
+        similar += shared(texts[-2], texts[-1]) >= 0.8
+    near = NearDuplicates(tmp_path)
+    for begin in range(0, len(texts), 100):
+        near.add(band_keys(texts[begin : begin + 100]))
+    numbers = np.arange(len(texts))
+    found = list(near.find(numbers if order == "forwards" else numbers[::-1], texts.__getitem__, 0.8))
+    assert 100 < similar < 300
+    assert len(found) >= 0.99 * similar
+    for text, earlier, part in found:
+        assert text == earlier + (1 if order == "forwards" else -1)
+        assert part == shared(texts[text], texts[earlier]) >= 0.8
+    assert len({text for text, _, _ in found}) == len(found)
