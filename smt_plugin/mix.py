@@ -26,6 +26,7 @@ import orjson
 from smt_plugin import __version__
 from smt_plugin.errors import BadInput, require
 from smt_plugin.jsonl import write_jsonl
+from smt_plugin.records import record_files
 from smt_plugin.ruler import Ruler
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _mix(
         path = settings.sources.get(name) or run_folder / "records" / f"{name}.jsonl"
         file = files.enter_context((scratch / f"rows{len(sources)}").open("w+b"))
         source = _Source(name, str(path), file, settings)
-        source.read(_record_lines(path, name, name in settings.sources), ruler, near, drop)
+        source.read(_record_lines(path), ruler, near, drop)
         sources.append(source)
     _drop_duplicates(sources, near, settings.near_duplicates)
     for source in sources:
@@ -221,23 +222,16 @@ def budget_name(tokens: int) -> str:
     return str(tokens)
 
 
-def record_files(run_folder: Path, method: str) -> list[Path]:
-    """The files that hold a method's records of a run."""
-    path = run_folder / "records" / f"{method}.jsonl"
-    return [path] if path.is_file() else []
-
-
-def _record_lines(path: Path, name: str, is_foreign: bool) -> Iterator[tuple[str, bytes]]:
-    """Every line of a source with its file and number."""
+def _record_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Every line of a source with its file and number; of a run's records, those of all its shards."""
     if path.is_dir():
         files = sorted(path.glob("*.jsonl"))
     elif path.parent.name == "records":
         files = record_files(path.parent.parent, path.stem)
     else:
         files = [path] if path.is_file() else []
-    mend = "give a JSONL file or a folder of them" if is_foreign else f"run `smt generate --method {name}` first"
     if not files:
-        raise BadInput(f"{path} does not exist; {mend}.")
+        raise BadInput(f"{path} does not exist; give a JSONL file or a folder of them.")
     empty = True
     for file in files:
         with file.open("rb") as lines:
@@ -246,7 +240,7 @@ def _record_lines(path: Path, name: str, is_foreign: bool) -> Iterator[tuple[str
                     empty = False
                     yield f"{file}, line {number}", line
     if empty:
-        raise BadInput(f"{path} is empty; {mend}.")
+        raise BadInput(f"{path} is empty; generate records first.")
 
 
 def _replay_lines(settings: MixSettings) -> Iterator[tuple[str, bytes | dict[str, Any]]]:

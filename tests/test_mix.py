@@ -275,6 +275,17 @@ def test_records_of_another_run_are_a_source_with_a_share_like_any_other(run: Pa
         settings(run, tokenizer, sources={"x": run / "plain.jsonl"})
 
 
+def test_a_run_made_in_shards_gives_the_same_mix_as_one_made_at_once(run: Path, tokenizer: str) -> None:
+    whole = mix_run(run, settings(run, tokenizer))
+    for name in ("synthetic_qa", "focal_rewrite"):
+        rows = [row for _, row in read_jsonl(run / f"records/{name}.jsonl")]
+        for shard in (1, 2):
+            folder = run / f"parted/shards/{shard}-of-2/records"
+            folder.mkdir(parents=True, exist_ok=True)
+            write(folder / f"{name}.jsonl", [row for row in rows if int(row["doc_id"][3:]) % 2 == shard - 1])
+    assert mix_run(run / "parted", settings(run, tokenizer))["content_hash"] == whole["content_hash"]
+
+
 def test_near_duplicates_are_dropped_named_and_counted_and_the_first_round_stays(run: Path, tokenizer: str) -> None:
     rng = random.Random(12)
     path = run / "records/focal_rewrite.jsonl"
