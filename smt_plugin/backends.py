@@ -238,7 +238,9 @@ class OpenAIBackend:
         assert self._session is not None
         try:
             async with self._session.get(
-                f"{endpoint}/models", timeout=aiohttp.ClientTimeout(total=30), allow_redirects=False
+                f"{endpoint}/models",
+                timeout=aiohttp.ClientTimeout(total=min(30.0, self._timeout)),
+                allow_redirects=False,
             ) as response:
                 if 300 <= response.status < 400:
                     return self._moved(endpoint, response.headers.get("Location", ""))

@@ -118,15 +118,27 @@ class CompletionStore:
         except (OSError, sqlite3.OperationalError) as error:
             raise BadInput(f"the run folder {folder} cannot be written ({error}).") from None
         except sqlite3.DatabaseError as error:
-            raise BadInput(f"{self.path} is not a completions store ({error}); move it away.") from None
+            raise self._explain(error) from None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="completions")
         self._waiting: list[tuple[str | Completion, asyncio.Future[Completion | None]]] = []
         self._working: asyncio.Task[None] | None = None
 
     def get(self, key: str) -> Completion | None:
-        """Return the completion under a key, or None."""
-        row = self._connection.execute(_SELECT, (_blob(key),)).fetchone()
-        return _from_row(row) if row else None
+        """Return the completion under a key, or None; raises BadInput where the store is damaged."""
+        try:
+            row = self._connection.execute(_SELECT, (_blob(key),)).fetchone()
+            return _from_row(row) if row else None
+        except (sqlite3.Error, zlib.error) as error:
+            raise self._explain(error) from None
+
+    def _explain(self, error: Exception) -> Exception:
+        """Return an error of SQLite as one that says what to do."""
+        if isinstance(error, sqlite3.OperationalError):
+            return OSError(f"{self.path} cannot be read or written ({error})")
+        return BadInput(
+            f"{self.path} is not a whole completions store ({error}); save what can be read with "
+            "`sqlite3 FILE .recover`, or move it away."
+        )
 
     async def find(self, key: str) -> Completion | None:
         """Return what `get` does, but let other tasks go on while the disk is busy."""
@@ -187,8 +199,8 @@ class CompletionStore:
             # SQLite itself has rolled back after some errors, a full disk among them.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
-                raise OSError(f"{self.path} cannot be written ({error})") from None
+            if isinstance(error, sqlite3.Error):
+                raise self._explain(error) from None
             raise
 
     def uses(self, model: str) -> dict[str, PromptUse]:

@@ -124,7 +124,7 @@ def test_a_second_process_is_refused_with_the_pid_and_host_of_the_first(tmp_path
 
 def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "completions.sqlite").write_text("this is no database, by any means" * 100)
-    with pytest.raises(BadInput, match=r"completions.sqlite is not a completions store"):
+    with pytest.raises(BadInput, match=r"completions.sqlite is not a whole completions store"):
         CompletionStore(tmp_path)
 
 
