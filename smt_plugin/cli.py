@@ -442,6 +442,28 @@ def evaluate(run_file: Path, arms: tuple[str, ...], dry_run: bool) -> None:
     run_arms(commands, click.echo)
 
 
+@cli.command(epilog="\b\nExample:\n  smt retention smt.yaml && smt report smt.yaml")
+@RUN_FILE
+@click.option("--dry-run", is_flag=True, help="print the lm_eval commands and run none")
+def retention(run_file: Path, dry_run: bool) -> None:
+    """Run a small suite of lm_eval's own tasks on the base and the trained model, to see what was forgotten."""
+    from smt_plugin.config import read_run_file
+    from smt_plugin.evaluate import evaluate as run_arms
+    from smt_plugin.retention import retention_commands
+    from smt_plugin.training_data import base_model_of
+
+    settings = read_run_file(run_file)
+    if settings.evaluate is None:
+        raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
+    base_model = base_model_of(settings.train.config, settings.train.base_model)
+    commands = retention_commands(settings.run, settings.evaluate, base_model, settings.run / "model", settings.seed)
+    if dry_run:
+        for command in commands:
+            click.echo(command.text)
+        return
+    run_arms(commands, click.echo)
+
+
 @cli.command(epilog="\b\nExample:\n  smt leaks smt.yaml && smt report smt.yaml")
 @RUN_FILE
 def leaks(run_file: Path) -> None:
@@ -465,15 +487,19 @@ def report(run_file: Path) -> None:
     from rich.console import Console
 
     from smt_plugin.config import read_run_file
-    from smt_plugin.report import arm_results, run_facts, table, write_report
+    from smt_plugin.report import arm_results, retention_table, run_facts, table, write_report
+    from smt_plugin.retention import retention_results
 
     settings = read_run_file(run_file)
     if settings.evaluate is None:
         raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
     results = arm_results(settings.run, settings.evaluate.arms)
-    path = write_report(settings.run, results, run_facts(settings))
+    changes = retention_results(settings.run)
+    path = write_report(settings.run, results, run_facts(settings), changes)
     width = max(shutil.get_terminal_size().columns, 120)
     Console(width=width).print(table(results))
+    if changes:
+        Console(width=width).print(retention_table(changes))
     click.echo(f"report: {path}")
     missing = [result.arm for result in results if result.accuracy is None]
     if missing:

@@ -121,6 +121,18 @@ class JudgeSection(_Section):
     )
 
 
+class RetentionSection(_Section):
+    """Which of lm-eval's own tasks to run before and after training; see retention.py and docs/evaluation.md."""
+
+    tasks: list[str] = Field(
+        default=["arc_challenge", "hellaswag", "winogrande", "gsm8k", "ifeval"],
+        min_length=1,
+        description="names of lm-eval's tasks",
+    )
+    include_path: Path | None = Field(default=None, description="folder of task files that lm-eval does not have")
+    limit: int | None = Field(default=500, ge=1, description="questions a task; null for all")
+
+
 class EvaluateSection(_Section):
     """Which lm-eval tasks to run on which arms; see evaluate.py."""
 
@@ -133,6 +145,7 @@ class EvaluateSection(_Section):
     limit: int | None = Field(default=None, ge=1, description="questions a task, for a quick look")
     retrieval: dict[str, Any] = Field(default={}, description="settings of the RAG arms that replace the defaults")
     judge: JudgeSection | None = Field(default=None, description="for free-form questions")
+    retention: RetentionSection = RetentionSection()
 
 
 class RunFile(_Section):
@@ -261,7 +274,9 @@ def _resolve(run_file: RunFile, folder: Path) -> RunFile:
     )
     evaluate = run_file.evaluate
     if evaluate is not None:
-        evaluate = evaluate.model_copy(update={"data": _path(evaluate.data, folder)})
+        retention = evaluate.retention
+        retention = retention.model_copy(update={"include_path": _path(retention.include_path, folder)})
+        evaluate = evaluate.model_copy(update={"data": _path(evaluate.data, folder), "retention": retention})
     return run_file.model_copy(
         update={
             "run": _path(run_file.run, folder),

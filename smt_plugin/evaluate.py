@@ -75,19 +75,8 @@ def arm_commands(
         trained, ending = ARMS[arm]
         if trained and not (trained_model / "config.json").is_file():
             raise BadInput(f"arm {arm}: there is no trained model in {trained_model}; run `axolotl train` first.")
-        model_args = ",".join(
-            filter(
-                None,
-                [
-                    f"pretrained={trained_model if trained else base_model}",
-                    # Backends differ in their default.
-                    "enable_thinking=False" if settings.model in _LOCAL_MODELS else None,
-                    settings.model_args,
-                ],
-            )
-        )
         folder = run / "results" / arm
-        command = [sys.executable, "-m", "lm_eval", "run", "--model", settings.model, "--model_args", model_args]
+        command = model_command(settings, str(trained_model) if trained else base_model)
         command += ["--tasks", f"{settings.benchmark}_smt{ending}", "--include_path", str(asset_dir("lm_eval_tasks"))]
         command += ["--apply_chat_template", "--batch_size", settings.batch_size, "--seed", str(seed)]
         metadata: dict[str, Any] = {}
@@ -109,6 +98,13 @@ def arm_commands(
         command += ["--log_samples", "--output_path", str(folder)]
         commands.append(ArmCommand(arm, command, folder))
     return commands
+
+
+def model_command(settings: EvaluateSection, model: str) -> list[str]:
+    """The beginning of an lm_eval command: which model answers, with thinking off wherever lm-eval runs it itself."""
+    thinking = "enable_thinking=False" if settings.model in _LOCAL_MODELS else None  # backends differ in their default
+    model_args = ",".join(filter(None, [f"pretrained={model}", thinking, settings.model_args]))
+    return [sys.executable, "-m", "lm_eval", "run", "--model", settings.model, "--model_args", model_args]
 
 
 def evaluate(commands: list[ArmCommand], say: Callable[[str], None]) -> None:
@@ -138,10 +134,10 @@ def evaluate(commands: list[ArmCommand], say: Callable[[str], None]) -> None:
 
 def _check_answers(arm: ArmCommand) -> None:
     """Refuse what a server did not answer, which lm-eval would score as wrong, and samples that are all the same."""
-    path = _samples_file(arm.folder)
+    files = samples_files(arm.folder)
     if arm.command[arm.command.index("--model") + 1] in _LOCAL_MODELS:
         return
-    answers = [sample["resps"][0] for _, sample in read_jsonl(path)]
+    answers = [sample["resps"][0] for path in files for _, sample in read_jsonl(path)]
     empty = sum(not text for texts in answers for text in texts)
     if empty:
         raise RuntimeError(
@@ -179,12 +175,12 @@ def _inputs_hash(command: list[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _samples_file(folder: Path) -> Path:
-    """Return the newest file of samples that lm-eval wrote below a folder."""
+def samples_files(folder: Path) -> list[Path]:
+    """Return the files of samples that lm-eval wrote below a folder, one a task, the newest last."""
     files = sorted(folder.rglob("samples_*.jsonl"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise RuntimeError(f"lm_eval wrote no samples below {folder}")
-    return files[-1]
+    return files
 
 
 def read_arm(folder: Path) -> list[dict[str, Any]] | None:
@@ -195,7 +191,7 @@ def read_arm(folder: Path) -> list[dict[str, Any]] | None:
     if not (folder / "arm.json").is_file():
         return None
     rows = []
-    with _samples_file(folder).open("rb") as file:
+    with samples_files(folder)[-1].open("rb") as file:
         for line in file:
             sample = orjson.loads(line)
             doc = sample["doc"]

@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from smt_plugin.intervals import Estimate, estimate
 from smt_plugin.leaks import read_leaks
 from smt_plugin.official_files import OFFICIAL
 from smt_plugin.records import generated_folders
+from smt_plugin.retention import Change
 from smt_plugin.tune import read_tuned
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ COLUMNS = (
     "without leaks",
     "seconds",
 )
+
+
+RETENTION_COLUMNS = ("task", "metric", "questions", "before", "after", "after less before, paired", "p")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +154,7 @@ def _cells(result: ArmResult) -> list[str]:
     if difference is None:
         cells += ["reference" if result.arm == REFERENCE else "no base + RAG", ""]
     else:
-        cells += [
-            f"{difference.mean * 100:+.1f} ({difference.low * 100:+.1f} to {difference.high * 100:+.1f})",
-            f"{difference.p_value:.3f}" if difference.p_value >= 0.001 else "< 0.001",
-        ]
+        cells += [_difference(difference), _p_value(difference)]
     clean = result.without_leaks
     return [
         *cells,
@@ -162,21 +164,68 @@ def _cells(result: ArmResult) -> list[str]:
     ]
 
 
-def write_report(run: Path, results: list[ArmResult], facts: dict[str, str]) -> Path:
+def retention_rows(changes: list[Change]) -> list[list[str]]:
+    """Return the cells of the table of what was forgotten."""
+    return [
+        [
+            change.task,
+            change.metric,
+            str(change.before.questions),
+            f"{change.before.mean:.1%}",
+            f"{change.after.mean:.1%}",
+            _difference(change.difference),
+            _p_value(change.difference),
+        ]
+        for change in changes
+    ]
+
+
+def retention_table(changes: list[Change]) -> "Table":
+    """Return what was forgotten as a table for the terminal."""
+    from rich.table import Table
+
+    shown = Table(title="What was forgotten: lm-eval's own tasks before and after training")
+    for column in RETENTION_COLUMNS:
+        shown.add_column(column, justify="left" if column == "task" else "right")
+    for cells in retention_rows(changes):
+        shown.add_row(*cells)
+    return shown
+
+
+def _difference(difference: Estimate) -> str:
+    return f"{difference.mean * 100:+.1f} ({difference.low * 100:+.1f} to {difference.high * 100:+.1f})"
+
+
+def _p_value(difference: Estimate) -> str:
+    return f"{difference.p_value:.3f}" if difference.p_value >= 0.001 else "< 0.001"
+
+
+def write_report(run: Path, results: list[ArmResult], facts: dict[str, str], changes: Sequence[Change] = ()) -> Path:
     """Write `report.html` (self-contained) and `report.json` into the run folder and return the former's path.
 
     Args:
         facts: name -> value of what a reader should know about the run, shown above the table.
+        changes: what `smt retention` found, shown below it.
     """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     rows = rows_of(results)
     methods = sorted({result.accuracy.method for result in results if result.accuracy})
     html = environment.get_template("report.html.jinja").render(
-        facts=facts, columns=COLUMNS, rows=rows, plot=plot(results), methods=methods
+        facts=facts,
+        columns=COLUMNS,
+        rows=rows,
+        plot=plot(results),
+        methods=methods,
+        retention_columns=RETENTION_COLUMNS,
+        retention_rows=retention_rows(list(changes)),
     )
     path = run / "report.html"
     path.write_text(html, encoding="utf-8")
-    data = {"facts": facts, "arms": [asdict(result) for result in results]}
+    data = {
+        "facts": facts,
+        "arms": [asdict(result) for result in results],
+        "retention": [asdict(change) for change in changes],
+    }
     (run / "report.json").write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2))
     return path
 
