@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm_server.conftest import Server
+from tests.vllm_server.server import Server
 
 pytestmark = pytest.mark.vllm
 

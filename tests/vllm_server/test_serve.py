@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm_server.conftest import ARGUMENTS, VLLM_SERVE
+from tests.vllm_server.server import ARGUMENTS, VLLM_SERVE
 
 pytestmark = pytest.mark.vllm
 

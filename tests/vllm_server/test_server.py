@@ -12,7 +12,7 @@ from smt_plugin.methods.active_reading import parse_strategies
 from smt_plugin.methods.base import parse_text
 from smt_plugin.methods.synthetic_qa import pairs_schema, parse_pairs
 from smt_plugin.prompts import Prompts
-from tests.vllm_server.conftest import Server
+from tests.vllm_server.server import Server
 
 pytestmark = pytest.mark.vllm
 
