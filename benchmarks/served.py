@@ -175,7 +175,7 @@ def serve(corpus: Path, documents: int, arguments: dict[str, Any]) -> Iterator[S
                     file.write(json.dumps(row | {"meta": document.meta}) + "\n")
             # The development mode has the route that empties the cache.
             environment = vllm_environment(folder / "vllm") | {"VLLM_SERVER_DEV_MODE": "1"}
-            model = make_markov_llama(folder / "model")
+            model = make_markov_llama(folder / "model", layers=1)
             with running_server(model, environment, folder / "server.log", ARGUMENTS | arguments) as server:
                 yield Served(folder, model, folder / "documents.jsonl", len(chosen), server, environment)
     except (BadInput, ServerFailed) as error:

@@ -36,8 +36,8 @@ CHAT_TEMPLATE = (
 SPLIT = r" The answer is \([A-D]\)\.| ?\p{L}+| ?\p{N}{1,3}|\n+|\s+(?!\S)|\s+|[^\s\p{L}\p{N}]+"
 
 
-def make_markov_llama(folder: Path) -> Path:
-    """Write model and tokenizer to `folder` and return it; nothing but the folder differs between calls."""
+def make_markov_llama(folder: Path, layers: int = 4) -> Path:
+    """Write model and tokenizer to `folder` and return it; whatever `layers`, which add nothing, it writes the same."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -49,7 +49,7 @@ def make_markov_llama(folder: Path) -> Path:
         vocab_size=VOCABULARY,
         hidden_size=128,
         intermediate_size=384,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT_TOKENS,
