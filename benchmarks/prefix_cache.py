@@ -144,8 +144,8 @@ def table(arms: list[Arm]) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, documents=20)
-    parser.add_argument("--tokens", default="6K", help="budget of each of three methods (default 6K)")
+    add_arguments(parser, documents=20, concurrency=32)
+    parser.add_argument("--tokens", default="4K", help="budget of each of the three methods (default 4K)")
     parser.add_argument("--max-tokens", type=int, default=128, help="longest reply (default 128)")
     parser.add_argument("--blocks", type=int, default=512, help="blocks of the server's cache (default 512)")
     arguments = parser.parse_args()

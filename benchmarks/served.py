@@ -149,11 +149,13 @@ def fixed_length(tokens: int) -> dict[str, Any]:
     return {"max_tokens": tokens, "min_tokens": tokens, "ignore_eos": True}
 
 
-def add_arguments(parser: ArgumentParser, documents: int) -> None:
-    """Add the arguments that all benchmarks with a server have."""
+def add_arguments(parser: ArgumentParser, documents: int, concurrency: int) -> None:
+    """Add the arguments that all benchmarks with a server have, with their defaults."""
     parser.add_argument("--corpus", type=Path, required=True, help="documents, as `corpus:` of a run file takes them")
     parser.add_argument("--documents", type=int, default=documents, help=f"how many of them (default {documents})")
-    parser.add_argument("--concurrency", type=int, default=32, help="requests in flight at most (default 32)")
+    parser.add_argument(
+        "--concurrency", type=int, default=concurrency, help=f"requests in flight at most (default {concurrency})"
+    )
 
 
 @contextmanager
