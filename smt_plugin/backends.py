@@ -458,8 +458,8 @@ class OpenAIBackend:
         endpoint = self._endpoints[number]
         endpoint.resting_until, endpoint.pause = math.inf, _LONGEST_PAUSE
         # A machine that is gone cuts no connections: without this they would be waited for until their timeout.
-        for scope in endpoint.under_way:
-            scope.reschedule(0.0)
+        while endpoint.under_way:
+            endpoint.under_way.pop().reschedule(0.0)
 
     def revive(self, number: int, url: str) -> None:
         """Send to an endpoint again, whose server is a new one and may have another address."""

@@ -61,6 +61,16 @@ class VLLMServers(_Client):
     replicas: int = Field(default=1, ge=1, description="servers, each with its own GPUs")
     arguments: dict[str, Any] = Field(default={}, description="options of vllm serve, without dashes")
     startup_timeout: float = Field(default=1800, gt=0, description="seconds")
+    ray: str | None = Field(default=None, description="cluster that places the servers: auto, local or an address")
+    resources: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        default=None, min_length=1, description="what one server needs from Ray; default: a GPU a rank"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "VLLMServers":
+        if self.resources is not None and self.ray is None:
+            raise ValueError("resources are reserved by Ray; set `ray` (auto, local or an address) or remove them")
+        return self
 
 
 class Price(_Section):

@@ -590,6 +590,8 @@ def backend_of(run_file: RunFile) -> Backend:
             settings.arguments,
             log_folder=run_file.run,
             startup_timeout=settings.startup_timeout,
+            ray=settings.ray,
+            resources=settings.resources,
             **client,
         )
     api_key = os.environ.get(settings.api_key_variable) or None

@@ -1,20 +1,17 @@
-"""Start `vllm serve` for a run, wait until it is healthy, and stop it again, whatever happens."""
+"""Start `vllm serve` for a run, here or on a Ray cluster, replace servers that end, and stop them again."""
 
 import asyncio
-import ctypes
 import logging
 import os
+import secrets
 import shutil
-import signal
-import socket
-import subprocess
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 from smt_plugin.backends import OpenAIBackend
 from smt_plugin.errors import BadInput
+from smt_plugin.server_process import ServerProcess, free_port
 
 log = logging.getLogger(__name__)
 
@@ -26,23 +23,60 @@ TUNED: dict[str, dict[str, int]] = {
     "Llama-3.1-70B": {"tensor-parallel-size": 4},
     "Llama-3.3-70B": {"tensor-parallel-size": 4},
 }
-_STOP_SECONDS = 30.0
+# A server that so often in a row did not get healthy, or ended within a minute after, is given up.
+MOST_SHORT_LIVES = 3
+_STEADY_SECONDS = 60.0
+_LOOK_EVERY_SECONDS = 1.0
 _SAY_EVERY_SECONDS = 15.0
-_PR_SET_PDEATHSIG = 1
+STOP_SECONDS = 30.0
+# Options that the backend sets itself, and what to do instead.
+_RESERVED = {
+    "host": "the backend chooses the address",
+    "port": "the backend chooses the address",
+    "api-key": "each run makes its own key, and on a command line everybody could read it",
+    "data-parallel-size": "set `backend.replicas`, so that a document's requests find the server that has it cached",
+}
+
+
+class Replica(Protocol):
+    """One server, which can be started again after it ended."""
+
+    async def start(self) -> str:
+        """Start it, stopping what is left of the one before; return its base URL, without waiting until it answers.
+
+        Raises:
+            BadInput: the program is not there.
+            RuntimeError: there is no place for it.
+        """
+        ...
+
+    async def ended(self) -> str | None:
+        """Return None while the server runs, and afterwards why it does not, with the end of its log."""
+        ...
+
+    async def stop(self) -> None:
+        """End it with everything it started."""
+        ...
 
 
 class VLLMBackend(OpenAIBackend):
-    """One `vllm serve` a replica, each with its own GPUs and endpoint.
+    """One `vllm serve` a replica, each with its own GPUs and endpoint, started again when it ends.
 
     Replicas rather than vLLM's data parallelism, because that one does not know which replica has a
-    document in its prefix cache.
+    document in its prefix cache. The servers take only requests with the run's own key, a random one that they
+    get through the environment.
 
     Args:
         command: what starts a server, up to the model's name, e.g. `["vllm", "serve"]`; the program may lie in
             another environment.
         arguments: options of `vllm serve` without dashes, over the tuned ones; True stands for a bare flag.
         log_folder: gets `vllm-<n>.log`.
-        startup_timeout: seconds until every replica must be healthy.
+        startup_timeout: seconds until every replica must be healthy; on Ray, also until it must have a place.
+        ray: address of the Ray cluster that places the replicas (see ray_servers.py), or None for this machine.
+        resources: what one replica needs from Ray, e.g. `{"GPU": 4}`; default: a GPU for each of its ranks.
+
+    Raises:
+        BadInput: an argument that the backend has to set itself.
     """
 
     def __init__(
@@ -53,92 +87,194 @@ class VLLMBackend(OpenAIBackend):
         arguments: dict[str, Any],
         log_folder: Path,
         startup_timeout: float = 1800.0,
+        ray: str | None = None,
+        resources: dict[str, float] | None = None,
         **options: Any,
     ) -> None:
-        self._ports = [_free_port() for _ in range(replicas)]
-        super().__init__([f"http://127.0.0.1:{port}/v1" for port in self._ports], model, **options)
+        self._api_key = secrets.token_hex(16)
+        # The endpoints' addresses are known once the servers are placed.
+        super().__init__(["http://127.0.0.1:0/v1"] * replicas, model, api_key=self._api_key, **options)
         self._command = command
-        self._arguments = {**tuned(model), **arguments}
+        self._arguments = {**tuned(model), **{name.replace("_", "-"): value for name, value in arguments.items()}}
+        for name in _RESERVED.keys() & self._arguments.keys():
+            raise BadInput(f"backend.arguments: remove {name}: {_RESERVED[name]}.")
         self._log_folder = log_folder
         self._startup_timeout = startup_timeout
-        self._servers: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
+        self._ray = ray
+        self._resources = resources
+        self._replicas: list[Replica] = []
+        self._supervisors: list[asyncio.Task[None]] = []
+        self._num_given_up = 0
+        self._must_disconnect = False
 
     async def start(self) -> None:
         """Start the servers and wait for them.
 
         Raises:
-            BadInput: the program is not there.
+            BadInput: the program, the GPUs or the Ray cluster are not there.
             RuntimeError: a server ended, or was not healthy in time; the end of its log is in the message.
         """
+        self._replicas = self._on_ray(self._ray) if self._ray else self._on_this_machine()
+        starts = [asyncio.create_task(self._bring_up(number)) for number in range(len(self._replicas))]
+        try:
+            urls = await asyncio.gather(*starts)
+        finally:
+            await _cancel(starts)
+        for number, url in enumerate(urls):
+            self.revive(number, f"{url}/v1")
+        await super().start()
+        self._supervisors = [asyncio.create_task(self._keep_up(number)) for number in range(len(urls))]
+
+    def _on_this_machine(self) -> list[Replica]:
         if shutil.which(self._command[0]) is None:
             raise BadInput(
                 f"backend.command: {self._command[0]} is not found; install vLLM in an environment of its own and "
                 "give the path of its `vllm`."
             )
-        devices = gpus_of_replicas(len(self._ports), int(self._arguments.get("tensor-parallel-size", 1)))
-        for number, port in enumerate(self._ports):
-            self._servers.append(self._launch(number, port, devices[number]))
-        await asyncio.gather(*(self._healthy(number) for number in range(len(self._ports))))
-        await super().start()
+        devices = gpus_of_replicas(len(self._endpoints), self._gpus_each)
+        return [
+            _LocalReplica(self._command_line, self._api_key, gpus, self._log(number))
+            for number, gpus in enumerate(devices)
+        ]
 
-    def _launch(self, number: int, port: int, devices: str | None) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-        arguments = {"host": "127.0.0.1", "port": port, **self._arguments}
-        command = [*self._command, self.model]
-        for name, value in arguments.items():
-            command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-        environment = dict(os.environ)
-        if devices is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = devices
+    def _on_ray(self, address: str) -> list[Replica]:
+        from smt_plugin.ray_servers import RayReplica, connect
+
+        resources = self._resources or {"GPU": self._gpus_each}
+        self._must_disconnect = connect(address, len(self._endpoints), resources)
+        return [
+            RayReplica(number, self._command_line, self._api_key, resources, self._log(number), self._startup_timeout)
+            for number in range(len(self._endpoints))
+        ]
+
+    @property
+    def _gpus_each(self) -> int:
+        sizes = (self._arguments.get(f"{kind}-parallel-size", 1) for kind in ("tensor", "pipeline"))
+        tensor, pipeline = (int(size) for size in sizes)
+        return tensor * pipeline
+
+    @property
+    def _command_line(self) -> list[str]:
+        line = [*self._command, self.model]
+        for name, value in self._arguments.items():
+            line += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        return line
+
+    def _log(self, number: int) -> Path:
+        """Return the file of a replica's log, emptied."""
         self._log_folder.mkdir(parents=True, exist_ok=True)
-        output = (self._log_folder / f"vllm-{number}.log").open("wb")
-        log.warning("starting %s (log: %s)", " ".join(command), output.name)
-        server = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
-        return server, output
+        path = self._log_folder / f"vllm-{number}.log"
+        path.write_bytes(b"")
+        return path
 
-    async def _healthy(self, number: int) -> None:
+    async def _bring_up(self, number: int) -> str:
+        """Start a server, wait until it is healthy and return its base URL."""
         import aiohttp
 
-        server, output = self._servers[number]
+        replica = self._replicas[number]
+        url = await replica.start()
         started = said = time.monotonic()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             while True:
-                if server.poll() is not None:
-                    raise RuntimeError(f"vLLM ended with status {server.returncode} at the start; {_tail(output.name)}")
+                reason = await replica.ended()
+                if reason is not None:
+                    raise RuntimeError(f"before it was healthy, {reason}")
                 try:
-                    async with session.get(f"http://127.0.0.1:{self._ports[number]}/health") as response:
+                    async with session.get(f"{url}/health") as response:
                         if response.status == 200:
-                            return
+                            return url
                 except (aiohttp.ClientError, TimeoutError):
                     pass
                 now = time.monotonic()
                 if now - started > self._startup_timeout:
-                    raise RuntimeError(f"vLLM was not healthy after {now - started:.0f} s; {_tail(output.name)}")
+                    log_path = self._log_folder / f"vllm-{number}.log"
+                    raise RuntimeError(f"vLLM was not healthy at {url} after {now - started:.0f} s; {tail(log_path)}")
                 if now - said > _SAY_EVERY_SECONDS:
                     said = now
-                    log.warning("waiting for vLLM, %.0f s so far (log: %s)", now - started, output.name)
+                    log.warning("waiting for vLLM %d at %s, %.0f s so far", number, url, now - started)
                 await asyncio.sleep(0.5)
+
+    async def _keep_up(self, number: int) -> None:
+        try:
+            await self._supervise(number)
+        except Exception as error:  # whatever it is, no request may wait for ever
+            self.give_up(f"vLLM {number} is supervised no more: {error}")
+
+    async def _supervise(self, number: int) -> None:
+        """Start a server again whenever it ends, until it ends too often in a row to be worth it."""
+        replica = self._replicas[number]
+        short_lives = 0
+        while True:
+            since = time.monotonic()
+            while (reason := await replica.ended()) is None:
+                await asyncio.sleep(_LOOK_EVERY_SECONDS)
+            self.rest(number)
+            short_lives = short_lives + 1 if time.monotonic() - since < _STEADY_SECONDS else 0
+            url = None
+            while url is None:
+                if short_lives >= MOST_SHORT_LIVES:
+                    await replica.stop()
+                    self._give_up_replica(number, reason)
+                    return
+                log.warning("vLLM %d is started again: %s", number, reason)
+                try:
+                    url = await self._bring_up(number)
+                except (BadInput, RuntimeError, OSError) as error:
+                    reason = str(error)
+                    short_lives += 1
+            log.warning("vLLM %d is healthy again at %s", number, url)
+            self.revive(number, f"{url}/v1")
+
+    def _give_up_replica(self, number: int, reason: str) -> None:
+        self._num_given_up += 1
+        sentence = (
+            f"vLLM {number} ended {MOST_SHORT_LIVES} times in a row without staying healthy, the last time: {reason}"
+        )
+        left = len(self._replicas) - self._num_given_up
+        if left:
+            log.warning("%s. Going on with the other %d.", sentence, left)
+        else:
+            self.give_up(sentence)
 
     async def close(self) -> None:
         """Close the connections and stop the servers with everything they started."""
+        await _cancel(self._supervisors)
         await super().close()
-        for server, _ in self._servers:
-            _signal_group(server, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_SECONDS
-        for server, output in self._servers:
-            while server.poll() is None and time.monotonic() < deadline:
-                await asyncio.sleep(0.1)
-            _signal_group(server, signal.SIGKILL)
-            server.wait()
-            output.close()
-        self._servers = []
+        await asyncio.gather(*(replica.stop() for replica in self._replicas))
+        self._replicas = []
+        if self._must_disconnect:
+            from smt_plugin.ray_servers import disconnect
+
+            disconnect()
+
+
+class _LocalReplica:
+    """A server on this machine; `gpus` is its CUDA_VISIBLE_DEVICES, or None for the environment's own."""
+
+    def __init__(self, command_line: list[str], api_key: str, gpus: str | None, log_path: Path) -> None:
+        self._command_line = command_line
+        self._environment = os.environ | {"VLLM_API_KEY": api_key}
+        if gpus is not None:
+            self._environment["CUDA_VISIBLE_DEVICES"] = gpus
+        self._log = log_path
+        self.process: ServerProcess | None = None
+
+    async def start(self) -> str:
+        await self.stop()
+        port = free_port("127.0.0.1")
+        command = [*self._command_line, "--host", "127.0.0.1", "--port", str(port)]
+        log.warning("starting %s (log: %s)", " ".join(command), self._log)
+        self.process = ServerProcess(command, self._environment, self._log)
+        return f"http://127.0.0.1:{port}"
+
+    async def ended(self) -> str | None:
+        status = self.process.status() if self.process else None
+        return None if status is None else f"vLLM ended with status {status}; {tail(self._log)}"
+
+    async def stop(self) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            await asyncio.to_thread(process.stop, STOP_SECONDS)
 
 
 def tuned(model: str) -> dict[str, int]:
@@ -164,23 +300,13 @@ def gpus_of_replicas(replicas: int, gpus_each: int) -> list[str | None]:
     return [",".join(devices[n * gpus_each : (n + 1) * gpus_each]) for n in range(replicas)]
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to end the server when this process is gone, even by SIGKILL (Linux)."""
-    with suppress(AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _signal_group(server: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(server.pid, number)
-
-
-def _tail(path: str) -> str:
-    lines = Path(path).read_text(errors="replace").strip().splitlines()
+def tail(path: Path) -> str:
+    """Return the last lines of a log as a part of a sentence."""
+    lines = path.read_text(errors="replace").strip().splitlines()
     return f"its log {path} ends with: {' | '.join(lines[-3:])}" if lines else f"its log {path} is empty"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+async def _cancel(tasks: "list[asyncio.Task[Any]]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -3,16 +3,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from smt_plugin.backends import Request
+from smt_plugin.backends import BackendDown, OpenAIBackend, Request
 from smt_plugin.errors import BadInput
 from smt_plugin.vllm_server import VLLMBackend, gpus_of_replicas, tuned
 from tests.endpoint import MODEL
+from tests.processes import processes, wait_for
 
 ROOT = Path(__file__).parent.parent
 REQUEST = Request([{"role": "user", "content": "Hello"}], {}, 0, None, "d")
@@ -28,28 +28,24 @@ def backend(folder: Path, **options: Any) -> VLLMBackend:
     return VLLMBackend(MODEL, [sys.executable, "-m", "tests.fake_vllm"], **settings)
 
 
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+def pids(backend: VLLMBackend) -> list[int]:
+    replicas: Any = backend._replicas
+    return [replica.process.pid for replica in replicas]
 
 
 def test_two_replicas_are_started_on_their_own_gpus_asked_and_stopped(tmp_path: Path) -> None:
-    async def run() -> list[int]:
-        servers = backend(tmp_path, replicas=2, arguments={"tensor-parallel-size": 2, "enforce-eager": True})
+    async def run() -> None:
+        arguments = {"tensor_parallel_size": 2, "enforce-eager": True, "label": str(tmp_path)}
+        servers = backend(tmp_path, replicas=2, arguments=arguments)
         try:
             await servers.start()
-            pids = [server.pid for server, _ in servers._servers]
             assert (await servers.complete(REQUEST)).text
-            assert all(alive(pid) for pid in pids)
+            assert len(processes(tmp_path)) == 4
         finally:
             await servers.close()
-        return pids
 
-    pids = asyncio.run(run())
-    assert not any(alive(pid) for pid in pids)
+    asyncio.run(run())
+    assert not processes(tmp_path)
     logs = [(tmp_path / f"vllm-{n}.log").read_text() for n in range(2)]
     assert "GPUs 0,1" in logs[0]
     assert "GPUs 2,3" in logs[1]
@@ -64,44 +60,119 @@ def test_a_server_that_breaks_at_the_start_is_named_with_the_end_of_its_log(tmp_
         finally:
             await servers.close()
 
-    with pytest.raises(RuntimeError, match=r"ended with status 1 at the start.*out of memory"):
+    with pytest.raises(RuntimeError, match=r"before it was healthy, vLLM ended with status 1.*out of memory"):
         asyncio.run(run())
 
 
 def test_a_server_that_never_gets_healthy_is_given_up_and_stopped(tmp_path: Path) -> None:
-    async def run() -> int:
-        servers = backend(tmp_path, arguments={"hang": True}, startup_timeout=1.0)
+    async def run() -> None:
+        servers = backend(tmp_path, arguments={"hang": True, "label": str(tmp_path)}, startup_timeout=1.0)
         try:
-            with pytest.raises(RuntimeError, match="was not healthy after"):
+            with pytest.raises(RuntimeError, match=r"was not healthy at http://127\.0\.0\.1:\d+ after"):
                 await servers.start()
-            return servers._servers[0][0].pid
+            assert processes(tmp_path)
         finally:
             await servers.close()
 
-    assert not alive(asyncio.run(run()))
+    asyncio.run(run())
+    assert not processes(tmp_path)
 
 
 def test_the_servers_end_when_their_owner_is_killed(tmp_path: Path) -> None:
     code = (
         "import asyncio, sys\nfrom pathlib import Path\nfrom tests.test_vllm_server import backend\n"
         "async def main():\n"
-        "    servers = backend(Path(sys.argv[1]))\n"
+        "    servers = backend(Path(sys.argv[1]), arguments={'label': sys.argv[1]})\n"
         "    await servers.start()\n"
-        "    print(servers._servers[0][0].pid, flush=True)\n"
+        "    print('started', flush=True)\n"
         "    await asyncio.sleep(3600)\n"
         "asyncio.run(main())"
     )
     owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert owner.stdout is not None
-    pid = int(owner.stdout.readline())
-    assert alive(pid)
+    assert owner.stdout.readline()
+    assert len(processes(tmp_path)) == 2
     os.kill(owner.pid, signal.SIGKILL)
     owner.wait()
     owner.stdout.close()
-    deadline = time.monotonic() + 10
-    while alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not alive(pid)
+    assert wait_for(lambda: not processes(tmp_path), 20)
+
+
+def test_a_server_that_is_killed_is_started_again_and_its_requests_are_answered(tmp_path: Path) -> None:
+    async def run() -> None:
+        servers = backend(tmp_path, arguments={"seconds": 0.5, "label": str(tmp_path)})
+        try:
+            await servers.start()
+            (before,) = pids(servers)
+            asked = [asyncio.create_task(servers.complete(REQUEST)) for _ in range(8)]
+            await asyncio.sleep(0.1)
+            os.kill(before, signal.SIGKILL)
+            replies = await asyncio.gather(*asked)
+            assert len({reply.text for reply in replies}) == 1
+            assert pids(servers) != [before]
+            # The engine of the killed server is gone, or it would hold its GPU.
+            assert len(processes(tmp_path)) == 2
+        finally:
+            await servers.close()
+
+    asyncio.run(run())
+    assert (tmp_path / "vllm-0.log").read_text().count("Application startup complete") == 2
+
+
+def test_a_server_that_keeps_ending_is_given_up_and_the_last_one_ends_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ask_for_ever(servers: VLLMBackend) -> None:
+        while True:
+            await servers.complete(REQUEST)
+
+    async def run() -> None:
+        servers = backend(tmp_path, replicas=2, arguments={"label": str(tmp_path), "once": str(tmp_path)})
+        try:
+            await servers.start()
+            first, second = pids(servers)
+            os.kill(first, signal.SIGKILL)
+            while "Going on with the other 1" not in caplog.text:
+                await asyncio.sleep(0.1)
+                assert (await servers.complete(REQUEST)).text
+            os.kill(second, signal.SIGKILL)
+            with pytest.raises(BackendDown, match=r"ended 3 times in a row without staying healthy.*started before"):
+                await ask_for_ever(servers)
+        finally:
+            await servers.close()
+
+    asyncio.run(run())
+    assert not processes(tmp_path)
+
+
+def test_no_key_is_on_a_command_line_or_in_a_log_and_without_it_a_server_refuses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> str:
+        servers = backend(tmp_path, arguments={"label": str(tmp_path)})
+        try:
+            await servers.start()
+            (pid,) = pids(servers)
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            (key,) = [entry.split(b"=")[1] for entry in environment if entry.startswith(b"VLLM_API_KEY=")]
+            assert key not in Path(f"/proc/{pid}/cmdline").read_bytes()
+            stranger = OpenAIBackend([servers._endpoints[0].url], MODEL)
+            with pytest.raises(BadInput, match=r"refused the API key \(status 401\)"):
+                await stranger.start()
+            await stranger.close()
+        finally:
+            await servers.close()
+        return key.decode()
+
+    key = asyncio.run(run())
+    assert len(key) == 32
+    assert key not in caplog.text + (tmp_path / "vllm-0.log").read_text()
+
+
+@pytest.mark.parametrize("name", ["host", "port", "api-key", "api_key", "data-parallel-size"])
+def test_arguments_that_the_backend_sets_itself_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match=rf"backend\.arguments: remove {name.replace('_', '-')}: "):
+        backend(tmp_path, arguments={name: "x"})
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
