@@ -91,9 +91,9 @@ class VLLMBackend(OpenAIBackend):
         resources: dict[str, float] | None = None,
         **options: Any,
     ) -> None:
-        self._api_key = secrets.token_hex(16)
+        self._run_key = secrets.token_hex(16)
         # The endpoints' addresses are known once the servers are placed.
-        super().__init__(["http://127.0.0.1:0/v1"] * replicas, model, api_key=self._api_key, **options)
+        super().__init__(["http://127.0.0.1:0/v1"] * replicas, model, api_key=self._run_key, **options)
         self._command = command
         self._arguments = {**tuned(model), **{name.replace("_", "-"): value for name, value in arguments.items()}}
         for name in _RESERVED.keys() & self._arguments.keys():
@@ -133,7 +133,7 @@ class VLLMBackend(OpenAIBackend):
             )
         devices = gpus_of_replicas(len(self._endpoints), self._gpus_each)
         return [
-            _LocalReplica(self._command_line, self._api_key, gpus, self._log(number))
+            _LocalReplica(self._command_line, self._run_key, gpus, self._log(number))
             for number, gpus in enumerate(devices)
         ]
 
@@ -143,7 +143,7 @@ class VLLMBackend(OpenAIBackend):
         resources = self._resources or {"GPU": self._gpus_each}
         self._must_disconnect = connect(address, len(self._endpoints), resources)
         return [
-            RayReplica(number, self._command_line, self._api_key, resources, self._log(number), self._startup_timeout)
+            RayReplica(number, self._command_line, self._run_key, resources, self._log(number), self._startup_timeout)
             for number in range(len(self._endpoints))
         ]
 
