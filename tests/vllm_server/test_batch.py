@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vllm_server.conftest import VLLM_SERVE
+from tests.vllm_server.server import VLLM_SERVE
 
 pytestmark = pytest.mark.vllm
 
