@@ -466,6 +466,8 @@ class OpenAIBackend:
         endpoint = self._endpoints[number]
         endpoint.url, endpoint.resting_until, endpoint.pause = url, 0.0, 1.0
         endpoint.limit, endpoint.grows_fast = min(_FIRST_LIMIT, self._most), True
+        endpoint.failures = 0
+        self._failing_since = None
         self._hand_out()
 
     def give_up(self, reason: str) -> None:

@@ -289,10 +289,11 @@ def test_requests_of_a_server_that_is_gone_wait_for_the_one_that_replaces_it() -
             await asyncio.sleep(0.3)
             backend.rest(0)
             await asyncio.sleep(0.3)
+            new.faults = {0: lambda request: status(503, {"Retry-After": "0.05"})}
             backend.revive(0, new.url)
             replies = await asyncio.gather(*asked)
             assert all(reply.text for reply in replies)
-            assert (len(silent.bodies), len(new.bodies)) == (2, 4)
+            assert (len(silent.bodies), len(new.bodies)) == (2, 5)
             await backend.close()
 
     asyncio.run(run())
