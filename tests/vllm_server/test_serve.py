@@ -17,7 +17,7 @@ from tests.vllm_server.server import ARGUMENTS, VLLM_SERVE
 pytestmark = pytest.mark.vllm
 
 
-def start(folder: Path, model: Path, environment: dict[str, str]) -> "subprocess.Popen[str]":
+def start(folder: Path, model: Path, environment: dict[str, str], tokens: int = 500) -> "subprocess.Popen[str]":
     """Write a run file for one short document, and start `smt generate` on it.
 
     Each run serves a copy of the model in its own folder, by which its server can be told from others.
@@ -29,7 +29,7 @@ def start(folder: Path, model: Path, environment: dict[str, str]) -> "subprocess
         "run": "run",
         "corpus": "archive",
         "backend": {"kind": "vllm", "model": str(folder / "model"), "command": VLLM_SERVE, "arguments": ARGUMENTS},
-        "methods": {"synthetic_qa": {"tokens": 500, "pairs_per_call": 2}},
+        "methods": {"synthetic_qa": {"tokens": tokens, "pairs_per_call": 2}},
     }
     (folder / "smt.yaml").write_text(json.dumps(content))
     command = [sys.executable, "-m", "smt_plugin", "generate", "smt.yaml"]
@@ -100,3 +100,24 @@ def test_ctrl_c_takes_all_of_the_servers_processes_along(
     smt.send_signal(signal.SIGINT)
     smt.communicate(timeout=60)
     assert wait_for(lambda: not members(group), 60), members(group)
+
+
+def test_a_server_killed_midway_is_started_again_and_its_engine_is_gone(
+    tmp_path: Path, model_folder: Path, vllm_environment: dict[str, str]
+) -> None:
+    def starts() -> int:
+        log = tmp_path / "run" / "vllm-0.log"
+        return log.read_text().count("Application startup complete") if log.exists() else 0
+
+    smt = start(tmp_path, model_folder, vllm_environment, tokens=20_000)
+    assert wait_for(lambda: starts() == 1, 300)
+    group = process_group(tmp_path / "model")
+    assert group is not None
+    os.kill(group, signal.SIGKILL)
+    _, errors = smt.communicate(timeout=600)
+    assert smt.returncode == 0, errors
+    assert "vLLM 0 is healthy again" in errors
+    assert starts() == 2
+    assert members(group) == []
+    ids = [json.loads(line)["id"] for line in (tmp_path / "run/records/synthetic_qa.jsonl").read_text().splitlines()]
+    assert len(ids) == len(set(ids)) > 10
