@@ -415,6 +415,28 @@ def tune(
     )
 
 
+@cli.command(name="ls", epilog="\b\nExample:\n  smt ls")
+def list_shipped() -> None:
+    """List the methods, prompts, tasks and configs that come with the package, one line each."""
+    from smt_plugin.shipped import shipped
+
+    for kind, things in shipped().items():
+        click.echo(f"{kind}:")
+        width = max(map(len, things))
+        for name, line in things.items():
+            click.echo(f"  {name:{width}}  {line}")
+
+
+@cli.command(name="cp", epilog="\b\nExample:\n  smt cp qwen3-8b/full my.yaml")
+@click.argument("config")
+@click.argument("destination", type=click.Path(path_type=Path), default=Path("."))
+def copy_shipped(config: str, destination: Path) -> None:
+    """Copy an axolotl config to change: to a file, or into a folder (default: this one)."""
+    from smt_plugin.shipped import copy_config
+
+    click.echo(f"wrote {copy_config(config, destination)}")
+
+
 @cli.command(epilog="\b\nExamples:\n  smt evaluate smt.yaml\n  smt evaluate smt.yaml --arm base --arm base_rag")
 @RUN_FILE
 @click.option("--arm", "arms", multiple=True, help="only this arm; may be given again")
@@ -424,7 +446,7 @@ def evaluate(run_file: Path, arms: tuple[str, ...], dry_run: bool) -> None:
     from smt_plugin.config import read_run_file
     from smt_plugin.evaluate import arm_commands
     from smt_plugin.evaluate import evaluate as run_arms
-    from smt_plugin.training_data import base_model_of
+    from smt_plugin.training_data import base_model_of, trained_model
     from smt_plugin.tune import read_tuned
 
     settings = read_run_file(run_file)
@@ -434,7 +456,7 @@ def evaluate(run_file: Path, arms: tuple[str, ...], dry_run: bool) -> None:
     if tuned := read_tuned(settings.run):
         section = section.model_copy(update={"retrieval": tuned["chosen"] | section.retrieval})
     base_model = base_model_of(settings.train.config, settings.train.base_model)
-    commands = arm_commands(settings.run, section, base_model, settings.run / "model", settings.seed)
+    commands = arm_commands(settings.run, section, base_model, trained_model(settings.run), settings.seed)
     if dry_run:
         for arm in commands:
             click.echo(arm.text)

@@ -73,8 +73,12 @@ def arm_commands(
         if arm not in ARMS:
             raise BadInput(f"evaluate.arms: unknown arm {arm!r}; use some of {', '.join(ARMS)}.")
         trained, ending = ARMS[arm]
-        if trained and not (trained_model / "config.json").is_file():
-            raise BadInput(f"arm {arm}: there is no trained model in {trained_model}; run `axolotl train` first.")
+        # axolotl writes config.json before it trains, and the weights after it.
+        if trained and not any(trained_model.glob("*.safetensors")):
+            raise BadInput(
+                f"arm {arm}: there is no trained model in {trained_model}; run `axolotl train` first, and after LoRA "
+                "`axolotl merge-lora`."
+            )
         folder = run / "results" / arm
         command = model_command(settings, str(trained_model) if trained else base_model)
         command += ["--tasks", f"{settings.benchmark}_smt{ending}", "--include_path", str(asset_dir("lm_eval_tasks"))]

@@ -6,7 +6,6 @@ from typing import Any
 import orjson
 import yaml
 
-from smt_plugin.assets import asset_dir
 from smt_plugin.errors import BadInput, require
 from smt_plugin.mix import (
     CHAT_FILE,
@@ -17,6 +16,7 @@ from smt_plugin.mix import (
     TEXT_FILE,
     VALIDATION,
 )
+from smt_plugin.shipped import config_files
 
 MIX_FILES = (CHAT_FILE, TEXT_FILE, PLAIN_QA_FILE, REPLAY_TEXT_FILE, REPLAY_CHAT_FILE)
 
@@ -33,21 +33,16 @@ _READ_AS: dict[str, dict[str, Any]] = {
 }
 
 
-def shipped_configs() -> list[str]:
-    """Names of the configs that come with the package, e.g. `llama-3.1-8b/full`."""
-    folder = asset_dir("axolotl_configs")
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-
-
 def read_config(config: str | Path) -> dict[str, Any]:
     """Read an axolotl config by its shipped name (`qwen3-8b/full`) or by its path.
 
     Raises:
         BadInput: there is no such config, or it is not a YAML mapping.
     """
-    path = asset_dir("axolotl_configs") / f"{config}.yaml" if str(config) in shipped_configs() else Path(config)
+    files = config_files()
+    path = files.get(str(config), Path(config))
     if not path.is_file():
-        raise BadInput(f"config {config}: no such file; give a path, or one of: {', '.join(shipped_configs())}.")
+        raise BadInput(f"config {config}: no such file; give a path, or one of: {', '.join(files)}.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -159,6 +154,24 @@ def _datasets(entries: list[dict[str, Any]], files: dict[str, Any], folder: Path
 def _is_mix_file(entry: dict[str, Any]) -> bool:
     path = Path(str(entry.get("path")))
     return path.name in MIX_FILES and path.parent.name == "mix"
+
+
+def trained_model(run_folder: Path) -> Path:
+    """The folder of a run's trained model: `<run>/model`, or `<run>/model/merged` where its config trains an adapter.
+
+    Raises:
+        BadInput: the merged model is older than the adapter.
+    """
+    config, folder = run_folder / "axolotl.yaml", run_folder / "model"
+    if not config.is_file() or not read_config(config).get("adapter"):
+        return folder
+    merged = [path.stat().st_mtime for path in (folder / "merged").glob("*.safetensors")]
+    trained = [path.stat().st_mtime for path in folder.glob("adapter_model.safetensors")]
+    if merged and trained and min(merged) < max(trained):
+        raise BadInput(
+            f"{folder / 'merged'} was merged before the adapter was last trained; run: axolotl merge-lora {config}"
+        )
+    return folder / "merged"
 
 
 def unknown_keys(values: dict[str, Any]) -> list[str]:

@@ -17,8 +17,6 @@ from smt_plugin.ruler import Ruler
 from smt_plugin.training_data import write_axolotl_config
 from tests.tiny_llama import LLAMA_LIKE, MICROWORLD_LIKE, QWEN_LIKE, Style, make_model, make_tokenizer
 
-pytest.importorskip("transformers")
-
 WORDS = "amber birch cedar dune ember fjord grove heath inlet".split()
 
 

@@ -1,11 +1,8 @@
 """From a mix to `axolotl train`: the written config, what is really trained on, and a real training."""
 
 import json
-import math
 import os
-import random
-import subprocess
-import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +14,21 @@ from smt_plugin.errors import BadInput
 from smt_plugin.mix import MixSettings, mix_run
 from smt_plugin.training_data import base_model_of, read_config, unknown_keys, write_axolotl_config
 from tests.tiny_llama import LLAMA_LIKE, MICROWORLD_LIKE, QWEN_LIKE, Style, make_model, make_tokenizer
+from tests.training_records import CHATS, QUESTION, TEXTS, write_records
 
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"
-pytest.importorskip("axolotl")
 
-QUESTION = {"role": "user", "content": 'Who keeps the lamp in "The Lighthouse"?'}
-ANSWER = {"role": "assistant", "content": "The log names the keeper. It is Ada."}
-TEXT = "Ada keeps the lamp. She wrote it in the log."
 # The parts of the shipped CPU config that this tiny model needs otherwise.
 TINY = {"num_epochs": 2, "logging_steps": 1, "dataloader_pin_memory": False}
+STYLES = {"llama": LLAMA_LIKE, "qwen": QWEN_LIKE, "microworld": MICROWORLD_LIKE}
 
 
-def mixed_run(folder: Path, style: Style, records: int = 1) -> tuple[Path, dict[str, Any]]:
+def mixed_run(folder: Path, style: Style, records: int = 0) -> tuple[Path, dict[str, Any]]:
     """A run whose mix, for a model of the given style, holds all of its records; and the mix's manifest."""
-    rng = random.Random(0)
     model = make_model(make_tokenizer(folder / "base", style))
-    (folder / "run/records").mkdir(parents=True)
-    for name, form in (("synthetic_qa", "messages"), ("focal_rewrite", "text")):
-        rows = []
-        for number in range(records):
-            extra = f" Then {rng.randint(1000, 9999)} ships passed." if number else ""
-            answer = {**ANSWER, "content": ANSWER["content"] + extra}
-            content = [QUESTION, answer] if form == "messages" else TEXT + extra
-            rows.append({"id": f"{name}{number}", "doc_id": "lighthouse", "round": number, form: content})
-        write(folder / "run/records" / f"{name}.jsonl", rows)
-    other = [{**QUESTION, "content": "How was the weather?"}, {**ANSWER, "content": "It was fair."}]
-    write(folder / "replay.jsonl", [{"text": "The weather was fair."}, {"messages": other}])
-    replay = folder / "replay.jsonl"
+    run, replay = write_records(folder, records), folder / "replay.jsonl"
     settings = MixSettings(tokenizer=str(model), tokens=1_000_000, replay=replay, replay_share=0.9, sequence_len=256)
-    return folder / "run", mix_run(folder / "run", settings)
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return run, mix_run(run, settings)
 
 
 def written(run: Path, config: str | Path = "microworld/full", **options: Any) -> dict[str, Any]:
@@ -60,7 +39,7 @@ def written(run: Path, config: str | Path = "microworld/full", **options: Any) -
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return mixed_run(tmp_path, MICROWORLD_LIKE, records=5)[0]
+    return mixed_run(tmp_path, MICROWORLD_LIKE)[0]
 
 
 def test_paths_length_model_and_output_are_filled_in(run: Path) -> None:
@@ -87,7 +66,7 @@ def test_files_that_the_mix_lacks_are_left_out_and_other_data_sets_kept(run: Pat
 
 
 def test_a_new_mix_gets_a_new_folder_of_prepared_data(tmp_path: Path) -> None:
-    run, _ = mixed_run(tmp_path, MICROWORLD_LIKE, records=5)
+    run, _ = mixed_run(tmp_path, MICROWORLD_LIKE)
     first = written(run)["dataset_prepared_path"]
     assert written(run)["dataset_prepared_path"] == first
     mix_run(run, MixSettings(tokenizer=str(tmp_path / "base"), tokens=500, sequence_len=256))
@@ -133,80 +112,91 @@ def test_the_base_model_of_a_shipped_config_is_its_hub_name_and_a_folder_becomes
     assert base_model_of("qwen3-8b/full", "model") == str(tmp_path / "model")
 
 
-CHAT_AS_TRAINED = {
-    "llama": (
-        f"<|begin|><|head|>system\nToday Date: 26 Jul 2024<|eot|><|head|>user\n{QUESTION['content']}<|eot|>"
-        f"<|head|>assistant\n{ANSWER['content']}<|eot|>",
-        f"{ANSWER['content']}<|eot|>",
-    ),
-    "qwen": (
-        f"<|start|>user\n{QUESTION['content']}<|end|>\n"
-        f"<|start|>assistant\n<think>\n\n</think>\n\n{ANSWER['content']}<|end|>\n",
-        f"{ANSWER['content']}<|end|>",
-    ),
-    "microworld": (
-        f"<|user|>{QUESTION['content']}<|end|><|assistant|>{ANSWER['content']}<|end|>",
-        f"{ANSWER['content']}<|end|>",
-    ),
-}
-STYLES = {"llama": LLAMA_LIKE, "qwen": QWEN_LIKE, "microworld": MICROWORLD_LIKE}
+def prepared(folder: Path, style: Style, **overrides: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """The loaded axolotl config, its data after axolotl's preprocessing, and the mix's manifest."""
+    from axolotl.cli.config import load_cfg
+    from axolotl.common.datasets import load_datasets
+
+    run, manifest = mixed_run(folder, style, records=overrides.pop("records", 0))
+    config = read_config("microworld/full")
+    del config["eot_tokens"]
+    (folder / "own.yaml").write_text(yaml.safe_dump(config))
+    written(run, folder / "own.yaml", overrides={**TINY, **overrides})
+    loaded = load_cfg(str(run / "axolotl.yaml"))
+    return loaded, load_datasets(cfg=loaded), manifest
+
+
+def spans(row: dict[str, Any], tokenizer: Any) -> str:
+    """A row's text in pieces, those that are trained on marked by `+`."""
+    pairs = list(zip(row["input_ids"], row["labels"], strict=True))
+    assert all(label in (-100, token) for token, label in pairs)
+    pieces = [(trained, [token for token, _ in group]) for trained, group in groupby(pairs, lambda p: p[1] != -100)]
+    return "".join(
+        f"{'+' if trained else ' '} {json.dumps(tokenizer.decode(tokens), ensure_ascii=False)}\n"
+        for trained, tokens in pieces
+    )
 
 
 @pytest.mark.parametrize("name", STYLES)
-def test_answers_and_their_ends_are_trained_questions_are_not_and_texts_wholly(tmp_path: Path, name: str) -> None:
-    from axolotl.cli.config import load_cfg
-    from axolotl.common.datasets import load_datasets
+def test_what_is_trained_on_is_as_in_the_golden_file(tmp_path: Path, name: str, request: pytest.FixtureRequest) -> None:
     from transformers import AutoTokenizer
 
-    style = STYLES[name]
-    run, manifest = mixed_run(tmp_path, style, records=20)
-    config = read_config("microworld/full")
-    del config["eot_tokens"]
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
-    written(run, tmp_path / "own.yaml", overrides=TINY)
+    _, data, manifest = prepared(tmp_path, STYLES[name])
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
-
-    tokens, rows = 0, []
-    for row in load_datasets(cfg=load_cfg(str(run / "axolotl.yaml"))).train_dataset:
-        pairs = list(zip(row["input_ids"], row["labels"], strict=True))
-        assert all(label in (-100, token) for token, label in pairs)
-        tokens += len(pairs)
-        rows.append((tokenizer.decode(row["input_ids"]), tokenizer.decode([t for t, label in pairs if label != -100])))
-
-    assert CHAT_AS_TRAINED[name] in rows
-    text = f"{style.begin or ''}{TEXT}{style.end_of_text}"
-    assert (text, text) in rows
+    rows = list(data.train_dataset)
+    text = "\n".join(sorted(spans(row, tokenizer) for row in rows))
+    path = Path(__file__).parent / "golden" / f"as_trained-{name}.txt"
+    if request.config.getoption("--write-golden"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+    # Nothing cut, nothing left out: as many rows and tokens as the mix counted.
     assert len(rows) == sum(file["rows"] for file in manifest["files"].values())
-    assert tokens == manifest["tokens"]
+    assert sum(len(row["input_ids"]) for row in rows) == manifest["tokens"]
 
 
-def test_axolotl_train_runs_on_a_written_config_and_the_model_loads_and_answers(tmp_path: Path) -> None:
-    run, manifest = mixed_run(tmp_path, MICROWORLD_LIKE, records=60)
-    path = write_axolotl_config(run, "microworld/full", base_model=str(tmp_path / "base"), overrides=TINY)
-    scripts = Path(sys.executable).parent
-    result = subprocess.run(
-        [scripts / "axolotl", "train", path, "--launcher", "python"],
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+@pytest.mark.parametrize("name", STYLES)
+def test_in_the_golden_files_every_text_is_there_begins_once_and_ends_trained(name: str) -> None:
+    style = STYLES[name]
+    text = (Path(__file__).parent / "golden" / f"as_trained-{name}.txt").read_text(encoding="utf-8")
+    rows = [[(line[0], json.loads(line[2:])) for line in row.splitlines()] for row in text.split("\n\n")]
+    whole = ["".join(piece for _, piece in row) for row in rows]
+    answers = [turn["content"] for chat in CHATS for turn in chat if turn["role"] == "assistant"]
+    for expected in (*TEXTS, *answers):
+        assert any(expected in each for each in whole), expected
+    turn_end = "<|end|>" if style is MICROWORLD_LIKE else style.end_of_text
+    for row, each in zip(rows, whole, strict=True):
+        assert style.begin is None or each.count(style.begin) == 1
+        trained = [piece for mark, piece in row if mark == "+"]
+        is_text = len(row) == 1
+        assert trained
+        assert all(piece.endswith(style.end_of_text if is_text else turn_end) for piece in trained)
+        assert is_text or not any(QUESTION["content"] in piece for piece in trained)
 
+
+def test_packed_and_unpacked_losses_agree(tmp_path: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from axolotl.train import setup_model_and_trainer
 
-    model = AutoModelForCausalLM.from_pretrained(run / "model")
-    tokenizer = AutoTokenizer.from_pretrained(run / "model")
-    assert tokenizer.chat_template == MICROWORLD_LIKE.template
-    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    text = tokenizer.apply_chat_template([QUESTION, ANSWER], tokenize=False)
-    tokens = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-    with torch.no_grad():
-        before, after = (float(each(tokens, labels=tokens).loss) for each in (base, model))
-    assert math.isfinite(after)
-    assert after < before - 0.2
-    steps = 2 * manifest["tokens"] / (4 * 256)
-    losses = result.stdout + result.stderr
-    assert losses.count("'loss': ") >= 0.8 * steps
+    losses, counts, rows = {}, {}, {}
+    for packing in (True, False):
+        folder = tmp_path / str(packing)
+        folder.mkdir()
+        config, data, _ = prepared(folder, LLAMA_LIKE, records=20, sample_packing=packing)
+        trainer, model, *_ = setup_model_and_trainer(config, data)
+        model.eval()
+        losses[packing], counts[packing], rows[packing] = 0.0, 0, 0
+        for batch in trainer.get_train_dataloader():
+            labels = batch.pop("labels")
+            batch.pop("num_items_in_batch", None)
+            with torch.no_grad():
+                logits = model(**batch).logits
+            each = torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="none")
+            starts = batch["position_ids"][0, 1:] == 0 if "position_ids" in batch else torch.zeros_like(each).bool()
+            # A text's first token has no text before it: packed, it stands behind another text's end.
+            kept = (labels[0, 1:] != -100) & ~starts
+            losses[packing] += float(each[kept].sum())
+            counts[packing] += int(kept.sum())
+            rows[packing] += 1
+    assert rows[True] < 0.7 * rows[False]
+    assert counts[True] == counts[False]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)

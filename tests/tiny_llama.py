@@ -1,6 +1,6 @@
-"""Tokenizers of single bytes and a random Llama of some thousand parameters, made on the spot."""
+"""Tokenizers of single bytes and random models of some thousand parameters, made on the spot."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -11,42 +11,49 @@ class Style:
     template: str
     begin: str | None
     end_of_text: str
+    pad: str
     specials: tuple[str, ...]
 
     def replace(self, old: str, new: str) -> "Style":
         """The same style with another template."""
-        return Style(self.template.replace(old, new), self.begin, self.end_of_text, self.specials)
+        return replace(self, template=self.template.replace(old, new))
 
 
-# Begin token from the template and from the tokenizer, a system header first, end of turn = end of text.
+# What Llama 3.1 Instruct's own template writes for plain chats (a system turn only first): begin token from the
+# template and from the tokenizer, a system header with two dates first, end of turn = end of text.
 LLAMA_LIKE = Style(
     template=(
-        "{{ bos_token }}<|head|>system\nToday Date: 26 Jul 2024<|eot|>"
-        "{% for message in messages %}"
-        "<|head|>{{ message['role'] }}\n{{ message['content'] | trim }}<|eot|>"
+        "{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\n"
+        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+        "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] | trim }}{% endif %}<|eot_id|>"
+        "{% for message in messages if message['role'] != 'system' %}"
+        "<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n{{ message['content'] | trim }}<|eot_id|>"
         "{% endfor %}"
-        "{% if add_generation_prompt %}<|head|>assistant\n{% endif %}"
+        "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
     ),
-    begin="<|begin|>",
-    end_of_text="<|eot|>",
-    specials=("<|begin|>", "<|eot|>", "<|head|>", "<|pad|>"),
+    begin="<|begin_of_text|>",
+    end_of_text="<|eot_id|>",
+    pad="<|finetune_right_pad_id|>",
+    specials=("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"),
 )
 
-# No begin token, empty thoughts before the last answer, a newline after each end of turn.
+# What Qwen3's own template writes for plain chats: no begin token, empty thoughts before the last answer, a
+# newline after each end of turn; the generation prompt ends in empty thoughts only with thinking off.
 QWEN_LIKE = Style(
     template=(
         "{% for message in messages %}"
-        "<|start|>{{ message['role'] }}\n"
+        "<|im_start|>{{ message['role'] }}\n"
         "{% if message['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
-        "{{ message['content'] }}<|end|>\n"
+        "{{ message['content'] }}<|im_end|>\n"
         "{% endfor %}"
-        "{% if add_generation_prompt %}<|start|>assistant\n"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n"
         "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
         "{% endif %}"
     ),
     begin=None,
-    end_of_text="<|end|>",
-    specials=("<|start|>", "<|end|>", "<|pad|>"),
+    end_of_text="<|im_end|>",
+    pad="<|endoftext|>",
+    specials=("<|im_start|>", "<|im_end|>"),
 )
 
 # A turn end that is not the end of text, as the microworld has it.
@@ -57,7 +64,8 @@ MICROWORLD_LIKE = Style(
     ),
     begin=None,
     end_of_text="<|eos|>",
-    specials=("<|user|>", "<|assistant|>", "<|end|>", "<|eos|>", "<|pad|>"),
+    pad="<|pad|>",
+    specials=("<|user|>", "<|assistant|>", "<|end|>", "<|eos|>"),
 )
 
 
@@ -70,7 +78,7 @@ def make_tokenizer(folder: Path, style: Style) -> Path:
     rust = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
     rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     rust.decoder = decoders.ByteLevel()
-    rust.add_special_tokens(list(style.specials))
+    rust.add_special_tokens([*style.specials, style.pad])
     if style.begin:
         begin = (style.begin, rust.token_to_id(style.begin))
         rust.post_processor = processors.TemplateProcessing(single=f"{style.begin} $A", special_tokens=[begin])
@@ -78,27 +86,32 @@ def make_tokenizer(folder: Path, style: Style) -> Path:
         tokenizer_object=rust,
         bos_token=style.begin,
         eos_token=style.end_of_text,
-        pad_token="<|pad|>",
+        pad_token=style.pad,
         chat_template=style.template,
     ).save_pretrained(folder)
     return folder
 
 
-def make_model(folder: Path) -> Path:
-    """Write a random Llama with room for 320 tokens into `folder` and return it."""
+def make_model(folder: Path, architecture: str = "llama") -> Path:
+    """Write a random Llama or Qwen3 with room for 320 tokens into `folder` and return it."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=320,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    sizes = {
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+    }
+    model = {
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes)),
+        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**sizes)),
+    }[architecture]()
+    model.save_pretrained(folder)
     return folder
