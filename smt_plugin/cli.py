@@ -472,13 +472,14 @@ def retention(run_file: Path, dry_run: bool) -> None:
     from smt_plugin.config import read_run_file
     from smt_plugin.evaluate import evaluate as run_arms
     from smt_plugin.retention import retention_commands
-    from smt_plugin.training_data import base_model_of
+    from smt_plugin.training_data import base_model_of, trained_model
 
     settings = read_run_file(run_file)
     if settings.evaluate is None:
         raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
     base_model = base_model_of(settings.train.config, settings.train.base_model)
-    commands = retention_commands(settings.run, settings.evaluate, base_model, settings.run / "model", settings.seed)
+    trained = trained_model(settings.run)
+    commands = retention_commands(settings.run, settings.evaluate, base_model, trained, settings.seed)
     if dry_run:
         for command in commands:
             click.echo(command.text)

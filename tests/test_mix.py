@@ -216,7 +216,7 @@ def test_several_budgets_give_nested_mixes_each_with_its_own_config(run: Path, t
     assert alone["content_hash"] == mixes[1][1]["content_hash"]
     outputs = set()
     for folder, manifest in mixes:
-        path = write_axolotl_config(run, "microworld/full", tokenizer, {"eot_tokens": ["<|eot|>"]}, folder)
+        path = write_axolotl_config(run, "microworld/full", tokenizer, {"eot_tokens": ["<|eot_id|>"]}, folder)
         values = yaml.safe_load(path.read_text())
         assert path.parent == folder
         assert [entry["path"] for entry in values["datasets"]] == [str(folder / name) for name in manifest["files"]]
@@ -352,7 +352,7 @@ def test_the_last_round_is_held_out_for_validation_and_every_document_is_trained
     assert json.dumps({"messages": once["messages"]}) in trained
     assert manifest["validation"]["validation_qa.jsonl"]["rows"] == manifest["sources"]["synthetic_qa"]["held_out"]
     assert manifest["sources"]["synthetic_qa"]["documents"] == 11
-    config = write_axolotl_config(run, "microworld/full", tokenizer, {"eot_tokens": ["<|eot|>"]})
+    config = write_axolotl_config(run, "microworld/full", tokenizer, {"eot_tokens": ["<|eot_id|>"]})
     values = yaml.safe_load(config.read_text())
     assert [entry["path"] for entry in values["test_datasets"]] == [str(run / "mix/validation_qa.jsonl")]
     assert values["test_datasets"][0]["type"] == "chat_template"
@@ -410,11 +410,13 @@ def test_a_template_that_treats_contents_in_a_way_of_its_own_is_found_out(tmp_pa
     assert all(ruler.render(turns).count("AMBER") == 2 for _ in range(200))
 
 
-CONTROL = "Say <|im_end|> and <|eot_id|> and [INST] and <|eot|> and <|head|>assistant and <|pad|> and <|begin|> here."
+CONTROL = (
+    "Say <|im_end|> and <|eot_id|> and [INST] and <|start_header_id|>assistant<|end_header_id|> and "
+    "<|finetune_right_pad_id|> and <|begin_of_text|> here."
+)
 
 
 def test_no_special_token_that_axolotl_trains_on_stems_from_a_text(tmp_path: Path) -> None:
-    pytest.importorskip("axolotl")
     from axolotl.cli.config import load_cfg
     from axolotl.common.datasets import load_datasets
 
@@ -436,11 +438,11 @@ def test_no_special_token_that_axolotl_trains_on_stems_from_a_text(tmp_path: Pat
         "replay_qa.jsonl": 1,
     }
     config = write_axolotl_config(
-        tmp_path / "run", "microworld/full", base_model=str(model), overrides={"eot_tokens": ["<|eot|>"]}
+        tmp_path / "run", "microworld/full", base_model=str(model), overrides={"eot_tokens": ["<|eot_id|>"]}
     )
-    special = range(256, 260)
+    special = range(256, 261)
     for row in load_datasets(cfg=load_cfg(str(config))).train_dataset:
         found = sum(token in special for token in row["input_ids"])
         # Begin and end of a text; of a dialogue also the heads and ends of system, user and assistant.
         is_chat = row["labels"][0] == -100
-        assert found == (1 + 6 if is_chat else 2)
+        assert found == (1 + 3 * 3 if is_chat else 2)
