@@ -56,7 +56,9 @@ class Cost:
 def make_input(folder: Path, documents: int) -> None:
     """Write a corpus and a run file for `smt generate`, and the very prompts for the others."""
     rng = random.Random(0)
-    words = [word for document in read_documents(Path(__file__).parent.parent / "docs") for word in document.text.split()]
+    words = [
+        word for document in read_documents(Path(__file__).parent.parent / "docs") for word in document.text.split()
+    ]
     rows = []
     for n in range(documents):
         text = " ".join(rng.choices(words, k=CHARACTERS // 3))[: CHARACTERS - 1] + "."
@@ -67,9 +69,7 @@ def make_input(folder: Path, documents: int) -> None:
         prompts.messages("wrap/rewrite", identity=document.identity, document=document.text.strip())
         for document in read_documents(folder / "documents.jsonl")
     ]
-    numbered = (
-        {"id": f"{n}-{r}", "messages": each} for n, each in enumerate(messages) for r in range(PER_DOCUMENT)
-    )
+    numbered = ({"id": f"{n}-{r}", "messages": each} for n, each in enumerate(messages) for r in range(PER_DOCUMENT))
     write_jsonl(folder / "prompts.jsonl", numbered)
 
 

@@ -14,7 +14,9 @@ import time
 MODEL = "instant"
 TOKENS = 700
 _NUMBER = b"#0000000"
-_TEXT = f"Answer {_NUMBER.decode()}. " + "The keeper wrote the log each night, and the lamp burned for thirty years. " * 37
+_TEXT = (
+    f"Answer {_NUMBER.decode()}. " + "The keeper wrote the log each night, and the lamp burned for thirty years. " * 37
+)
 
 
 def _response(body: object) -> bytes:

@@ -81,7 +81,7 @@ async def fill(texts: Texts, corpus: Path, run: Path, per_document: int) -> None
             request = Request(messages, sampling, r * 3, None, document.id)
             await store.put(
                 Completion(
-                    key=completion_key(request, MODEL, 0),
+                    key=completion_key(request, MODEL),
                     status="done",
                     reason="",
                     doc_id=document.id,
@@ -182,7 +182,7 @@ def measure(texts: Texts, folder: Path, completions: int, per_document: int) -> 
     )
     document = next(read_documents(corpus))
     messages = Prompts().messages(PROMPT, identity=document.identity, document=document.text.strip())
-    key = completion_key(Request(messages, Wrap().sampling, 0, None, document.id), MODEL, 0)
+    key = completion_key(Request(messages, Wrap().sampling, 0, None, document.id), MODEL)
     printed = subprocess.run([sys.executable, "-c", OPEN, str(run), key], capture_output=True, text=True, check=True)
     opened, kilobytes = map(float, printed.stdout.split())
     print(f"open: first lookup answered after {opened:.2f} s; peak memory {kilobytes / 1024:,.0f} MB", flush=True)

@@ -39,6 +39,8 @@ MAX_DOCUMENT_TOKENS = 16_000
 # The part of the servers' caches that documents may fill; the rest is for what is being written.
 CACHE_SHARE = 0.5
 _LOOK_AT_CACHE_SECONDS = 5
+# A document may stop somewhat below its budget: with the record that leaves it nearest.
+_DONE_SHARE = 0.95
 
 
 @dataclass(slots=True)
@@ -138,7 +140,11 @@ class Summary:
 
 
 class Asker:
-    """Answers asks from the store or the backend, each prompt once, however many tasks want it."""
+    """Answers asks from the store or the backend, each prompt once, however many tasks want it.
+
+    Attributes:
+        num_calls: how often the backend was called.
+    """
 
     def __init__(
         self,
@@ -154,6 +160,7 @@ class Asker:
         self._summary = summary
         self._retry_refused = retry_refused
         self._under_way: dict[str, asyncio.Task[Completion]] = {}
+        self.num_calls = 0
         self._asked_estimate = 0.0
         # Replays of a whole store must still let other tasks run.
         self._since_yield = 0
@@ -204,6 +211,7 @@ class Asker:
                 return stored
             # Another task may have begun to ask while this one waited for the store.
             if key not in self._under_way:
+                self.num_calls += 1
                 task = asyncio.create_task(self._pay(key, request, ask, attempt))
                 self._under_way[key] = task
                 task.add_done_callback(lambda done: self._forget(key, done))
@@ -339,15 +347,20 @@ async def generate(
                     on_progress(summary)
 
         ticker = asyncio.create_task(tick())
+        stored = store.tokens_of_documents()
+        tokens_per_character = sum(budget for _, budget in methods.values()) / total_length
+
+        def parts() -> Iterator[Document]:
+            # What has most probably met its budget comes last: the servers have work before it is all read again.
+            for done in (False, True):
+                for document in read_documents(corpus):
+                    wanted = len(document.text) * tokens_per_character
+                    if in_shard(document, shard) and (stored.get(document.id, 0) > wanted * _DONE_SHARE) == done:
+                        yield from split_document(document, max_document_tokens)
+
         try:
             await look()
-            parts = (
-                part
-                for document in read_documents(corpus)
-                if in_shard(document, shard)
-                for part in split_document(document, max_document_tokens)
-            )
-            await keep_busy(parts, run_part, asker, backend, summary)
+            await keep_busy(parts(), run_part, asker, backend, summary)
             await look()
         finally:
             await _cancel([ticker])
@@ -399,9 +412,11 @@ async def keep_busy(
     Few documents at a time keep their calls close together, and all of them in the servers' prefix caches.
     """
     tasks: dict[asyncio.Task[None], float] = {}
+    ended: list[asyncio.Task[None]] = []
 
-    async def wait(timeout: float | None) -> None:
-        done, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    def forget_ended() -> None:
+        done = ended.copy()
+        ended.clear()
         for task in done:
             del tasks[task]
         # All errors are read, since asyncio complains of those that nobody reads.
@@ -417,11 +432,21 @@ async def keep_busy(
                 or not backend.has_room
                 or (summary.cache is not None and not _fits(estimate, tasks, asker, summary.cache))
             ):
-                await wait(0.05)
-            tasks[asyncio.create_task(run_part(part))] = estimate
-            await asyncio.sleep(0)
+                await asyncio.sleep(0.005)
+                forget_ended()
+            task = asyncio.create_task(run_part(part))
+            tasks[task] = estimate
+            task.add_done_callback(ended.append)
+            # Documents that are in the store pass by one after another, so that they do not fill the memory.
+            calls_before = asker.num_calls
+            while asker.num_calls == calls_before and not task.done():
+                await asyncio.sleep(0.001)
+            forget_ended()
         while tasks:
-            await wait(None)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            # One that has ended just now is not among `ended` yet.
+            await asyncio.sleep(0)
+            forget_ended()
     finally:
         await _cancel(tasks)
 
@@ -439,13 +464,12 @@ async def _run_method(
     count: MethodCount,
     file: IO[bytes],
 ) -> None:
-    """Ask for rounds until the document's part of the budget (tokens) is met, then write its records.
+    """Ask for rounds until the document's part of the budget (tokens) is met, and write its records.
 
     Several rounds are under way at once, but they are taken in order, so what is kept does not depend on
     which came back first.
     """
-    kept: list[Record] = []
-    tokens = 0
+    tokens = kept = 0
     empty = taken = 0
     full = False
     rounds: list[asyncio.Task[list[Record] | None]] = []
@@ -464,10 +488,11 @@ async def _run_method(
             empty = 0 if records else empty + 1
             for record in records:
                 # The last record stays only if that leaves the total nearer to the budget.
-                full = bool(kept) and tokens + record.tokens / 2 > budget
+                full = kept > 0 and tokens + record.tokens / 2 > budget
                 if full:
                     break
-                kept.append(record)
+                file.write(orjson.dumps(record.to_json()) + b"\n")
+                kept += 1
                 tokens += record.tokens
                 count.tokens += record.tokens
                 count.records += 1
@@ -475,8 +500,6 @@ async def _run_method(
         await _cancel(rounds)
     if empty >= MAX_EMPTY_ROUNDS:
         count.short.append(part.id if part.part == 0 else f"{part.id}, part {part.part + 1}")
-    for record in kept:
-        file.write(orjson.dumps(record.to_json()) + b"\n")
     count.parts += 1
 
 
