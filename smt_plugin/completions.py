@@ -226,8 +226,11 @@ class CompletionStore:
 
     def tokens_of_documents(self) -> dict[str, int]:
         """Return, for each document id that has completions, how many tokens they have together."""
-        rows = self._connection.execute("SELECT doc_id, SUM(completion_tokens) FROM completions GROUP BY doc_id")
-        return dict(rows.fetchall())
+        query = "SELECT doc_id, SUM(completion_tokens) FROM completions GROUP BY doc_id"
+        try:
+            return dict(self._connection.execute(query).fetchall())
+        except sqlite3.Error as error:
+            raise self._explain(error) from None
 
     def __len__(self) -> int:
         return int(self._connection.execute("SELECT COUNT(*) FROM completions").fetchone()[0])
