@@ -132,7 +132,10 @@ def init(corpus: Path, output: Path) -> None:
     for document in read_documents(corpus):
         documents += 1
         characters += len(document.text)
-    output.write_text(example_run_file(os.path.relpath(corpus, output.parent)), encoding="utf-8")
+    try:
+        output.write_text(example_run_file(os.path.relpath(corpus, output.parent)), encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{output} cannot be written ({error.strerror}); give another --output.") from None
     click.echo(f"{documents:,} documents, {characters:,} characters (about {characters // 4:,} tokens)")
     click.echo(f"wrote {output}; set the endpoint and the budgets in it, then run: smt generate {output}")
 
@@ -615,8 +618,12 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except BadInput as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
+    except BrokenPipeError:
+        # Whoever read along, such as `head`, has seen enough; Python must not flush into nowhere at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (BackendDown, OSError, sqlite3.Error, RuntimeError) as error:
         click.echo(f"failed: {error}; what is done is kept, run the same command again to go on", err=True)
         sys.exit(1)

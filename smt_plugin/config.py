@@ -3,21 +3,24 @@
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from smt_plugin.errors import BadInput
 
+_MOST_VALUES = 100_000
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
 def parse_tokens(value: Any) -> int:
     """Return a number of tokens given as an integer or as text such as `200K`, `50M`, `1.5B`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMB]?)\s*", str(value), re.IGNORECASE)
+    text = str(value)[:40] if isinstance(value, int | float | str) else type(value).__name__
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([KMB]?)\s*", text, re.ASCII | re.IGNORECASE)
     tokens = round(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if tokens < 1 or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a number of tokens; write e.g. 200000, 200K or 50M")
+        raise ValueError(f"{text!r} is not a number of tokens; write e.g. 200000, 200K or 50M")
     return tokens
 
 
@@ -26,6 +29,28 @@ Tokens = Annotated[int, BeforeValidator(parse_tokens)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _endpoint(url: str) -> str:
+    """Check a base URL; what is wrong with it is said without repeating it, since it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not parts.hostname.encode("idna"):
+            raise ValueError
+        port_known = parts.port is None or parts.port > 0
+    except ValueError:
+        raise ValueError("not a URL; write e.g. http://127.0.0.1:8000/v1") from None
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL must hold no user and password; give a key in the environment (api_key_variable)")
+    if parts.query or parts.fragment or not port_known or re.search(r"\s", url):
+        raise ValueError("a URL must end with its path, e.g. http://127.0.0.1:8000/v1")
+    return url
+
+
+def _variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ValueError("not a name of an environment variable; the key itself must not stand in a run file")
+    return name
 
 
 class MicroworldBackend(_Section):
@@ -49,8 +74,8 @@ class OpenAIEndpoints(_Client):
     """Any OpenAI-compatible endpoint, vLLM's among them; several of them serve the same model."""
 
     kind: Literal["openai"] = "openai"
-    endpoints: list[Annotated[str, Field(pattern=r"^https?://.")]] = Field(min_length=1)
-    api_key_variable: str = "OPENAI_API_KEY"
+    endpoints: list[Annotated[str, AfterValidator(_endpoint)]] = Field(min_length=1)
+    api_key_variable: Annotated[str, AfterValidator(_variable)] = "OPENAI_API_KEY"
 
 
 class VLLMServers(_Client):
@@ -124,7 +149,7 @@ class TrainSection(_Section):
 class JudgeSection(_Section):
     """The model that judges free-form answers; see judge.py. Its API key comes from SMT_JUDGE_API_KEY."""
 
-    endpoint: str = Field(description="base URL of any OpenAI-compatible server")
+    endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(description="base URL of any OpenAI-compatible server")
     model: str = "Qwen/Qwen3-14B"
     options: dict[str, Any] = Field(
         default={"chat_template_kwargs": {"enable_thinking": False}}, description="added to every request"
@@ -211,7 +236,9 @@ evaluate:
 
 def example_run_file(corpus: str) -> str:
     """Return the text of a commented run file for a corpus, whose path is relative to the run file."""
-    return EXAMPLE.format(corpus=corpus)
+    # Quoted where YAML would take the name for something else.
+    quoted = yaml.safe_dump(corpus, allow_unicode=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    return EXAMPLE.format(corpus=quoted)
 
 
 def write_resolved(run_file: RunFile, path: Path) -> None:
@@ -240,7 +267,11 @@ def read_run_file(path: Path) -> RunFile:
         raise BadInput(f"run file {path} does not exist; `smt init` writes one.")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        _check_size(content)
+    except OSError as error:
+        raise BadInput(f"run file {path} cannot be read ({error.strerror}); mend its permissions.") from None
+    # PyYAML raises a plain ValueError for a date such as 2026-13-45.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadInput(f"run file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
         raise BadInput(f"run file {path} must hold keys such as `corpus:`; `smt init` writes an example.")
@@ -252,6 +283,20 @@ def read_run_file(path: Path) -> RunFile:
     except ValidationError as error:
         raise BadInput(f"run file {path}: {_first_problem(error)}") from None
     return _resolve(run_file, path.parent)
+
+
+def _check_size(content: Any) -> None:
+    """Refuse YAML whose aliases repeat each other into something huge or endless."""
+    left = [content]
+    for _ in range(_MOST_VALUES):
+        if not left:
+            return
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
 
 
 def _first_problem(error: ValidationError) -> str:

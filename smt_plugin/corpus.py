@@ -1,6 +1,7 @@
 """Read a corpus (a folder of text files, one text file, or JSONL) as documents."""
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -82,12 +83,13 @@ def read_documents(path: Path) -> Iterator[Document]:
     """Yield the documents of a corpus, in a stable order, without holding them all.
 
     Args:
-        path: a folder of .txt and .md files (id = path below the folder, title = file name), one
-            such file, or a .jsonl file with `doc_id`, `title`, `text` and optionally `source` and
+        path: a folder of .txt and .md files (id = path below the folder, title = file name; links are
+            followed), one such file, or a .jsonl file with `doc_id`, `title`, `text` and optionally `source` and
             `meta` on each line; a folder that holds `documents.jsonl` is read through that file.
 
     Raises:
-        BadInput: nothing there, a document without text, a field missing, or an id given twice.
+        BadInput: nothing there, a file or folder that cannot be read, a document without text, a field missing,
+            or an id given twice.
     """
     if path.is_dir() and (path / "documents.jsonl").is_file():
         path = path / "documents.jsonl"
@@ -95,7 +97,7 @@ def read_documents(path: Path) -> Iterator[Document]:
         documents = _from_folder(path)
     elif path.suffix == ".jsonl":
         documents = _from_jsonl(path)
-    elif path.suffix in TEXT_SUFFIXES and path.is_file():
+    elif path.suffix.lower() in TEXT_SUFFIXES and path.is_file():
         documents = iter([_from_text_file(path, path.name)])
     elif path.exists():
         raise BadInput(f"corpus {path}: unknown kind of file; use .jsonl, .txt or .md, or a folder of them.")
@@ -112,16 +114,39 @@ def read_documents(path: Path) -> Iterator[Document]:
 
 
 def _from_folder(folder: Path) -> Iterator[Document]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in TEXT_SUFFIXES and path.is_file():
-            yield _from_text_file(path, path.relative_to(folder).as_posix())
+    for path in sorted(_text_files(folder)):
+        yield _from_text_file(path, path.relative_to(folder).as_posix())
+
+
+def _text_files(folder: Path) -> Iterator[Path]:
+    """Yield the text files below a folder; a folder that can be reached in several ways is read once."""
+
+    def refuse(error: OSError) -> None:
+        raise BadInput(f"{error.filename} cannot be read ({error.strerror}); mend its permissions or remove it.")
+
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        yield from (path for name in names if (path := Path(parent, name)).suffix.lower() in TEXT_SUFFIXES)
 
 
 def _from_text_file(path: Path, document_id: str) -> Document:
     try:
-        text = path.read_text(encoding="utf-8")
+        document_id.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"the name of {str(path)!r} is not UTF-8; rename it.") from None
+    try:
+        # A byte order mark is no part of the text.
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not UTF-8 text; convert it first.") from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); mend or remove it.") from None
     if not text.strip():
         raise BadInput(f"{path} is empty; remove it or give it some text.")
     return Document(id=document_id, title=path.stem.replace("_", " "), text=text, source=str(path.name))

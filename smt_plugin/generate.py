@@ -617,5 +617,5 @@ def backend_of(run_file: RunFile) -> Backend:
             resources=settings.resources,
             **client,
         )
-    api_key = os.environ.get(settings.api_key_variable) or None
+    api_key = os.environ.get(settings.api_key_variable, "").strip() or None
     return OpenAIBackend(settings.endpoints, settings.model, api_key=api_key, **client)

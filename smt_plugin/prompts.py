@@ -9,8 +9,10 @@ Other projects may use it alone:
 import hashlib
 from functools import lru_cache
 from pathlib import Path
+from traceback import extract_tb
 
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateNotFound, UndefinedError
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateNotFound, TemplateSyntaxError, UndefinedError, nodes
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from smt_plugin.assets import asset_dir
@@ -26,6 +28,9 @@ class Prompts:
 
     Args:
         folder: a folder laid out like `prompts/`, searched first.
+
+    Raises:
+        BadInput: a file of the folder has an error, or names a variable that its shipped namesake does not.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -41,6 +46,27 @@ class Prompts:
         )
         self._hashes: dict[str, str] = {}
         self._system: str | None = None
+        if folder is not None:
+            for path in sorted(folder.rglob("*.jinja")):
+                self._check(path, path.relative_to(folder).as_posix())
+
+    def _check(self, path: Path, name: str) -> None:
+        """Find the errors of a user's prompt before anything is asked for with others."""
+        try:
+            tree = self._environment.parse(path.read_text(encoding="utf-8"))
+        except TemplateSyntaxError as error:
+            raise BadInput(f"prompt {path}, line {error.lineno}: {error.message}; mend it.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"prompt {path} cannot be read ({error}); mend or remove it.") from None
+        shipped = asset_dir("prompts") / name
+        if not shipped.is_file():
+            return
+        known = find_undeclared_variables(self._environment.parse(shipped.read_text(encoding="utf-8")))
+        known |= {"identity", "document"} if name != "system.jinja" else set()
+        for unknown in sorted(find_undeclared_variables(tree) - known - set(self._environment.globals)):
+            line = next(node.lineno for node in tree.find_all(nodes.Name) if node.name == unknown)
+            has = ", ".join(sorted(known)) or "none"
+            raise BadInput(f"prompt {path}, line {line}: there is no variable {unknown!r}, but {has}; mend it.")
 
     def messages(self, name: str, **variables: object) -> list[dict[str, str]]:
         """Render `prompts/<name>.jinja` into chat messages: the constant system text, then the user's.
@@ -53,7 +79,7 @@ class Prompts:
             variables: what the prompt names: `identity` and `document` always, then the step's own.
 
         Raises:
-            BadInput: no such prompt, or a variable that the prompt names is missing.
+            BadInput: no such prompt, a variable that the prompt names is missing, or it cannot be rendered.
         """
         for key, value in variables.items():
             if isinstance(value, str):
@@ -83,7 +109,12 @@ class Prompts:
     def _render(self, name: str, variables: dict[str, object]) -> str:
         try:
             return self._environment.get_template(f"{name}.jinja").render(variables).strip()
-        except TemplateNotFound:
-            raise BadInput(f"there is no prompt {name}.jinja under prompts/.") from None
+        except TemplateNotFound as error:
+            raise BadInput(f"there is no prompt {error.name} under prompts/.") from None
         except UndefinedError as error:
             raise BadInput(f"prompt {name}.jinja: {error.message}; pass that variable.") from None
+        except Exception as error:
+            # Whatever a user's prompt can do: divide by zero, count too far, reach for what the sandbox forbids.
+            lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename.endswith(".jinja")]
+            where = f", line {lines[-1]}" if lines else ""
+            raise BadInput(f"prompt {name}.jinja{where}: {str(error).rstrip('.')}; mend it.") from None

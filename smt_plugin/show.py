@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Iterator
+from dataclasses import fields
 
 from smt_plugin.completions import CompletionStore
 from smt_plugin.config import RunFile
@@ -10,7 +11,7 @@ from smt_plugin.corpus import read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_jsonl
 from smt_plugin.prompts import Prompts
-from smt_plugin.records import record_files
+from smt_plugin.records import Record, record_files
 
 
 def show_records(run_file: RunFile, method: str, count: int, seed: int | None = None) -> Iterator[str]:
@@ -24,6 +25,9 @@ def show_records(run_file: RunFile, method: str, count: int, seed: int | None = 
     chosen = set(random.Random(seed).sample(range(total), min(count, total)))
     places = enumerate((file, row) for file in files for _, row in read_jsonl(file))
     records = [pair for place, pair in places if place in chosen]
+    for file, record in records:
+        if not {field.name for field in fields(Record)} <= record.keys():
+            raise BadInput(f"{file} holds a line that is no record; run `smt generate` anew.")
     wanted = {record["doc_id"] for _, record in records}
     documents = {
         (part.id, part.part): part

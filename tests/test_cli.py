@@ -94,6 +94,8 @@ def test_init_writes_a_run_file_that_names_the_corpus_and_never_overwrites_one(t
     assert result.returncode == 0, result.stderr
     assert "corpus: corpus" in (tmp_path / "smt.yaml").read_text()
     assert smt("init", "corpus", cwd=tmp_path).returncode == 2
+    result = smt("init", "corpus", "--output", "no/folder.yaml", cwd=tmp_path)
+    assert (result.returncode, "no/folder.yaml cannot be written" in result.stderr) == (2, True)
 
 
 def test_help_imports_nothing_heavy() -> None:

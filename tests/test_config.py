@@ -64,3 +64,70 @@ def test_the_example_and_the_resolved_run_file_read_back(tmp_path: Path) -> None
     assert isinstance(example.evaluate, EvaluateSection)
     write_resolved(example, tmp_path / "run.yaml")
     assert read_run_file(tmp_path / "run.yaml") == example
+
+
+BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'lol'}]\n" for n in range(12))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD + BOMB, "more than 100,000 values"),
+        (GOOD + "mix: &m {tokens: [*m]}\n", "more than 100,000 values"),
+        (GOOD + "mix:\n\tshares: 1\n", "is not valid YAML: .*found character"),
+        (GOOD + "seed: 2026-13-45\n", "is not valid YAML: month must be in"),
+        (GOOD + "mix: " + "[" * 5000, "is not valid YAML"),
+        (GOOD + "mix: !!python/object:os.system {}\n", "is not valid YAML"),
+        (GOOD + "mix: {tokens: 0}\n", "'0' is not a number of tokens"),
+        (GOOD + "mix: {tokens: -1}\n", "'-1' is not a number of tokens"),
+        (GOOD + "mix: {tokens: 1.0e+99}\n", "'1e\\+99' is not a number of tokens"),
+        (GOOD + f"mix: {{tokens: {'9' * 400}}}\n", "is not a number of tokens"),
+        (GOOD + f"mix: {{tokens: '{'9' * 400}B'}}\n", "is not a number of tokens"),
+        (GOOD + "mix: {tokens: true}\n", "'True' is not a number of tokens"),
+        (GOOD + "mix: {tokens: [1]}\n", "'list' is not a number of tokens"),
+        (GOOD.replace("1.5M", "&b [1, *b]"), "more than 100,000 values"),
+    ],
+)
+def test_a_hostile_run_file_is_refused_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(BadInput, match=says) as caught:
+        read_run_file(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("127.0.0.1:8000/v1", "not a URL"),
+        ("ftp://127.0.0.1/v1", "not a URL"),
+        ("http://", "not a URL"),
+        ("http://[::1/v1", "not a URL"),
+        ("http://a..b/v1", "not a URL"),
+        ("http://host:99999/v1", "not a URL"),
+        ("http://user:secret-word@host/v1", "must hold no user and password"),
+        ("http://host/v1?api-key=secret-word", "must end with its path"),
+    ],
+)
+def test_an_endpoint_must_be_a_plain_url_and_a_password_in_it_is_not_repeated(
+    tmp_path: Path, url: str, says: str
+) -> None:
+    text = GOOD.replace("http://127.0.0.1:8000/v1", url)
+    with pytest.raises(BadInput, match=rf"backend\.endpoints\.0: .*{says}") as caught:
+        read_run_file(write(tmp_path, text))
+    assert "secret-word" not in str(caught.value)
+
+
+def test_urls_of_all_kinds_are_taken(tmp_path: Path) -> None:
+    for url in ("https://bücher.example/v1", "http://[::1]:8000/v1/", "http://localhost", "HTTP://Host:1/a/b"):
+        read_run_file(write(tmp_path, GOOD.replace("http://127.0.0.1:8000/v1", url)))
+
+
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    text = GOOD.replace("model: m", "model: m, api_key_variable: sk-secret-word")
+    with pytest.raises(BadInput, match=r"backend\.api_key_variable: not a name of an environment variable") as caught:
+        read_run_file(write(tmp_path, text))
+    assert "secret-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["my: docs", "#1", "[x]", "true", "{a}", "*b", "ü", "a'b", "1", "a b"])
+def test_the_example_names_a_corpus_of_any_name(tmp_path: Path, name: str) -> None:
+    assert read_run_file(write(tmp_path, example_run_file(name))).corpus == tmp_path / name

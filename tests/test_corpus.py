@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,43 @@ def test_a_text_without_any_break_is_cut_all_the_same() -> None:
     parts = split_document(Document("d", "T", "字" * 10_000), 1000)
     assert "".join(part.text for part in parts) == "字" * 10_000
     assert all(estimate_tokens(part.text) <= 1000 for part in parts)
+
+
+def test_a_byte_order_mark_is_no_text_and_line_ends_are_alike(tmp_path: Path) -> None:
+    (tmp_path / "a.TXT").write_bytes(b"\xef\xbb\xbfOne\r\ntwo\0.")
+    assert [document.text for document in read_documents(tmp_path)] == ["One\ntwo\0."]
+    row = b'{"doc_id": "../../x", "title": "T", "text": "x"}\r\n'
+    (tmp_path / "documents.jsonl").write_bytes(b"\xef\xbb\xbf" + row)
+    assert [document.id for document in read_documents(tmp_path)] == ["../../x"]
+
+
+def test_linked_folders_are_read_once_however_they_loop(tmp_path: Path) -> None:
+    corpus, other = tmp_path / "corpus", tmp_path / "other"
+    for folder, name in ((corpus, "a.txt"), (other, "b\n.txt")):
+        folder.mkdir()
+        (folder / name).write_text("Text.")
+        (folder / "loop").symlink_to(corpus)
+    (corpus / "linked").symlink_to(other)
+    assert [document.id for document in read_documents(corpus)] == ["a.txt", "linked/b\n.txt"]
+
+
+def test_what_cannot_be_read_is_named_and_never_left_out(tmp_path: Path) -> None:
+    (tmp_path / "good.txt").write_text("Text.")
+    dangling = tmp_path / "gone.txt"
+    dangling.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BadInput, match=r"gone\.txt cannot be read \(No such file or directory\)"):
+        list(read_documents(tmp_path))
+    dangling.unlink()
+    (tmp_path / "folder.txt").mkdir()
+    assert len(list(read_documents(tmp_path))) == 1
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("Text.")
+    with pytest.raises(BadInput, match=r"caf\\udce9\.txt' is not UTF-8; rename it"):
+        list(read_documents(tmp_path))
+
+
+@pytest.mark.parametrize("line", [r'{"doc_id": "a", "title": "A", "text": "\ud800"}', "[" * 100_000, '{"a": \0}'])
+def test_json_that_no_reader_takes_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "documents.jsonl"
+    path.write_text(line)
+    with pytest.raises(BadInput, match="line 1: not valid JSON"):
+        list(read_documents(path))

@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -383,3 +384,27 @@ def test_a_run_killed_between_the_renames_of_its_records_ends_whole_the_next_tim
         assert len(endpoint.bodies) == before
         assert records(folder / "run") == calm
         assert not list((folder / "run" / "records").glob("*.partial"))
+
+
+def test_a_key_that_the_server_repeats_reaches_no_file_and_no_output(folder: Path) -> None:
+    key = "sk-very-secret-0123456789"
+
+    async def repeat(code: int, request: web.Request) -> web.Response:
+        said = f"not with {request.headers['Authorization']}"
+        return web.Response(status=code, text=said, headers={"X-Key": said})
+
+    with in_thread(Endpoint(api_key=key)) as endpoint:
+        write_run_file(folder, endpoint.url)
+        codes = {0: 400, 1: 429, 2: 500, 3: 200, 4: 422, 5: 418, 20: 400, 60: 503}
+        endpoint.faults = {number: partial(repeat, code) for number, code in codes.items()}
+        process = start(folder, OPENAI_API_KEY=f" {key}\n")
+        output, errors = process.communicate(timeout=60)
+        assert "x status 400: not with Bearer (the API key)" in output
+        endpoint.faults = {len(endpoint.bodies): partial(repeat, 401)}
+        write_run_file(folder, endpoint.url, tokens=16_000)
+        said = finish(start(folder, OPENAI_API_KEY=key), 2)
+        assert "answered status 401 to a completion: not with Bearer (the API key)" in said
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert any(path.name == "run.yaml" for path in files)
+    assert all(b"very-secret" not in path.read_bytes() for path in files)
+    assert "very-secret" not in output + errors + said

@@ -91,5 +91,41 @@ def test_a_prompt_file_renders_with_plain_jinja(document: Document) -> None:
 def test_a_template_of_the_user_cannot_reach_python(tmp_path: Path) -> None:
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "step.jinja").write_text("{{ ''.__class__.__mro__ }}")
-    with pytest.raises(jinja2.exceptions.SecurityError):
+    with pytest.raises(BadInput, match=r"evil/step\.jinja, line 1: access to attribute '__class__'.* is unsafe; mend"):
         Prompts(tmp_path).messages("evil/step")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{{ identity }}\n{% if %}", r"apply\.jinja, line 2: Expected an expression"),
+        ("{{ identity }}\n{{ document", r"apply\.jinja, line 2: unexpected end of template"),
+        ("{{ document }}\n\n{{ strategi }}", r"line 3: there is no variable 'strategi', but .*strategy; mend it"),
+        ("\xff", r"apply\.jinja cannot be read"),
+    ],
+)
+def test_an_error_in_ones_own_prompt_is_named_with_file_and_line_before_it_is_used(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    (tmp_path / "focal_rewrite").mkdir()
+    (tmp_path / "focal_rewrite" / "apply.jinja").write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadInput, match=says) as caught:
+        Prompts(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("\n{% for i in range(10**9) %}x{% endfor %}", "line 2: Range too big"),
+        ("{{ 1 / 0 }}", "line 1: division by zero"),
+        ("\n\n{{ document.__class__.__mro__[1].__subclasses__() }}", "line 3: access to attribute '__class__'"),
+        ("{% include 'other.jinja' %}", "there is no prompt other.jinja"),
+    ],
+)
+def test_a_prompt_that_cannot_be_rendered_is_named_with_its_line(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "step.jinja").write_text(text)
+    prompts = Prompts(tmp_path)
+    with pytest.raises(BadInput, match=says):
+        prompts.messages("mine/step", identity="x", document="y")

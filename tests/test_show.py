@@ -25,5 +25,8 @@ def test_records_are_shown_with_the_prompt_they_came_from_and_the_same_ones_for_
     assert "focus on this question" in first[0]
     assert "A text about" in first[0].split("--- record")[1]
     assert first == list(show_records(run_file, "focal_rewrite", 2, seed=3))
+    (tmp_path / "run" / "records" / "focal_rewrite.jsonl").write_text('{"id": "x"}\n')
+    with pytest.raises(BadInput, match=r"focal_rewrite\.jsonl holds a line that is no record"):
+        list(show_records(run_file, "focal_rewrite", 1))
     with pytest.raises(BadInput, match=r"wrap\.jsonl does not exist"):
         list(show_records(run_file, "wrap", 1))
