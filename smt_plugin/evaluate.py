@@ -122,7 +122,7 @@ def evaluate(commands: list[ArmCommand], say: Callable[[str], None]) -> None:
     for arm in commands:
         stamp = {"arm": arm.arm, "command": arm.text, "inputs": _inputs_hash(arm.command)}
         marker = arm.folder / "arm.json"
-        if marker.is_file() and orjson.loads(marker.read_bytes()) == stamp:
+        if marker.is_file() and stamp.items() <= orjson.loads(marker.read_bytes()).items():
             say(f"arm {arm.arm}: done before, skipped")
             continue
         say(f"arm {arm.arm}: {arm.text}")
@@ -133,7 +133,7 @@ def evaluate(commands: list[ArmCommand], say: Callable[[str], None]) -> None:
         if status != 0:
             raise RuntimeError(f"arm {arm.arm}: lm_eval ended with status {status}; its own message stands above")
         _check_answers(arm)
-        marker.write_bytes(orjson.dumps(stamp))
+        marker.write_bytes(orjson.dumps({**stamp, "tokens": _count_tokens(arm)}))
 
 
 def _check_answers(arm: ArmCommand) -> None:
@@ -141,17 +141,49 @@ def _check_answers(arm: ArmCommand) -> None:
     files = samples_files(arm.folder)
     if arm.command[arm.command.index("--model") + 1] in _LOCAL_MODELS:
         return
-    answers = [sample["resps"][0] for path in files for _, sample in read_jsonl(path)]
-    empty = sum(not text for texts in answers for text in texts)
+    empty, all_alike = 0, True
+    for path in files:
+        for _, sample in read_jsonl(path):
+            texts = sample["resps"][0]
+            empty += sum(not text for text in texts)
+            all_alike = all_alike and len(texts) > 1 and len(set(texts)) == 1
     if empty:
         raise RuntimeError(
             f"arm {arm.arm}: {empty} answers came back empty, which is no wrong answer but none; raise max_gen_toks, "
             "turn the server's thinking mode off, or see its log"
         )
-    if all(len(texts) > 1 and len(set(texts)) == 1 for texts in answers):
+    if all_alike:
         raise RuntimeError(
             f"arm {arm.arm}: all samples of each question are the same; its server fixes a seed or ignores temperature"
         )
+
+
+def _count_tokens(arm: ArmCommand) -> dict[str, int] | None:
+    """Tokens of an arm's prompts (each once, however many samples) and of all its answers, by the model's tokenizer.
+
+    None where the model is a server's, and --model_args names no `tokenizer` for it.
+    """
+    arguments = dict(
+        entry.split("=", 1) for entry in arm.command[arm.command.index("--model_args") + 1].split(",") if "=" in entry
+    )
+    local = arm.command[arm.command.index("--model") + 1] in _LOCAL_MODELS
+    name = arguments.get("tokenizer") or (arguments["pretrained"] if local else None)
+    if name is None:
+        return None
+    try:
+        tokenizer = require("transformers", "eval").AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError):
+        return None
+    counts = {"prompts": 0, "answers": 0}
+    for path in samples_files(arm.folder):
+        for _, sample in read_jsonl(path):
+            prompt = next(iter(sample["arguments"].values()))["arg_0"]
+            texts = [text for texts in sample["resps"] for text in texts if isinstance(text, str)]
+            # The prompt is in the chat template already.
+            lengths = [len(ids) for ids in tokenizer([prompt, *texts], add_special_tokens=False)["input_ids"]]
+            counts["prompts"] += lengths[0]
+            counts["answers"] += sum(lengths[1:])
+    return counts
 
 
 def _inputs_hash(command: list[str]) -> str:
@@ -188,7 +220,7 @@ def samples_files(folder: Path) -> list[Path]:
 
 
 def read_arm(folder: Path) -> list[dict[str, Any]] | None:
-    """Return one row a question of an arm that is done: question_id, doc_id, kind, acc (0 to 1) and unparsed.
+    """Return one row a question of an arm that is done: question_id, doc_id, acc, unparsed (0 to 1), and n, its samples.
 
     None where the arm has not been run, or has not been finished.
     """
@@ -205,9 +237,17 @@ def read_arm(folder: Path) -> list[dict[str, Any]] | None:
                     "doc_id": doc["doc_id"],
                     "acc": float(sample["acc"]),
                     "unparsed": float(sample["unparsed"]),
+                    "n": len(sample["resps"][0]),
                 }
             )
     return rows
+
+
+def read_tokens(folder: Path) -> dict[str, int] | None:
+    """Return the tokens of an arm's `prompts` (each once) and `answers` (all samples); None where they are not known."""
+    marker = folder / "arm.json"
+    tokens: dict[str, int] | None = orjson.loads(marker.read_bytes()).get("tokens") if marker.is_file() else None
+    return tokens
 
 
 def read_seconds(folder: Path) -> float | None:

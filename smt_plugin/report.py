@@ -41,8 +41,10 @@ COLUMNS = (
     "questions (documents)",
     "less base + RAG, paired",
     "p",
+    "n",
     "unparsed",
     "without leaks",
+    "tokens in / out",
     "seconds",
 )
 
@@ -60,6 +62,9 @@ class ArmResult:
         unparsed: share of samples that stated no answer, which count as wrong.
         without_leaks: accuracy on the questions that no synthetic record nearly asks or quotes; None unless
             `smt leaks` found some.
+        n: samples a question.
+        prompt_tokens: mean of a question's prompt, in the model's tokens.
+        answer_tokens: mean of a sampled answer.
         seconds: of the whole lm_eval run, loading included.
     """
 
@@ -68,6 +73,9 @@ class ArmResult:
     difference: Estimate | None = None
     unparsed: float | None = None
     without_leaks: Estimate | None = None
+    n: int | None = None
+    prompt_tokens: float | None = None
+    answer_tokens: float | None = None
     seconds: float | None = None
 
 
