@@ -159,7 +159,8 @@ def _check_answers(arm: ArmCommand) -> None:
 
 
 def _count_tokens(arm: ArmCommand) -> dict[str, int] | None:
-    """Tokens of an arm's prompts (each once, however many samples) and of all its answers, by the model's tokenizer.
+    """Count `questions` and `samples` of an arm, and by the model's tokenizer the tokens of all `prompts` (each once,
+    however many samples) and of all `answers`.
 
     None where the model is a server's, and --model_args names no `tokenizer` for it.
     """
@@ -174,13 +175,15 @@ def _count_tokens(arm: ArmCommand) -> dict[str, int] | None:
         tokenizer = require("transformers", "eval").AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError):
         return None
-    counts = {"prompts": 0, "answers": 0}
+    counts = {"questions": 0, "samples": 0, "prompts": 0, "answers": 0}
     for path in samples_files(arm.folder):
         for _, sample in read_jsonl(path):
             prompt = next(iter(sample["arguments"].values()))["arg_0"]
             texts = [text for texts in sample["resps"] for text in texts if isinstance(text, str)]
             # The prompt is in the chat template already.
             lengths = [len(ids) for ids in tokenizer([prompt, *texts], add_special_tokens=False)["input_ids"]]
+            counts["questions"] += 1
+            counts["samples"] += len(texts)
             counts["prompts"] += lengths[0]
             counts["answers"] += sum(lengths[1:])
     return counts
@@ -220,7 +223,7 @@ def samples_files(folder: Path) -> list[Path]:
 
 
 def read_arm(folder: Path) -> list[dict[str, Any]] | None:
-    """Return one row a question of an arm that is done: question_id, doc_id, acc, unparsed (0 to 1), and n, its samples.
+    """Return one row a question of an arm that is done: question_id, doc_id, acc and unparsed (0 to 1), n (samples).
 
     None where the arm has not been run, or has not been finished.
     """
@@ -244,7 +247,7 @@ def read_arm(folder: Path) -> list[dict[str, Any]] | None:
 
 
 def read_tokens(folder: Path) -> dict[str, int] | None:
-    """Return the tokens of an arm's `prompts` (each once) and `answers` (all samples); None where they are not known."""
+    """Return what `_count_tokens` found when the arm was done; None where it is not known."""
     marker = folder / "arm.json"
     tokens: dict[str, int] | None = orjson.loads(marker.read_bytes()).get("tokens") if marker.is_file() else None
     return tokens

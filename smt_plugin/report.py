@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput, require
-from smt_plugin.evaluate import ARMS, read_arm, read_seconds
+from smt_plugin.evaluate import ARMS, read_arm, read_seconds, read_tokens
 from smt_plugin.intervals import Estimate, estimate
 from smt_plugin.leaks import read_leaks
 from smt_plugin.official_files import OFFICIAL
@@ -91,7 +91,7 @@ def arm_results(run: Path, arms: list[str]) -> list[ArmResult]:
         raise BadInput(f"{run / 'results'} holds no finished arm; run `smt evaluate` first.")
     reference = {row["question_id"]: row for row in rows.get(REFERENCE) or []}
     leaked = set((read_leaks(run) or {"leaked": []})["leaked"])
-    return [_arm_result(arm, rows[arm], reference, leaked, read_seconds(run / "results" / arm)) for arm in arms]
+    return [_arm_result(arm, rows[arm], reference, leaked, run / "results" / arm) for arm in arms]
 
 
 def _rows_less(doc_ids: set[str], rows: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
@@ -103,7 +103,7 @@ def _arm_result(
     rows: list[dict[str, Any]] | None,
     reference: dict[str, dict[str, Any]],
     leaked: set[str],
-    seconds: float | None,
+    folder: Path,
 ) -> ArmResult:
     if not rows:
         return ArmResult(arm)
@@ -113,13 +113,20 @@ def _arm_result(
         if {row["question_id"] for row in rows} != set(reference):
             raise BadInput(f"the arms {arm} and {REFERENCE} answered different questions; run `smt evaluate` anew.")
         difference = estimate([row["acc"] - reference[row["question_id"]]["acc"] for row in rows], doc_ids)
+    prompt_tokens = answer_tokens = None
+    if (tokens := read_tokens(folder)) and tokens["questions"]:
+        prompt_tokens = tokens["prompts"] / tokens["questions"]
+        answer_tokens = tokens["answers"] / tokens["samples"]
     return ArmResult(
         arm,
         accuracy=estimate([row["acc"] for row in rows], doc_ids),
         difference=difference,
         unparsed=sum(row["unparsed"] for row in rows) / len(rows),
         without_leaks=_estimate_without(rows, leaked),
-        seconds=seconds,
+        n=max(row["n"] for row in rows),
+        prompt_tokens=prompt_tokens,
+        answer_tokens=answer_tokens,
+        seconds=read_seconds(folder),
     )
 
 
@@ -164,10 +171,15 @@ def _cells(result: ArmResult) -> list[str]:
     else:
         cells += [_difference(difference), _p_value(difference)]
     clean = result.without_leaks
+    tokens = "not known"
+    if result.prompt_tokens is not None:
+        tokens = f"{result.prompt_tokens:,.0f} / {result.answer_tokens:,.0f}"
     return [
         *cells,
+        str(result.n),
         f"{unparsed:.1%}",
         f"{clean.mean:.1%} ({clean.low:.1%} to {clean.high:.1%})" if clean else "",
+        tokens,
         f"{result.seconds:,.0f}" if result.seconds is not None else "",
     ]
 

@@ -85,7 +85,8 @@ class Endpoint:
         finally:
             self.under_way -= 1
         # A seed makes the answer depend on the request alone.
-        text = self.answer(prompt, str(body.get("seed", self.asked[prompt])))
+        seed = body.get("seed")
+        text = self.answer(prompt, str(self.asked[prompt] if seed is None else seed))
         return web.json_response(
             {
                 "choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}],

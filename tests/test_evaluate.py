@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from smt_plugin.config import EvaluateSection
-from smt_plugin.evaluate import ArmCommand, arm_commands, evaluate, read_arm
-from tests.endpoint import MODEL, serve_in_thread
+from smt_plugin.evaluate import ArmCommand, arm_commands, evaluate, read_arm, read_tokens
+from tests.endpoint import MODEL, serve_in_thread, status
 from tests.quality_data import write_own
+from tests.tiny_llama import MICROWORLD_LIKE, make_tokenizer
 
 
 def command(tmp_path: Path, **settings: Any) -> ArmCommand:
@@ -46,6 +47,7 @@ def answering(folder: Path, answers: list[list[str]], model: str = "local-chat-c
     """An arm whose command writes the samples that lm-eval would write for these answers."""
     rows = [
         {"doc": {"question_id": f"q{n}", "doc_id": "d"}, "resps": [texts], "acc": 0.5, "unparsed": 0.0}
+        | {"arguments": {"gen_args_0": {"arg_0": "Who?"}}}
         for n, texts in enumerate(answers)
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -66,6 +68,28 @@ def test_a_servers_empty_answers_and_samples_that_are_all_the_same_are_errors_an
         local = answering(tmp_path / f"local {name}", answers, "hf")
         evaluate([local], lambda text: None)
         assert len(read_arm(local.folder) or []) == 2
+
+
+def test_an_arm_ends_where_a_server_answers_one_request_with_an_error(tmp_path: Path) -> None:
+    with serve_in_thread(lambda prompt, count: f"{count}. The answer is (A).") as server:
+        server.faults[3] = lambda request: status(500)
+        arm = served(tmp_path, server.url)
+        with pytest.raises(RuntimeError, match="arm base: "):
+            evaluate([arm], lambda text: None)
+    assert read_arm(arm.folder) is None
+
+
+def test_tokens_of_prompts_and_answers_are_counted_by_the_models_own_tokenizer(tmp_path: Path) -> None:
+    folder = make_tokenizer(tmp_path / "model", MICROWORLD_LIKE)
+    arm = answering(tmp_path / "arm", [["an", "answer"], ["or", "two"]], "hf")
+    arm.command[-1] = f"pretrained={folder}"
+    evaluate([arm], lambda text: None)
+    # One token a byte.
+    assert read_tokens(arm.folder) == {"questions": 2, "samples": 4, "prompts": 8, "answers": 13}
+    server = answering(tmp_path / "server", [["an", "answer"]])
+    evaluate([server], lambda text: None)
+    assert read_tokens(server.folder) is None
+    evaluate([arm], lambda text: pytest.fail(text) if "skipped" not in text else None)
 
 
 def test_thinking_is_off_in_every_local_arm_unless_the_user_turns_it_on(tmp_path: Path) -> None:

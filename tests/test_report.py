@@ -17,7 +17,12 @@ def finish_arm(run: Path, arm: str, accuracies: list[float]) -> None:
     folder = run / "results" / arm / "model"
     folder.mkdir(parents=True)
     rows = [
-        {"doc": {"question_id": f"q{n}", "doc_id": f"d{n // 2}"}, "acc": accuracy, "unparsed": 0.25}
+        {
+            "doc": {"question_id": f"q{n}", "doc_id": f"d{n // 2}"},
+            "acc": accuracy,
+            "unparsed": 0.25,
+            "resps": [["The answer is (A)."] * 4],
+        }
         for n, accuracy in enumerate(accuracies)
     ]
     (folder / "samples_x_2026.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -80,6 +85,17 @@ def test_leaks_give_a_second_headline_without_them_and_a_sentence(tmp_path: Path
     write_records(tmp_path, [pair("Who lost?")])
     assert "run `smt leaks` again" in leaks_text(tmp_path)
     assert arm_results(tmp_path, ["base_rag"])[0].without_leaks is None
+
+
+def test_samples_a_question_and_tokens_stand_in_the_table_and_missing_ones_are_said(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75])
+    (cells,) = rows_of(arm_results(tmp_path, ["base_rag"]))
+    assert cells[COLUMNS.index("n")] == "4"
+    assert cells[COLUMNS.index("tokens in / out")] == "not known"
+    tokens = {"questions": 4, "samples": 16, "prompts": 4800, "answers": 320}
+    (tmp_path / "results" / "base_rag" / "arm.json").write_text(json.dumps({"tokens": tokens}))
+    (cells,) = rows_of(arm_results(tmp_path, ["base_rag"]))
+    assert cells[COLUMNS.index("tokens in / out")] == "1,200 / 20"
 
 
 def test_the_time_an_arm_took_is_read_from_lm_evals_own_file(tmp_path: Path) -> None:

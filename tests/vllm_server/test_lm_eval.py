@@ -49,9 +49,7 @@ def test_in_process_the_samples_of_a_question_differ(
     )
 
 
-def test_at_a_server_they_differ_too_since_no_seed_is_sent(
-    tmp_path: Path, server: Server
-) -> None:
+def test_at_a_server_they_differ_too_since_no_seed_is_sent(tmp_path: Path, server: Server) -> None:
     environment = os.environ | {"OPENAI_API_KEY": server.api_key, "HF_HUB_OFFLINE": "1"}
     model_args = f"model={server.model},base_url={server.url}/chat/completions,num_concurrent=4,tokenizer_backend=None"
     arguments = ["--model", "local-chat-completions", "--model_args", model_args, "--batch_size", "1"]
