@@ -23,14 +23,14 @@ TOKENS = {"synthetic_qa": 6_000, "active_reading": 6_000, "focal_rewrite": 6_000
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A cluster of one node with four places for servers, to which tests add further nodes."""
+    """A cluster of one node with four places for servers and four GPUs, as far as Ray knows; tests add nodes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_health_check_period_ms", "500")
         patch.setenv("RAY_health_check_failure_threshold", "4")
-        options = {"num_cpus": 4, "resources": {"place": 4}, "object_store_memory": 100 << 20}
+        options = {"num_cpus": 4, "num_gpus": 4, "resources": {"place": 4}, "object_store_memory": 100 << 20}
         cluster = Cluster(initialize_head=True, head_node_args=options)
         ray.init(cluster.address, log_to_driver=False)
         yield cluster
@@ -106,8 +106,11 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 def test_two_replicas_placed_by_ray_give_the_records_of_one_server_and_the_key_stays_secret(
     cluster: Cluster, expected: set[str], tmp_path: Path
 ) -> None:
-    process = start_on(cluster, tmp_path, replicas=2)
+    process = start(tmp_path, ray=cluster.address, replicas=2, arguments={"tensor-parallel-size": 2})
     assert wait_for(lambda: "answered" in log(tmp_path, 0) and "answered" in log(tmp_path, 1), 120)
+    # Ray hands out the GPUs: one for each rank.
+    gpus = [re.findall(r"GPUs (\d),(\d)", log(tmp_path, number)) for number in range(2)]
+    assert sorted(gpu for ((first, second),) in gpus for gpu in (first, second)) == ["0", "1", "2", "3"]
     environment = Path(f"/proc/{servers_of(tmp_path)[0]}/environ").read_bytes().split(b"\0")
     (key,) = [entry.split(b"=")[1] for entry in environment if entry.startswith(b"VLLM_API_KEY=")]
     assert records(process, tmp_path) == expected
@@ -174,7 +177,7 @@ def test_a_cluster_that_is_too_small_is_named_at_once(cluster: Cluster, tmp_path
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert (
-        "3 replicas need 2 place, 8 GPU each, on one node, but the cluster of 1 node(s) with 4 place, 0 GPU" in errors
+        "3 replicas need 2 place, 8 GPU each, on one node, but the cluster of 1 node(s) with 4 place, 4 GPU" in errors
     )
     assert len(errors.strip().splitlines()) == 1
 
