@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from smt_plugin.completions import CompletionStore
-from tests.endpoint import MODEL, Endpoint, answer, serve
+from smt_plugin.completions import Completion, CompletionStore
+from tests.endpoint import MODEL, Endpoint, answer, in_thread
 
 ROOT = Path(__file__).parent.parent
 KILLS = 50
@@ -28,7 +28,11 @@ TOKENS = {"synthetic_qa": 90_000, "active_reading": 60_000, "focal_rewrite": 60_
 
 
 class Misbehaving(Endpoint):
-    """Answers by content, so that every run gets the same; one request in eight meets a fault instead."""
+    """Answers by content, so that every run gets the same; one request in eight meets a fault instead.
+
+    `log` holds the mark of every request, `paid` of those that were worked on, `abandoned` of those whose client
+    had gone when the answer was ready.
+    """
 
     def __init__(self, faulty: bool) -> None:
         super().__init__()
@@ -36,6 +40,7 @@ class Misbehaving(Endpoint):
         self.faulty = faulty
         self.log: list[str] = []
         self.paid: list[str] = []
+        self.abandoned: Counter[str] = Counter()
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -58,6 +63,9 @@ class Misbehaving(Endpoint):
         self.paid.append(mark)
         if self.faulty:
             await asyncio.sleep(self.rng.uniform(0.02, 0.1))
+            self.abandoned[mark] += request.transport is None or request.transport.is_closing()
+        if int(mark, 16) % 40 == 1:
+            return web.Response(status=400, text=f"never {mark}")
         text = (
             f"I will not. {mark}"
             if int(mark, 16) % 20 == 0
@@ -72,30 +80,6 @@ class Misbehaving(Endpoint):
         return web.json_response(
             {"choices": [reply], "usage": {"prompt_tokens": 10, "completion_tokens": len(text) // 4}}
         )
-
-
-class Background:
-    """Runs the server in a thread of its own, so that it outlives every killed client."""
-
-    def __init__(self, endpoint: Misbehaving) -> None:
-        self.endpoint = endpoint
-        self.ready = threading.Event()
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.main()))
-
-    async def main(self) -> None:
-        self.loop, self.stop = asyncio.get_running_loop(), asyncio.Event()
-        async with serve(self.endpoint):
-            self.ready.set()
-            await self.stop.wait()
-
-    def __enter__(self) -> Misbehaving:
-        self.thread.start()
-        self.ready.wait()
-        return self.endpoint
-
-    def __exit__(self, *error: object) -> None:
-        self.loop.call_soon_threadsafe(self.stop.set)
-        self.thread.join()
 
 
 def start(folder: Path, url: str, scale: float) -> "subprocess.Popen[bytes]":
@@ -121,15 +105,17 @@ def finish(process: "subprocess.Popen[bytes]") -> None:
     assert process.returncode == 0, errors[-2000:].decode()
 
 
-def marks(run: Path) -> Counter[str]:
-    """The server's mark of every completion that is durable."""
+def stored(run: Path) -> dict[str, Completion]:
+    """The durable completions by the server's mark, which stands in the text or in the words of a refusal."""
     if not (run / "completions.sqlite").is_file():
-        return Counter()
+        return {}
+    store = CompletionStore(run)
     try:
-        store = CompletionStore(run)
-        found = Counter(re.findall(r"\b[0-9a-f]{16}\b", completion.reply.text)[0] for completion in store.all())
+        completions = list(store.all())
     finally:
         asyncio.run(store.close())
+    found = {re.findall(r"\b[0-9a-f]{16}\b", each.reply.text or each.reason)[0]: each for each in completions}
+    assert len(found) == len(completions), "an answer was stored twice"
     return found
 
 
@@ -147,14 +133,23 @@ def test_fifty_killed_runs_lose_nothing_and_pay_nothing_durable_twice(tmp_path: 
     for n in range(12):
         (tmp_path / "corpus" / f"story {n}.txt").write_text(f"Story {n} tells of {n}. " * (20 + 10 * n))
     rng = random.Random(1)
-    with Background(Misbehaving(faulty=True)) as server:
-        asked_before_kill: list[tuple[int, set[str]]] = []
+    run = tmp_path / "killed" / "run"
+    with in_thread(Misbehaving(faulty=True)) as server:
+        assert isinstance(server, Misbehaving)
+        durable_at: list[tuple[int, set[str]]] = []
+        lost: Counter[str] = Counter()
         kills = 0
         scale = 1.0
         while kills < KILLS:
+            paid_before = len(server.paid)
             process = start(tmp_path / "killed", server.url, scale)
+            # Half of them at any moment, half while requests are in flight, however slow the machine is to start.
+            if rng.random() < 0.5:
+                requests_before = len(server.log)
+                while len(server.log) == requests_before and process.poll() is None:
+                    time.sleep(0.005)
             try:
-                process.wait(timeout=rng.uniform(0.5, 1.6))
+                process.wait(timeout=rng.uniform(0, 1.6))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
@@ -165,17 +160,25 @@ def test_fifty_killed_runs_lose_nothing_and_pay_nothing_durable_twice(tmp_path: 
             if process.returncode == 0:
                 # A fast machine got through before fifty kills: there has to be more to do.
                 scale *= 1.3
-            durable = marks(tmp_path / "killed" / "run")
-            assert all(count == 1 for count in durable.values())
-            asked_before_kill.append((len(server.log), set(durable)))
-        assert asked_before_kill[-1][1], "nothing was ever stored"
-        for position, durable_marks in asked_before_kill:
-            assert not durable_marks & set(server.log[position:])
+            durable = set(stored(run))
+            durable_at.append((len(server.log), durable))
+            lost_now = set(server.paid[paid_before:]) - durable
+            # In flight are those that hold a place on the server, and those whose answer is on its way to the disk.
+            assert len(lost_now) <= 2 * CONCURRENCY
+            lost.update(lost_now)
+        assert durable_at[-1][1], "nothing was ever stored"
         finish(start(tmp_path / "killed", server.url, scale))
-        for position, durable_marks in asked_before_kill:
-            assert not durable_marks & set(server.log[position:])
-        repaid = sum(count - 1 for count in Counter(server.paid).values())
-        assert repaid <= (KILLS + 1) * CONCURRENCY
-    with Background(Misbehaving(faulty=False)) as server:
+        for position, durable in durable_at:
+            assert not durable & set(server.log[position:])
+        # Paid again is only what was in flight when its client was killed or gave up waiting.
+        for mark, count in Counter(server.paid).items():
+            assert count - 1 <= lost[mark] + server.abandoned[mark]
+        assert sum(count - 1 for count in Counter(server.paid).values()) <= (KILLS + 1) * CONCURRENCY
+    with in_thread(Misbehaving(faulty=False)) as server:
         finish(start(tmp_path / "calm", server.url, scale))
-    assert records(tmp_path / "killed" / "run") == records(tmp_path / "calm" / "run")
+    assert records(run) == records(tmp_path / "calm" / "run")
+    killed, calm = stored(run), stored(tmp_path / "calm" / "run")
+    assert {completion.status for completion in killed.values()} == {"done", "rejected", "refused"}
+    # Rounds asked ahead differ, but not what any of them was answered.
+    for mark in killed.keys() & calm.keys():
+        assert (killed[mark].key, killed[mark].reply) == (calm[mark].key, calm[mark].reply)

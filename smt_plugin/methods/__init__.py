@@ -1,6 +1,6 @@
 """The methods by name, and their options from a run file."""
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
@@ -32,9 +32,12 @@ def method_class(name: str) -> type[Any]:
             f"unknown method {name!r}; use one of {', '.join(METHODS)}, or package.module:Class for your own."
         )
     try:
-        return getattr(import_module(module_name), class_name)  # type: ignore[no-any-return]
+        found = getattr(import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise BadInput(f"method {name!r} cannot be imported: {error}.") from None
+    if not (isinstance(found, type) and is_dataclass(found) and callable(getattr(found, "round", None))):
+        raise BadInput(f"method {name!r} is no dataclass with a `round`; see docs/reference.md.")
+    return found
 
 
 def make_method(name: str, options: dict[str, Any], where: str = "methods") -> Method:
@@ -55,5 +58,9 @@ def make_method(name: str, options: dict[str, Any], where: str = "methods") -> M
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, (where, name, *problem["loc"])))
-        said = "unknown key" if problem["type"] == "unexpected_keyword_argument" else problem["msg"]
+        said = (
+            "unknown key"
+            if problem["type"] == "unexpected_keyword_argument"
+            else problem["msg"].removeprefix("Value error, ")
+        )
         raise BadInput(f"{place}: {said}; mend or remove it.") from None

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
 import orjson
@@ -86,6 +86,19 @@ class Sampled:
     max_tokens: int = field(default=4096, metadata={"help": "longest reply, in tokens"})
 
     seed: int | None = field(default=None, metadata={"help": "sent to the server, plus the sample's number, if set"})
+
+    def __post_init__(self) -> None:
+        """Check the options, counts of subclasses included; raises ValueError."""
+        if not 0 <= self.temperature <= 2:
+            raise ValueError(f"temperature is {self.temperature}, but must be from 0 to 2")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, but must be above 0 and at most 1")
+        if self.seed is not None and not 0 <= self.seed < 2**53:
+            raise ValueError(f"seed is {self.seed}, but must be from 0 to 2**53 - 1")
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.type is int and value < 1:
+                raise ValueError(f"{option.name} is {value}, but must be at least 1")
 
     @property
     def sampling(self) -> dict[str, Any]:

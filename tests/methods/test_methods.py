@@ -32,6 +32,12 @@ def test_options_reach_the_method_and_a_method_of_ones_own_is_imported() -> None
             {"pairs_per_call": "many"},
             r"methods\.synthetic_qa\.pairs_per_call: Input should be a valid integer",
         ),
+        ("json:dumps", {}, "method 'json:dumps' is no dataclass with a `round`"),
+        ("wrap", {"temperature": float("nan")}, r"methods\.wrap: temperature is nan, but must be from 0 to 2; mend"),
+        ("wrap", {"top_p": 0}, r"methods\.wrap: top_p is 0\.0, but must be above 0"),
+        ("wrap", {"max_tokens": -3}, r"methods\.wrap: max_tokens is -3, but must be at least 1"),
+        ("wrap", {"seed": 2**70}, r"methods\.wrap.*seed"),
+        ("synthetic_qa", {"pairs_per_call": 0}, r"methods\.synthetic_qa: pairs_per_call is 0, but must be at least 1"),
         ("focal_rewrite", {"synthetic_qa": {"x": 1}}, r"methods\.focal_rewrite\.synthetic_qa\.x: unknown key"),
     ],
 )
