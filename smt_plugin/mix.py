@@ -46,6 +46,8 @@ _FILES = {_CHAT: CHAT_FILE, _TEXT: TEXT_FILE, _PLAIN_QA: PLAIN_QA_FILE}
 _REPLAY_FILES = {_TEXT: REPLAY_TEXT_FILE, _CHAT: REPLAY_CHAT_FILE}
 _BATCH = 1024
 _BATCHES_AHEAD = 4
+# Each read and write lets go of the interpreter, and gets it back only after the other threads' turns: so, few of them.
+_BUFFER = 2**20
 _TOLERANCE = 0.005
 # Texts of a stream that are shuffled among themselves.
 _STREAM_BUFFER = 10_000
@@ -155,7 +157,7 @@ def _mix(
     sources: list[_Source] = []
     for name in settings.shares:
         path = settings.sources.get(name) or run_folder / "records" / f"{name}.jsonl"
-        file = files.enter_context((scratch / f"rows{len(sources)}").open("w+b"))
+        file = files.enter_context((scratch / f"rows{len(sources)}").open("w+b", _BUFFER))
         source = _Source(name, str(path), file, settings)
         source.read(_record_lines(path), ruler, near, drop)
         sources.append(source)
@@ -178,7 +180,7 @@ def _mix(
         raise BadInput(f"{run_folder / 'records'}: no record fits into {settings.sequence_len} tokens.")
 
     if settings.replay is not None and settings.replay_share > 0:
-        file = files.enter_context((scratch / "replay").open("w+b"))
+        file = files.enter_context((scratch / "replay").open("w+b", _BUFFER))
         replay = _Source("replay", str(settings.replay), file, settings, is_replay=True)
         per_token = settings.replay_share / (1 - settings.replay_share)
         asked = [sum(choice.tokens for choice in chosen) * per_token for chosen in choices]
@@ -234,7 +236,7 @@ def _record_lines(path: Path) -> Iterator[tuple[str, bytes]]:
         raise BadInput(f"{path} does not exist; give a JSONL file or a folder of them.")
     empty = True
     for file in files:
-        with file.open("rb") as lines:
+        with file.open("rb", _BUFFER) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     empty = False
