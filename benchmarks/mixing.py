@@ -288,7 +288,7 @@ def main() -> None:
     peaks = {}
     for tokens in arguments.tokens:
         name = budget_name(tokens)
-        kinds = ["raw", "mix", "mix_exact", *(["interleave"] if tokens in arguments.interleave else [])]
+        kinds = ["raw", "mix", *(["mix_exact", "interleave"] if tokens in arguments.interleave else [])]
         all_found = {}
         for kind in kinds:
             found = measured("--folder", str(arguments.folder), "--tokens", name, "--measure", kind)

@@ -2,8 +2,8 @@
 
     python benchmarks/packing.py --questions run/records/synthetic_qa.jsonl --documents run/records/focal_rewrite.jsonl
 
-Mixes the given records (1:1 by tokens, or as --weights say) with a tokenizer of 32K entries trained on them (Llama 3's way of splitting), writes the
-config of `smt mix`, and iterates over one epoch of the batches that axolotl's own trainer makes: as the shipped
+Mixes the given records (1:1 by tokens, or as --weights say) with a tokenizer of 32K entries trained on them, writes
+the config of `smt mix`, and iterates over one epoch of the batches that axolotl's own trainer makes: as the shipped
 config says, and as axolotl does without packing. Only what a CPU cannot do is changed. Prints a Markdown table.
 """
 
