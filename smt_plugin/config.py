@@ -316,7 +316,7 @@ def _resolve(run_file: RunFile, folder: Path) -> RunFile:
     train = run_file.train
     mix = mix.model_copy(
         update={
-            "replay": _path_or_name(mix.replay, folder),
+            "replay": _replay(mix.replay, folder),
             "sources": {name: _path(path, folder) for name, path in mix.sources.items()},
             "tokenizer": _path_or_name(mix.tokenizer, folder),
         }
@@ -346,6 +346,12 @@ def _resolve(run_file: RunFile, folder: Path) -> RunFile:
 
 def _path(path: Path | None, folder: Path) -> Path | None:
     return None if path is None else (folder / path.expanduser()).absolute()
+
+
+def _replay(value: str | None, folder: Path) -> str | None:
+    if value is not None and value.endswith((".jsonl", ".json")):
+        return str(_path(Path(value), folder))
+    return _path_or_name(value, folder)
 
 
 def _path_or_name(value: str | None, folder: Path) -> str | None:

@@ -176,8 +176,10 @@ def _mix(
     choices = [
         [source.take(budget * settings.shares[source.name] / weights) for source in sources] for budget in budgets
     ]
-    if not any(choice.tokens for choice in choices[0]):
+    if not any(source.available for source in sources):
         raise BadInput(f"{run_folder / 'records'}: no record fits into {settings.sequence_len} tokens.")
+    if not any(choice.tokens for choice in choices[0]):
+        raise BadInput(f"mix: {budgets[0]:,.0f} tokens hold not one text; give a larger budget.")
 
     if settings.replay is not None and settings.replay_share > 0:
         file = files.enter_context((scratch / "replay").open("w+b", _BUFFER))
@@ -333,7 +335,7 @@ class _Source:
         # Record -> why it was dropped; and those that were dropped before they were measured.
         self._drops: dict[int, str] = {}
         self._unread: list[dict[str, str]] = []
-        self.counts = {"duplicates": 0, "near_duplicates": 0, "too_long": 0, "left_out": 0}
+        self.counts = {"duplicates": 0, "near_duplicates": 0, "too_long": 0, "left_out": 0, "empty": 0}
         self.lines = 0
         self.available = 0
 
@@ -368,8 +370,12 @@ class _Source:
     ) -> Iterator[_Row]:
         seen = set()
         for where, line in lines:
-            row = _checked(line, where)
+            row = _parsed(line, where)
             self.lines += 1
+            if self.is_replay and not row.get("text") and not row.get("messages") and {"text", "messages"} & row.keys():
+                self._drop_unread(where, "empty", "empty")
+                continue
+            _check(row, where)
             identity = where if self.is_replay or row.get("id") is None else str(row["id"])
             if identity in drop:
                 self._drop_unread(identity, "left_out", drop[identity])
@@ -572,15 +578,20 @@ def plain_qa(messages: list[dict[str, str]]) -> str:
     )
 
 
-def _checked(line: bytes | dict[str, Any], where: str) -> dict[str, Any]:
+def _parsed(line: bytes | dict[str, Any], where: str) -> dict[str, Any]:
     if isinstance(line, dict):
-        row = line
-    else:
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise BadInput(f"{where}: not valid JSON ({error}).") from None
-    if not isinstance(row, dict) or bool(row.get("text")) == bool(row.get("messages")):
+        return line
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"{where}: not valid JSON ({error}).") from None
+    if not isinstance(row, dict):
+        raise BadInput(f"{where}: expected an object with either `text` or `messages`.")
+    return row
+
+
+def _check(row: dict[str, Any], where: str) -> None:
+    if bool(row.get("text")) == bool(row.get("messages")):
         raise BadInput(f"{where}: expected an object with either `text` or `messages`.")
     if row.get("messages"):
         messages = row["messages"]
@@ -593,7 +604,6 @@ def _checked(line: bytes | dict[str, Any], where: str) -> dict[str, Any]:
             raise BadInput(f"{where}: `messages` must be turns with role and content, the assistant's last.")
     elif not isinstance(row["text"], str):
         raise BadInput(f"{where}: `text` must be a string.")
-    return row
 
 
 def _measure(rows: list[_Row], ruler: Ruler, with_keys: bool) -> _Measured:

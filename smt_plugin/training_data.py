@@ -126,6 +126,8 @@ def write_axolotl_config(
         held_out = _datasets([e for e in entries if _is_mix_file(e)], manifest["validation"], folder / "mix")
         # Packing needs more than a few held-out texts.
         values |= {"test_datasets": [{**e, "split": "train"} for e in held_out], "eval_sample_packing": False}
+        if not any(values.get(key) for key in ("eval_strategy", "eval_steps", "evals_per_epoch")):
+            values["eval_strategy"] = "epoch"
     values["datasets"] = _datasets(entries, manifest["files"], mix)
     values["sequence_len"] = manifest["settings"]["sequence_len"]
     values["dataset_prepared_path"] = str(folder / "prepared" / manifest["content_hash"][:16])

@@ -14,7 +14,7 @@ from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_jsonl
 from smt_plugin.mix import MixSettings, budget_name, mix_budgets, mix_run
 from smt_plugin.ruler import Ruler
-from smt_plugin.training_data import write_axolotl_config
+from smt_plugin.training_data import unknown_keys, write_axolotl_config
 from tests.tiny_llama import LLAMA_LIKE, MICROWORLD_LIKE, QWEN_LIKE, Style, make_model, make_tokenizer
 
 WORDS = "amber birch cedar dune ember fjord grove heath inlet".split()
@@ -185,6 +185,16 @@ def test_replay_of_both_forms_goes_into_two_files(run: Path, tokenizer: str) -> 
     assert not (run / "mix/replay_qa.jsonl").exists()
 
 
+def test_empty_replay_texts_are_passed_over_and_duplicates_of_it_are_no_replay(run: Path, tokenizer: str) -> None:
+    texts = [row for _, row in read_jsonl(run / "replay.jsonl")]
+    write(run / "replay.jsonl", [{"text": ""}] * 200 + texts + texts)
+    manifest = mix_run(run, settings(run, tokenizer, tokens=None, replay_share=0.9))
+    replay = manifest["sources"]["replay"]
+    assert (replay["empty"], replay["duplicates"], replay["records"]) == (200, 300, 300)
+    assert replay["ran_dry"]
+    assert len(lines(run, "replay.jsonl")) == len(set(lines(run, "replay.jsonl"))) == 300
+
+
 def test_an_edited_chat_template_changes_the_content_hash(run: Path, tokenizer: str, tmp_path: Path) -> None:
     other = str(make_tokenizer(tmp_path / "other", LLAMA_LIKE.replace("26 Jul", "27 Jul")))
     assert mix_run(run, settings(run, tokenizer))["content_hash"] != mix_run(run, settings(run, other))["content_hash"]
@@ -199,6 +209,13 @@ def test_bad_input_is_named_in_one_sentence(run: Path, tokenizer: str) -> None:
         mix_run(run, settings(run, str(run / "no-model")))
     with pytest.raises(BadInput, match="shares"):
         settings(run, tokenizer, shares={"synthetic_qa": 0})
+    with pytest.raises(BadInput, match=r"1 tokens hold not one text; give a larger budget"):
+        mix_run(run, settings(run, tokenizer, tokens=1))
+    with pytest.raises(BadInput, match=r"mix\.tokens and mix\.budgets are both given"):
+        settings(run, tokenizer, tokens=1, budgets=(2,))
+    write(run / "bad.jsonl", [{"content": "a"}])
+    with pytest.raises(BadInput, match=r"bad\.jsonl, line 1: expected an object with either `text` or `messages`"):
+        mix_run(run, settings(run, tokenizer, replay=run / "bad.jsonl"))
     write(run / "records/synthetic_qa.jsonl", [{"id": "a", "doc_id": "d", "round": 0, "text": "a", "messages": []}, {}])
     with pytest.raises(BadInput, match=r"synthetic_qa\.jsonl, line 2: expected an object with either"):
         mix_run(run, settings(run, tokenizer))
@@ -356,8 +373,24 @@ def test_the_last_round_is_held_out_for_validation_and_every_document_is_trained
     values = yaml.safe_load(config.read_text())
     assert [entry["path"] for entry in values["test_datasets"]] == [str(run / "mix/validation_qa.jsonl")]
     assert values["test_datasets"][0]["type"] == "chat_template"
+    assert values["eval_strategy"] == "epoch"
     mix_run(run, replace(everything, validation_rounds=0))
     assert not (run / "mix/validation_qa.jsonl").exists()
+
+
+def test_axolotl_evaluates_on_what_is_held_out_and_trains_on_the_rest(run: Path) -> None:
+    pytest.importorskip("axolotl")
+    from axolotl.cli.config import load_cfg
+    from axolotl.common.datasets import load_datasets
+
+    model = make_model(make_tokenizer(run / "base", MICROWORLD_LIKE))
+    manifest = mix_run(run, settings(run, str(model), tokens=None, validation_rounds=2))
+    config = write_axolotl_config(run, "microworld/full", str(model))
+    assert unknown_keys(yaml.safe_load(config.read_text())) == []
+    data = load_datasets(cfg=load_cfg(str(config)))
+    for rows, files in ((data.train_dataset, "files"), (data.eval_dataset, "validation")):
+        assert len(rows) == sum(file["rows"] for file in manifest[files].values())
+        assert sum(map(len, rows["input_ids"])) == sum(file["tokens"] for file in manifest[files].values())
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
