@@ -159,7 +159,10 @@ def test_a_replica_whose_node_is_gone_is_placed_on_another(
             cluster.remove_node(other)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM))],
+)
 def test_a_driver_that_is_killed_or_interrupted_leaves_no_server_behind(
     cluster: Cluster, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -168,6 +171,8 @@ def test_a_driver_that_is_killed_or_interrupted_leaves_no_server_behind(
     assert len(processes(tmp_path)) == 4
     process.send_signal(number)
     process.communicate(timeout=60)
+    # Ray's own handling of SIGTERM would end it with 15, and with the servers left to the guards.
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     assert wait_for(lambda: not processes(tmp_path), 60)
     assert wait_for(lambda: ray.available_resources().get("place") == 4, 60)
 
