@@ -223,7 +223,7 @@ def test_one_of_two_endpoints_dead_dying_or_silent_stalls_nothing(folder: Path, 
         began = time.monotonic()
         finish(start(folder))
         assert records(folder / "run") == calm
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
         (folder / "run" / "completions.sqlite").unlink()
 
     good = Endpoint()
@@ -258,7 +258,7 @@ def test_a_clock_that_jumps_changes_nothing(folder: Path, calm: set[str]) -> Non
         write_run_file(folder, endpoint.url)
         began = time.monotonic()
         finish(start(folder, PYTHONPATH=f"{folder}{os.pathsep}{ROOT}"))
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 60
     assert records(folder / "run") == calm
 
 
@@ -362,7 +362,7 @@ def test_ctrl_c_while_a_store_is_replayed_stops_and_keeps_the_records(folder: Pa
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert finish(process, 130).strip() == "stopped; run the same command again to go on"
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         assert (len(endpoint.bodies), records(folder / "run"), len(marks(folder / "run"))) == (before, written, size)
 
 
