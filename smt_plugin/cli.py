@@ -359,7 +359,8 @@ def show(run_file: Path, method: str, count: int, seed: int | None) -> None:
 
 @cli.command(epilog="\b\nExample:\n  smt mix smt.yaml && axolotl train run/axolotl.yaml")
 @RUN_FILE
-def mix(run_file: Path) -> None:
+@click.option("--drop-leaks", is_flag=True, help="leave out records that nearly ask or quote an evaluation question")
+def mix(run_file: Path, drop_leaks: bool) -> None:
     """Mix records and replay by tokens into training files, and write a ready-to-run axolotl.yaml for each budget."""
     from smt_plugin.config import read_run_file
     from smt_plugin.mix import MixSettings, mix_budgets
@@ -370,8 +371,19 @@ def mix(run_file: Path) -> None:
     values = dict(section)
     values["tokenizer"] = section.tokenizer or base_model_of(train.config, train.base_model)
     values["budgets"] = tuple(section.budgets)
+    drop: dict[str, str] = {}
+    if drop_leaks:
+        from smt_plugin.benchmarks import load
+        from smt_plugin.leaks import leaking_records
+
+        if settings.evaluate is None:
+            raise BadInput(
+                f"run file {run_file}: evaluate: this key is missing; --drop-leaks needs its `benchmark` and `data`."
+            )
+        drop = leaking_records(settings.run, *load(settings.evaluate.benchmark, settings.evaluate.data))
+        click.echo(f"{len(drop):,} records leak evaluation questions and are left out; {settings.run / 'leaks.jsonl'}")
     ran_dry = False
-    for folder, manifest in mix_budgets(settings.run, MixSettings(**values, seed=settings.seed)):
+    for folder, manifest in mix_budgets(settings.run, MixSettings(**values, seed=settings.seed), drop):
         path = write_axolotl_config(settings.run, train.config, base_model=train.base_model, mix_folder=folder)
         click.echo(f"{folder}: {manifest['tokens']:,} tokens")
         for name, source in manifest["sources"].items():
@@ -502,7 +514,7 @@ def leaks(run_file: Path) -> None:
     settings = read_run_file(run_file)
     if settings.evaluate is None:
         raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
-    find_leaks(settings.run, load(settings.evaluate.benchmark, settings.evaluate.data)[1])
+    find_leaks(settings.run, *load(settings.evaluate.benchmark, settings.evaluate.data))
     click.echo(f"{leaks_text(settings.run)}; wrote {settings.run / 'leaks.json'}")
 
 

@@ -1,22 +1,28 @@
-"""Leaks: evaluation questions that the synthetic records nearly ask or quote, found by shared runs of words."""
+"""Leaks: evaluation questions that the synthetic records nearly ask or quote, by shared words and by embedding."""
 
+import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from smt_plugin.benchmarks import Question
+from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
-from smt_plugin.jsonl import read_jsonl
+from smt_plugin.jsonl import read_jsonl, write_jsonl
 from smt_plugin.records import generated_folders
 
 # Our choices. A question has some 12 words: 3 in a row survive a reworded copy, 8 in a row only a quotation.
 QUESTION_RUN = 3
 TEXT_RUN = 8
 SHARE = 0.7
+# Cosine. 1 of 1,026 pairs of different QuALITY questions about one story reaches it.
+ALIKE = 0.85
+_BATCH = 256
 _WORD = re.compile(r"\w+")
 
 
@@ -45,16 +51,63 @@ class Overlaps:
                 self._holders[key].append(question.question_id)
         self._lengths = sorted(lengths)
 
-    def see(self, text: str) -> None:
-        """Take a text into account."""
+    def see(self, text: str) -> tuple[str, float] | None:
+        """Take a text into account, and return the question it holds most of, with the share; None without any."""
         words = words_of(text)
         shared: Counter[str] = Counter()
         for length in self._lengths:
             for key in _runs(words, length):
                 for question_id in self._holders.get(key, ()):
                     shared[question_id] += 1
-        for question_id, count in shared.items():
-            self.best[question_id] = max(self.best[question_id], count / self._sizes[question_id])
+        shares = {question_id: count / self._sizes[question_id] for question_id, count in shared.items()}
+        for question_id, share in shares.items():
+            self.best[question_id] = max(self.best[question_id], share)
+        return max(shares.items(), key=lambda pair: pair[1], default=None)
+
+
+class Likeness:
+    """How near the synthetic questions seen so far come to each evaluation question about the same document, by the
+    cosine of MiniLM's embeddings: the largest of all.
+
+    An evaluation question is taken as it stands and behind its document's name, which synthetic ones carry.
+    """
+
+    def __init__(self, questions: Iterable[Question], documents: Iterable[Document]) -> None:
+        import numpy as np
+
+        from smt_plugin.retrieval import Settings, embedding_model
+
+        self._model = embedding_model(Settings())
+        self.best: dict[str, float] = {}
+        identities = {document.id: document.identity for document in documents}
+        texts: dict[str, list[str]] = defaultdict(list)
+        self._ids: dict[str, list[str]] = defaultdict(list)
+        for question in questions:
+            self.best[question.question_id] = 0.0
+            for doc_id in question.evidence:
+                texts[doc_id] += [question.question, f"{identities[doc_id]}: {question.question}"]
+                self._ids[doc_id] += [question.question_id] * 2
+        self._vectors = {
+            doc_id: np.asarray(self._model.get_text_embedding_batch(lines)) for doc_id, lines in texts.items()
+        }
+
+    def see(self, asked: Sequence[tuple[str, str]]) -> list[tuple[str, float] | None]:
+        """Take (document id, question) pairs into account, and return the evaluation question nearest to each."""
+        import numpy as np
+
+        texts = list(dict.fromkeys(text for doc_id, text in asked if doc_id in self._vectors))
+        vectors = dict(zip(texts, self._model.get_text_embedding_batch(texts), strict=True)) if texts else {}
+        nearest: list[tuple[str, float] | None] = []
+        for doc_id, text in asked:
+            if doc_id not in self._vectors:
+                nearest.append(None)
+                continue
+            ids, cosines = self._ids[doc_id], self._vectors[doc_id] @ np.asarray(vectors[text])
+            for question_id, cosine in zip(ids, cosines.tolist(), strict=True):
+                self.best[question_id] = max(self.best[question_id], cosine)
+            place = int(cosines.argmax())
+            nearest.append((ids[place], float(cosines[place])))
+        return nearest
 
 
 def words_of(text: str) -> list[str]:
@@ -66,13 +119,16 @@ def _runs(words: list[str], length: int) -> set[tuple[str, ...]]:
     return {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
 
 
-def find_leaks(run: Path, questions: list[Question]) -> dict[str, Any]:
-    """Compare all records of a run with the evaluation questions, and write `<run>/leaks.json`.
+def find_leaks(run: Path, documents: Sequence[Document], questions: list[Question]) -> dict[str, Any]:
+    """Compare all records of a run with the evaluation questions, and write `<run>/leaks.json` and `leaks.jsonl`.
+
+    The records are read once, a batch at a time. `leaks.jsonl` names each record that leaks, with the reason.
 
     Returns:
         What was written: `asked` (question id -> share of its runs of 3 words in the synthetic question nearest to
-        it) and `quoted` (runs of 8 words in the nearest record's text), both from 0.7 on; `leaked` (the ids of
-        either), `questions` (how many were looked at), `records` (what was read: file -> size and time).
+        it), `quoted` (runs of 8 words in the nearest record's text), both from 0.7 on, and `alike` (cosine to the
+        nearest synthetic question about the same document, from 0.85 on); `leaked` (the ids of any), `questions` (how
+        many were looked at), `leaking_records`, `records` (what was read: file -> size and time).
 
     Raises:
         BadInput: the run has no records.
@@ -81,26 +137,75 @@ def find_leaks(run: Path, questions: list[Question]) -> dict[str, Any]:
     if not files:
         raise BadInput(f"{run / 'records'} holds no records; run `smt generate` first.")
     asked, quoted = Overlaps(questions, QUESTION_RUN), Overlaps(questions, TEXT_RUN, whole_runs=True)
-    for file in files:
-        for _, record in read_jsonl(file):
-            turns = record.get("messages") or []
-            # A focal rewrite names the question it was made for, a question-answer pair asks it.
-            for question in (record.get("question"), *(m["content"] for m in turns if m["role"] == "user")):
-                if question:
-                    asked.see(question)
-            quoted.see(record.get("text") or "\n".join(m["content"] for m in turns))
+    alike = Likeness(questions, documents)
+
+    def leaking() -> Iterator[dict[str, Any]]:
+        for file in files:
+            rows = (record for _, record in read_jsonl(file))
+            while batch := list(islice(rows, _BATCH)):
+                pairs = [(record["doc_id"], text) for record in batch for text in _questions_in(record)]
+                nearest = iter(alike.see(pairs))
+                for record in batch:
+                    own = _questions_in(record)
+                    found = [("nearly asks", asked.see(text), SHARE) for text in own]
+                    found += [("asks much the same as", next(nearest), ALIKE) for _ in own]
+                    found.append(("quotes", quoted.see(_text_of(record)), SHARE))
+                    for how, hit, least in found:
+                        if hit is not None and hit[1] >= least:
+                            reason = f"{how} evaluation question {hit[0]} ({hit[1]:.2f})"
+                            yield {"id": record["id"], "question_id": hit[0], "reason": reason}
+                            break
+
+    leaking_records = write_jsonl(run / "leaks.jsonl", leaking())
     found = {
-        "asked": {key: round(share, 3) for key, share in asked.best.items() if share >= SHARE},
-        "quoted": {key: round(share, 3) for key, share in quoted.best.items() if share >= SHARE},
+        name: {key: round(value, 3) for key, value in best.items() if value >= least}
+        for name, best, least in (
+            ("asked", asked.best, SHARE),
+            ("quoted", quoted.best, SHARE),
+            ("alike", alike.best, ALIKE),
+        )
     }
     leaks = {
         "questions": len(questions),
-        "leaked": sorted(found["asked"].keys() | found["quoted"].keys()),
+        "leaked": sorted(set().union(*found.values())),
         **found,
+        "leaking_records": leaking_records,
+        "questions_sha256": _hash(questions),
         "records": _states(run, files),
     }
     (run / "leaks.json").write_bytes(orjson.dumps(leaks, option=orjson.OPT_INDENT_2) + b"\n")
     return leaks
+
+
+def _questions_in(record: dict[str, Any]) -> list[str]:
+    """A focal rewrite names the question it was made for, a question-answer pair asks it."""
+    turns = record.get("messages") or []
+    texts = (record.get("question"), *(turn["content"] for turn in turns if turn["role"] == "user"))
+    return [text for text in texts if text]
+
+
+def _text_of(record: dict[str, Any]) -> str:
+    return record.get("text") or "\n".join(turn["content"] for turn in record.get("messages") or [])
+
+
+def leaking_records(run: Path, documents: Sequence[Document], questions: list[Question]) -> dict[str, str]:
+    """Ids of the records that leak -> the reason, for the mix to leave out.
+
+    They are looked for anew if the records or the questions have changed.
+
+    Raises:
+        BadInput: as `find_leaks`.
+    """
+    leaks = read_leaks(run)
+    if leaks is None or leaks["questions_sha256"] != _hash(questions) or not (run / "leaks.jsonl").is_file():
+        find_leaks(run, documents, questions)
+    return {row["id"]: row["reason"] for _, row in read_jsonl(run / "leaks.jsonl")}
+
+
+def _hash(questions: list[Question]) -> str:
+    return hashlib.sha256(
+        orjson.dumps([[question.question_id, question.question] for question in questions])
+    ).hexdigest()
 
 
 def read_leaks(run: Path) -> dict[str, Any] | None:
@@ -109,6 +214,8 @@ def read_leaks(run: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     leaks: dict[str, Any] = orjson.loads(path.read_bytes())
+    if "alike" not in leaks:  # of a version that looked at words alone
+        return None
     return leaks if leaks["records"] == _states(run, _record_files(run)) else None
 
 

@@ -287,7 +287,8 @@ def leaks_text(run: Path) -> str:
     share = len(leaks["leaked"]) / leaks["questions"]
     return (
         f"{len(leaks['leaked']):,} of {leaks['questions']:,} evaluation questions ({share:.1%}) are nearly asked "
-        f"({len(leaks['asked']):,}) or quoted ({len(leaks['quoted']):,}) by a synthetic record"
+        f"({len(leaks['asked']):,}), asked in other words ({len(leaks['alike']):,}) or quoted "
+        f"({len(leaks['quoted']):,}) by {leaks['leaking_records']:,} synthetic records"
     )
 
 

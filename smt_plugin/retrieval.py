@@ -283,7 +283,7 @@ def page_recalls(questions: Sequence[Question], chunks: dict[str, list[Chunk]], 
     return recalls
 
 
-def _embedding_model(settings: Settings) -> Any:
+def embedding_model(settings: Settings) -> Any:
     require("llama_index.core", "rag")
     if settings.embedding_endpoint:
         return _endpoint_model(settings)
@@ -356,7 +356,7 @@ def _index(documents: Sequence[Document], settings: Settings) -> "tuple[VectorSt
 
     Search by words alone needs no index, and embeds nothing.
     """
-    model = _embedding_model(settings)
+    model = embedding_model(settings)
     if settings.mode == "bm25":
         return None, _split(documents, settings, model)
     faiss = require("faiss", "rag")

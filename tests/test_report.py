@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from smt_plugin.benchmarks import Question
+from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.leaks import find_leaks
 from smt_plugin.report import COLUMNS, arm_results, leaks_text, rows_of, write_report
@@ -76,12 +77,14 @@ def test_leaks_give_a_second_headline_without_them_and_a_sentence(tmp_path: Path
     finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5])
     write_records(tmp_path, [pair("Who won?")])
     questions = [Question(f"q{n}", f"d{n // 2}", "Who won?" if n == 1 else "Where?", None, "x") for n in range(6)]
-    find_leaks(tmp_path, questions)
+    find_leaks(tmp_path, [Document(f"d{n}", f"Story {n}", "x") for n in range(3)], questions)
     (result,) = arm_results(tmp_path, ["base_rag"])
     assert result.without_leaks is not None
     assert result.without_leaks.mean == pytest.approx(0.7)
     assert rows_of([result])[0][COLUMNS.index("without leaks")].startswith("70.0% (")
-    assert leaks_text(tmp_path).startswith("1 of 6 evaluation questions (16.7%) are nearly asked (1) or quoted (0)")
+    assert leaks_text(tmp_path).startswith(
+        "1 of 6 evaluation questions (16.7%) are nearly asked (1), asked in other words (0)"
+    )
     write_records(tmp_path, [pair("Who lost?")])
     assert "run `smt leaks` again" in leaks_text(tmp_path)
     assert arm_results(tmp_path, ["base_rag"])[0].without_leaks is None

@@ -210,9 +210,9 @@ def test_an_endpoint_embeds_chunks_and_queries_and_the_instruction_goes_before_q
 
 
 def test_a_local_models_query_instruction_is_embedded_before_the_query(tmp_path: Path, data: Data) -> None:
-    from smt_plugin.retrieval import _embedding_model
+    from smt_plugin.retrieval import embedding_model
 
-    plain, instructed = (_embedding_model(Settings(query_instruction=text)) for text in ("", "Instruct: x\nQuery:"))
+    plain, instructed = (embedding_model(Settings(query_instruction=text)) for text in ("", "Instruct: x\nQuery:"))
     assert instructed.get_query_embedding("kites") == pytest.approx(
         plain.get_text_embedding("Instruct: x\nQuery:kites"), abs=1e-6
     )
