@@ -430,6 +430,26 @@ def tune(
     )
 
 
+@cli.command(epilog="\b\nExample:\n  smt check run/axolotl.yaml --gpus 4")
+@click.argument("config", type=click.Path(path_type=Path), metavar="AXOLOTL.YAML")
+@click.option("--gpus", type=click.IntRange(min=1), help="of all nodes; default: those of this machine, else 1")
+def check(config: Path, gpus: int | None) -> None:
+    """Say what would go wrong silently in a training, and its steps, tokens, FLOP and hours; no GPU needed."""
+    from smt_plugin.errors import require
+    from smt_plugin.training_check import check_config
+
+    found = check_config(config, gpus or require("torch", "train").cuda.device_count() or 1)
+    for fact in found.facts:
+        click.echo(fact)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    for problem in found.problems:
+        click.echo(f"error: {config}: {problem}", err=True)
+    if found.problems:
+        sys.exit(2)
+    click.echo("no problem found")
+
+
 @cli.command(name="ls", epilog="\b\nExample:\n  smt ls")
 def list_shipped() -> None:
     """List the methods, prompts, tasks and configs that come with the package, one line each."""
@@ -543,6 +563,16 @@ def report(run_file: Path) -> None:
     if missing:
         click.echo(f"missing arms: {', '.join(missing)}; run `smt evaluate {run_file}`", err=True)
         sys.exit(1)
+
+
+@cli.command(epilog="\b\nExample:\n  smt card smt.yaml")
+@RUN_FILE
+def card(run_file: Path) -> None:
+    """Write the trained model's README.md: data, budget, shares, config, versions and results."""
+    from smt_plugin.config import read_run_file
+    from smt_plugin.model_card import write_card
+
+    click.echo(f"wrote {write_card(read_run_file(run_file).run)}")
 
 
 @cli.command(

@@ -230,8 +230,9 @@ def chat_loss(folder: Path) -> float:
 def likelihood_accuracy(model: Path, corpus: Path) -> float:
     """Accuracy that lm-eval finds for a model on eight questions about four invented stories."""
     import lm_eval
+    from lm_eval.tasks import TaskManager
 
-    manager = lm_eval.tasks.TaskManager(
+    manager = TaskManager(
         include_path=str(asset_dir("lm_eval_tasks")), include_defaults=False, metadata={"data": str(write_own(corpus))}
     )
     results = lm_eval.simple_evaluate(

@@ -1,0 +1,148 @@
+"""Write the trained model's README.md: what it was trained on, how, and how it answered."""
+
+import hashlib
+import re
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from smt_plugin.errors import BadInput
+from smt_plugin.mix import MANIFEST_FILE
+from smt_plugin.training_data import read_config, trained_model
+
+# What the card of the trainer says of itself, until somebody edits it.
+_TRAINERS_OWN = "This model card has been generated automatically"
+_MARK = re.compile(r"<!-- written by `smt card`; sha256 of all above: ([0-9a-f]{64}) -->\n$")
+_PACKAGES = ("axolotl", "torch", "transformers", "peft", "deepspeed")
+
+
+def write_card(run_folder: Path) -> Path:
+    """Write README.md into the folder of the run's trained model (the merged one after LoRA) and return its path.
+
+    It holds the mix's manifest (budget, shares, duplicates, cuts), the training config, the packages' versions and,
+    where the report is newer than the model, the arms' results. The trainer's own card and an earlier one of this
+    function are replaced.
+
+    Raises:
+        BadInput: there is no trained model, the mix was written anew since, or README.md was edited.
+    """
+    folder = trained_model(run_folder)
+    weights = list(folder.glob("*.safetensors"))
+    if not weights:
+        raise BadInput(f"there is no trained model in {folder}; run `axolotl train` first.")
+    trained_at = max(file.stat().st_mtime for file in weights)
+    manifest_path = run_folder / "mix" / MANIFEST_FILE
+    if not manifest_path.is_file():
+        raise BadInput(f"{manifest_path} does not exist, so what {folder} was trained on is not known.")
+    if manifest_path.stat().st_mtime > trained_at:
+        raise BadInput(f"{manifest_path} is newer than the model in {folder}; train again, or keep the older mix.")
+    path = folder / "README.md"
+    if path.is_file() and not _may_replace(path.read_text(encoding="utf-8")):
+        raise BadInput(f"{path} was edited; move it away first.")
+    report = run_folder / "report.json"
+    results = orjson.loads(report.read_bytes()) if report.is_file() and report.stat().st_mtime > trained_at else None
+    manifest, config = orjson.loads(manifest_path.read_bytes()), read_config(run_folder / "axolotl.yaml")
+    text = _card(run_folder, manifest, config, results, datetime.fromtimestamp(trained_at, UTC))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(f"{text}<!-- written by `smt card`; sha256 of all above: {digest} -->\n", encoding="utf-8")
+    return path
+
+
+def _may_replace(text: str) -> bool:
+    mark = _MARK.search(text)
+    if mark is None:
+        return _TRAINERS_OWN in text
+    return hashlib.sha256(text[: mark.start()].encode()).hexdigest() == mark[1]
+
+
+def _card(
+    run_folder: Path, manifest: dict[str, Any], config: dict[str, Any], results: Any, trained_at: datetime
+) -> str:
+    base = Path(config["base_model"]).name if Path(config["base_model"]).is_absolute() else config["base_model"]
+    head = {"base_model": base, "library_name": "transformers", "tags": ["synthetic-data", "axolotl", "smt-plugin"]}
+    how = "a LoRA adapter, merged" if config.get("adapter") else "all weights"
+    settings = manifest["settings"]
+    lines = [
+        "---",
+        yaml.safe_dump(head, sort_keys=False).strip(),
+        "---",
+        "",
+        f"# {base}, trained on synthetic text about a corpus",
+        "",
+        f"Trained from `{base}` ({how}) on {trained_at:%Y-%m-%d}, with synthetic question-answer pairs and documents "
+        "that a generator model wrote about a corpus (Synthetic Mixed Training, arXiv 2603.23562). Meant for questions "
+        "about that corpus; nothing else was tested but what stands below.",
+        "",
+        "## Data",
+        "",
+        f"{manifest['tokens']:,} tokens of `{manifest['tokenizer']['name'].rpartition('/')[2]}`'s tokenizer, "
+        f"{manifest['record_tokens']:,} of them synthetic; budget asked: "
+        f"{_budget(settings)}; at most {settings['sequence_len']} tokens a text; seed {settings['seed']}; content hash "
+        f"`{manifest['content_hash'][:16]}`.",
+        "",
+        "| source | tokens | share | records | documents | cut | duplicates left out | ran dry |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, source in manifest["sources"].items():
+        cells = [
+            f"{source['tokens']:,}",
+            f"{source['share']:.1%}",
+            f"{source['records']:,}",
+            _cell(source.get("documents")),
+            _cell(source.get("records_cut")),
+            _cell(source.get("duplicates")),
+            "yes" if source["ran_dry"] else "no",
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", *(f"- {warning}" for warning in manifest["warnings"]), "", "## Evaluation", ""]
+    lines += _results(results)
+    lines += ["", "## Training", "", "```yaml", _config_text(run_folder, config), "```", "", "## Versions", ""]
+    lines += [f"- {name} {number}" for name, number in _versions(manifest).items()]
+    return "\n".join(lines) + "\n\n"
+
+
+def _budget(settings: dict[str, Any]) -> str:
+    budgets = settings.get("budgets") or [settings.get("tokens")]
+    return ", ".join("all there was" if tokens is None else f"{tokens:,}" for tokens in budgets)
+
+
+def _cell(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _results(results: Any) -> list[str]:
+    if results is None:
+        return ["None since the training."]
+    rows = [
+        "Accuracy, closed-book unless the arm says otherwise, with document-clustered 95 % intervals:",
+        "",
+        "| arm | accuracy | 95 % interval | questions |",
+        "| --- | --- | --- | --- |",
+    ]
+    for arm in results["arms"]:
+        accuracy = arm["accuracy"]
+        if accuracy is not None:
+            interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
+            rows.append(f"| {arm['arm']} | {accuracy['mean']:.1%} | {interval} | {accuracy['questions']:,} |")
+    return rows
+
+
+def _config_text(run_folder: Path, config: dict[str, Any]) -> str:
+    """The training config without this machine's folders."""
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110).strip()
+    return re.sub(r"/\S*/(?=[^/\s]+$)", "", text.replace(f"{run_folder.resolve()}/", ""), flags=re.MULTILINE)
+
+
+def _versions(manifest: dict[str, Any]) -> dict[str, str]:
+    """Versions of what mixed the data and of what is installed here, where one trains."""
+    found = dict(manifest["versions"])
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

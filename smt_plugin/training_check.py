@@ -1,0 +1,442 @@
+"""Look through an axolotl config before the first GPU minute: what would go wrong silently, and what it will cost."""
+
+import hashlib
+import logging
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from smt_plugin.errors import require
+from smt_plugin.mix import MANIFEST_FILE
+from smt_plugin.training_data import base_model_of, read_config, unknown_keys
+
+# Fewer optimizer steps than this teach next to nothing, whatever the learning rate; our choice.
+MIN_STEPS = 10
+# An H100's dense bf16 FLOP/s, and the part of it that a good training reaches.
+PEAK_FLOPS, UTILIZATION = 989e12, 0.4
+
+_BATCH = 512
+# What axolotl's validation asks of the target machine: an H100, whatever this one is.
+_GPU = {**dict.fromkeys(("bf16", "fp8", "tf32"), True), "n_node": 1, "compute_capability": "sm_90"}
+
+
+@dataclass
+class Checked:
+    """What `smt check` found: problems to mend, notes on what could not be checked, and the training's size."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Data:
+    """One local JSONL file of the config's `datasets`, and what is known of it."""
+
+    where: str
+    path: Path
+    entry: dict[str, Any]
+    tokens: int | None = None
+    rows: int = 0
+
+    @property
+    def is_chat(self) -> bool:
+        return str(self.entry.get("type")) == "chat_template"
+
+    @property
+    def key(self) -> str:
+        return str(self.entry.get("field_messages", "messages") if self.is_chat else self.entry.get("field", "text"))
+
+
+def check_config(path: Path, num_gpus: int) -> Checked:
+    """Check an axolotl config, offline and without a GPU. Relative paths are relative to the working directory.
+
+    Args:
+        num_gpus: GPUs of the training, all nodes together.
+
+    Raises:
+        BadInput: there is no such file, it is no YAML mapping, or axolotl is not installed.
+    """
+    values = read_config(path)
+    os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
+    # axolotl logs its whole config, and torch warns of what only GPUs need.
+    logging.disable(logging.CRITICAL)
+    try:
+        require("axolotl", "train")
+        return _check(path, values, num_gpus)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _check(path: Path, values: dict[str, Any], num_gpus: int) -> Checked:
+    found = Checked()
+    for key in _unknown_keys(values, found):
+        found.problems.append(f"{key}: axolotl does not know this key and would ignore it; remove it or mend its name.")
+    config = _validated(values, num_gpus, found)
+    files = _data_files(values, found)
+    if config is not None:
+        tokenizer = _tokenizer(path, config, found)
+        _measure(files, config, tokenizer, found)
+        _check_prepared(files, config, tokenizer, found)
+    if files and all(data.tokens is not None for data in files) and config is not None:
+        _size(path, config, files, num_gpus, found)
+    return found
+
+
+def _unknown_keys(values: dict[str, Any], found: Checked) -> list[str]:
+    try:
+        return unknown_keys(values)
+    except (ImportError, AttributeError, ValueError) as error:
+        found.problems.append(f"plugins: {error}; axolotl would train on without it; mend the name or install it.")
+        return []
+
+
+def _validated(values: dict[str, Any], num_gpus: int, found: Checked) -> Any:
+    """The config as axolotl's own validation returns it; None if it refuses."""
+    from axolotl.cli.config import prepare_plugins
+    from axolotl.utils.config import validate_config
+    from axolotl.utils.dict import DictDefault
+    from pydantic import ValidationError
+
+    config = DictDefault(values)
+    try:
+        prepare_plugins(config)
+        return validate_config(
+            config, capabilities={**_GPU, "n_gpu": num_gpus}, env_capabilities={"torch_version": "2.13.0"}
+        )
+    except ValidationError as error:
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            found.problems.append(f"{key or 'config'}: axolotl refuses it: {_line(problem['msg'])}.")
+    # axolotl's validators raise whatever their code runs into.
+    except Exception as error:
+        found.problems.append(f"config: axolotl refuses it: {_line(error)}.")
+    return None
+
+
+def _line(error: Any) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].removeprefix("Value error, ").rstrip(".") if lines else type(error).__name__
+
+
+def _data_files(values: dict[str, Any], found: Checked) -> list[_Data]:
+    """The local JSONL files among `datasets`, each there and well-formed."""
+    files = []
+    entries = values.get("datasets")
+    if not isinstance(entries, list) or not entries:
+        found.problems.append("datasets: there are none; name at least one file, as `smt mix` does.")
+        return []
+    for index, entry in enumerate(entries):
+        where = f"datasets[{index}]"
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+            found.problems.append(f"{where}: it has no `path`; add the data's file.")
+            continue
+        path = Path(entry["path"])
+        if path.suffix not in (".jsonl", ".json"):
+            found.notes.append(f"{where}: {path} is no JSONL file and was not looked into.")
+        elif not path.is_file():
+            found.problems.append(f"{where}: {path} does not exist; run `smt mix`, or mend the path.")
+        else:
+            files.append(_Data(where, path, entry))
+    return files
+
+
+def _tokenizer(path: Path, config: Any, found: Checked) -> Any:
+    """The tokenizer as axolotl sets it up; None where it cannot be had."""
+    from axolotl.loaders import load_tokenizer
+
+    config.base_model = config.base_model_config = base_model_of(path)
+    config.tokenizer_config = config.tokenizer_config or config.base_model
+    try:
+        return load_tokenizer(config)
+    # The hub, the network and every tokenizer class have errors of their own.
+    except Exception as error:
+        found.notes.append(
+            f"tokenizer {config.tokenizer_config}: it cannot be loaded here ({_line(error)}), so chat template, turn "
+            "ends and lengths were not checked."
+        )
+        return None
+
+
+def _measure(files: list[_Data], config: Any, tokenizer: Any, found: Checked) -> None:
+    """Count each file's rows and tokens: by the mix's manifest where it is the mix's own file, else anew."""
+    from transformers import PreTrainedTokenizerBase
+
+    for data in files:
+        mixed = _in_manifest(data, config, found)
+        if isinstance(tokenizer, PreTrainedTokenizerBase) and not _trains_rightly(data, config, tokenizer, found):
+            continue
+        if mixed is not None:
+            data.rows, data.tokens = mixed
+        elif tokenizer is not None:
+            _count(data, config, tokenizer, found)
+
+
+def _in_manifest(data: _Data, config: Any, found: Checked) -> tuple[int, int] | None:
+    """Rows and tokens that `smt mix` counted in this very file, for this tokenizer and length."""
+    path = data.path.parent / MANIFEST_FILE
+    if not path.is_file():
+        return None
+    manifest = orjson.loads(path.read_bytes())
+    file = manifest.get("files", {}).get(data.path.name)
+    if file is None:
+        return None
+    with data.path.open("rb") as content:
+        if hashlib.file_digest(content, "sha256").hexdigest() != file["sha256"]:
+            found.problems.append(f"{data.where}: {data.path} was changed after `smt mix`; run `smt mix` again.")
+            return None
+    if manifest["settings"]["sequence_len"] > config.sequence_len:
+        found.problems.append(
+            f"sequence_len: {config.sequence_len}, but the mix was cut to {manifest['settings']['sequence_len']} "
+            "tokens; set mix.sequence_len and run `smt mix` again."
+        )
+        return None
+    if manifest["tokenizer"]["name"] != config.tokenizer_config:
+        found.problems.append(
+            f"{data.where}: {data.path} was cut with the tokenizer {manifest['tokenizer']['name']}, not with "
+            f"{config.tokenizer_config}; set train.base_model and run `smt mix` again."
+        )
+        return None
+    return file["rows"], file["tokens"]
+
+
+def _rows(data: _Data, found: Checked) -> Iterator[tuple[int, Any]]:
+    """Each row's line number and content; ends with a problem at the first row that is none."""
+    with data.path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                found.problems.append(f"{data.path}, line {number}: not valid JSON ({error}); mend or remove it.")
+                return
+            content = row.get(data.key) if isinstance(row, dict) else None
+            if not content or not isinstance(content, list if data.is_chat else str):
+                found.problems.append(
+                    f"{data.path}, line {number}: no `{data.key}` to train on, which {data.where} (type "
+                    f"{data.entry.get('type')}) reads; mend the row, or the entry's type and field."
+                )
+                return
+            yield number, content
+
+
+def _trains_rightly(data: _Data, config: Any, tokenizer: Any, found: Checked) -> bool:
+    """Encode the first rows with axolotl's own code and look at what is trained: answers, their ends, begin tokens."""
+    from axolotl.prompt_strategies import load
+    from axolotl.utils.dict import DictDefault
+
+    contents = [content for _, (_, content) in zip(range(8), _rows(data, found), strict=False)]
+    if not contents:
+        return False
+    problem = None
+    try:
+        strategy = load(data.entry.get("type"), tokenizer, config, DictDefault(data.entry))
+        for content in contents:
+            row = strategy.tokenize_prompt({data.key: content if data.is_chat else [content]})
+            tokens, labels = row["input_ids"], row["labels"]
+            if not data.is_chat:
+                tokens, labels = tokens[0], labels[0]
+            problem = _problem_of_row(data, tokenizer, tokens, labels)
+            if problem:
+                break
+    # Templates and prompt strategies raise whatever the data makes them run into.
+    except Exception as error:
+        problem = f"axolotl cannot encode {data.path}: {_line(error)}; mend the entry, the data or eot_tokens"
+    if problem is None and data.is_chat:
+        problem = _template_problem(data, config, tokenizer, contents)
+    if problem:
+        found.problems.append(f"{data.where}: {problem}.")
+    return problem is None
+
+
+def _problem_of_row(data: _Data, tokenizer: Any, tokens: list[int], labels: list[int]) -> str | None:
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if begin is not None and tokens[:2] == [begin, begin]:
+        return f"{data.path}: texts begin with two {tokenizer.bos_token}; take it out of the data"
+    if all(label == -100 for label in labels):
+        return f"{data.path}: nothing of its first row is trained; set roles_to_train to the role of its answers"
+    if not data.is_chat:
+        return None if labels[-1] == end else f"{data.path}: texts do not end with a trained {tokenizer.eos_token}"
+    # The turn's end is the first special token behind the last trained word.
+    last = max(place for place, label in enumerate(labels) if label != -100)
+    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    if labels[last] in special:
+        return None
+    closing = next((token for token in tokens[last + 1 :] if token in special), None)
+    name = "the end of turns" if closing is None else tokenizer.convert_ids_to_tokens(closing)
+    return f"{name}, which ends the answers of {data.path}, is not trained; add it to eot_tokens, or no answer ends"
+
+
+def _template_problem(data: _Data, config: Any, tokenizer: Any, contents: list[Any]) -> str | None:
+    """A chat template of the config that writes the data otherwise than the tokenizer's own."""
+    from axolotl.utils.chat_templates import get_chat_template_from_config
+    from axolotl.utils.dict import DictDefault
+    from transformers import AutoTokenizer
+
+    chosen = get_chat_template_from_config(cfg=config, ds_cfg=DictDefault(data.entry), tokenizer=tokenizer)
+    own = AutoTokenizer.from_pretrained(config.tokenizer_config).chat_template
+    if own is None or chosen == own:
+        return None
+    for content in contents:
+        texts = [tokenizer.apply_chat_template(content, chat_template=each, tokenize=False) for each in (chosen, own)]
+        if texts[0] != texts[1]:
+            name = getattr(config.chat_template, "value", config.chat_template)
+            return (
+                f"chat_template {name} writes {data.path} otherwise than the template of "
+                f"{config.tokenizer_config}, which the model knows; use tokenizer_default"
+            )
+    return None
+
+
+def _count(data: _Data, config: Any, tokenizer: Any, found: Checked) -> None:
+    """Count the rows and tokens of a file, and those that are too long."""
+    from axolotl.utils.chat_templates import get_chat_template_from_config
+    from axolotl.utils.dict import DictDefault
+
+    problems = len(found.problems)
+    template = None
+    if data.is_chat:
+        template = get_chat_template_from_config(cfg=config, ds_cfg=DictDefault(data.entry), tokenizer=tokenizer)
+    tokens, long, first_long = 0, 0, ""
+    batch: list[tuple[int, Any]] = []
+
+    def count_batch() -> None:
+        nonlocal tokens, long, first_long
+        texts = [content for _, content in batch]
+        if data.is_chat:
+            texts = tokenizer.apply_chat_template(texts, chat_template=template, tokenize=False)
+        encoded = tokenizer(texts, add_special_tokens=not data.is_chat)["input_ids"]
+        for (number, _), ids in zip(batch, encoded, strict=True):
+            length = len(ids) + (not data.is_chat and ids[-1] != tokenizer.eos_token_id)
+            tokens += length
+            if length > config.sequence_len:
+                long += 1
+                first_long = first_long or f"the first in line {number}, of {length:,}"
+        data.rows += len(batch)
+        batch.clear()
+
+    for row in _rows(data, found):
+        batch.append(row)
+        if len(batch) == _BATCH:
+            count_batch()
+    if batch:
+        count_batch()
+    if long:
+        does = config.excess_length_strategy or ("drop" if data.is_chat else "cut")
+        found.problems.append(
+            f"{data.where}: {long:,} of {data.rows:,} texts of {data.path} are longer than sequence_len "
+            f"{config.sequence_len} ({first_long} tokens), and axolotl would {does} them silently; "
+            "let `smt mix` cut them."
+        )
+    if len(found.problems) == problems or long:
+        data.tokens = tokens
+
+
+def _check_prepared(files: list[_Data], config: Any, tokenizer: Any, found: Checked) -> None:
+    """Prepared data that axolotl would reuse though the files have changed since: its cache looks at names alone."""
+    folder = Path(config.dataset_prepared_path or "last_run_prepared")
+    if tokenizer is not None:
+        from axolotl.utils.data.shared import generate_dataset_hash_from_config
+
+        name = generate_dataset_hash_from_config(config, config.datasets, tokenizer.name_or_path)
+        candidates = [folder / name]
+    else:
+        candidates = list(folder.iterdir()) if folder.is_dir() else []
+    for prepared in candidates:
+        written = [file.stat().st_mtime for file in prepared.glob("*") if file.is_file()]
+        newer = [data.path for data in files if written and data.path.stat().st_mtime > min(written)]
+        if newer:
+            found.problems.append(
+                f"dataset_prepared_path: {prepared} is older than {newer[0]}, and axolotl would train on the old data; "
+                "delete it."
+            )
+
+
+def _size(path: Path, config: Any, files: list[_Data], num_gpus: int, found: Checked) -> None:
+    """Steps, tokens, FLOP, hours and memory, and the settings that do not fit them."""
+    tokens, rows = sum(data.tokens or 0 for data in files), sum(data.rows for data in files)
+    epochs = float(config.num_epochs or 1)
+    micro, accumulation = int(config.micro_batch_size or 1), int(config.gradient_accumulation_steps or 1)
+    if config.sample_packing:
+        batches, unit = math.ceil(tokens / config.sequence_len), f"{tokens:,} tokens / {config.sequence_len} a row"
+    else:
+        batches, unit = rows, f"{rows:,} rows"
+    batch = micro * accumulation * num_gpus
+    per_epoch = max(1, batches // batch)
+    steps = int(config.max_steps or 0) if (config.max_steps or 0) > 0 else math.ceil(per_epoch * epochs)
+    if config.max_steps and config.max_steps > per_epoch * epochs:
+        found.problems.append(
+            f"max_steps: {config.max_steps} steps go {config.max_steps / per_epoch:.1f} times over the data, not "
+            f"{epochs:g} times as num_epochs says; take one of the two out."
+        )
+    if steps < MIN_STEPS:
+        found.problems.append(
+            f"micro_batch_size x gradient_accumulation_steps x GPUs: {batch} rows a step leave {steps} optimizer "
+            f"steps, too few to learn from (under {MIN_STEPS}); lower them, or mix more tokens."
+        )
+    ratio = config.warmup_ratio
+    warmup = int(config.warmup_steps if config.warmup_steps is not None else (ratio or 0) * steps)
+    if ratio and config.warmup_steps is None and warmup == 0:
+        found.problems.append(
+            f"warmup_ratio: {ratio:g} of {steps} steps is no warm-up at all; set warmup_steps, or train more steps."
+        )
+    found.facts += [
+        f"tokens: {tokens:,} in {rows:,} texts, {epochs:g} times over",
+        f"steps:  about {steps:,}: {unit} / ({micro} x {accumulation} x {num_gpus} GPUs = {batch} rows a step) x "
+        f"{epochs:g} epochs; {warmup} of warm-up",
+    ]
+    count, origin = _parameters(path)
+    if count is None:
+        found.notes.append(f"base_model {base_model_of(path)}: {origin}, so FLOP, hours and memory are not known.")
+        return
+    adapter = bool(config.adapter)
+    trained = steps * batch / max(1, batches) * tokens
+    flop = (4 if adapter else 6) * count * trained
+    hours = flop / (num_gpus * UTILIZATION * PEAK_FLOPS * 3600)
+    found.facts += [
+        f"FLOP:   {4 if adapter else 6} x {count:.3g} parameters ({origin}) x {trained:.3g} tokens = {flop:.2g}",
+        f"hours:  {flop:.2g} FLOP / ({num_gpus} GPUs x {UTILIZATION} x {PEAK_FLOPS:.3g} FLOP/s x 3600 s) = "
+        f"{hours:.3g}, at {UTILIZATION:.0%} of an H100",
+        f"memory: {_memory(config, count, num_gpus)}",
+    ]
+
+
+def _memory(config: Any, count: float, num_gpus: int) -> str:
+    if config.adapter:
+        return f"2 bytes x {count:.3g} frozen parameters = {2 * count / 1e9:.3g} GB a GPU, the adapter and activations"
+    in_bf16_alone = (config.bf16 or config.bfloat16) and not config.deepspeed
+    each = 8 if in_bf16_alone else 16
+    total = f"{each} bytes x {count:.3g} (weights, gradients, two moments) = {each * count / 1e9:.3g} GB"
+    stage = config.deepspeed.get("zero_optimization", {}).get("stage") if isinstance(config.deepspeed, dict) else None
+    shared = (
+        f" over {num_gpus} GPUs, {each * count / 1e9 / num_gpus:.3g} GB each"
+        if stage == 3 or config.fsdp_version
+        else " a GPU"
+    )
+    return f"{total}{shared}, and activations"
+
+
+def _parameters(path: Path) -> tuple[float | None, str]:
+    """How many weights the base model has, and how that is known; nothing is loaded."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    name = base_model_of(path)
+    try:
+        shape = AutoConfig.from_pretrained(name)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(shape)
+        return float(sum(weights.numel() for weights in model.parameters())), "counted from its config.json"
+    # The hub, the network and every architecture have errors of their own.
+    except Exception:
+        size = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)[Bb](?![A-Za-z])", name.rpartition("/")[2])
+        if size is None:
+            return None, "its config.json cannot be loaded here"
+        return float(size[1]) * 1e9, "by its name, since its config.json cannot be loaded here"

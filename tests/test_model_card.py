@@ -1,0 +1,75 @@
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from smt_plugin.errors import BadInput
+from smt_plugin.intervals import estimate
+from smt_plugin.mix import MixSettings, mix_run
+from smt_plugin.model_card import write_card
+from smt_plugin.report import ArmResult
+from smt_plugin.training_data import write_axolotl_config
+from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
+from tests.training_records import write_records
+
+TRAINERS_CARD = "# run/model\n<!-- This model card has been generated automatically according to the information -->\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with a mix, a config, and a model in the place of the trained one, with the card that axolotl writes."""
+    run = write_records(tmp_path, count=20)
+    base = make_model(make_tokenizer(tmp_path / "base", MICROWORLD_LIKE))
+    settings = MixSettings(str(base), tokens=3000, replay=tmp_path / "replay.jsonl", sequence_len=256, seed=7)
+    mix_run(run, settings)
+    write_axolotl_config(run, "microworld/full", base_model=str(base))
+    make_model(make_tokenizer(run / "model", MICROWORLD_LIKE))
+    (run / "model" / "README.md").write_text(TRAINERS_CARD)
+    return run
+
+
+def test_a_card_says_on_what_and_how_the_model_was_trained_and_names_no_folder(run: Path) -> None:
+    text = write_card(run).read_text()
+    manifest = json.loads((run / "mix/manifest.json").read_text())
+    qa = manifest["sources"]["synthetic_qa"]
+    assert f"| synthetic_qa | {qa['tokens']:,} | {qa['share']:.1%} | {qa['records']:,} |" in text
+    assert "budget asked: 3,000; at most 256 tokens a text; seed 7" in text
+    assert manifest["content_hash"][:16] in text
+    assert "learning_rate: 0.001" in text
+    assert "path: mix/qa.jsonl" in text
+    assert "- axolotl 0.19.0" in text
+    assert "None since the training." in text
+    assert str(run.parent) not in text
+
+
+def test_a_card_shows_the_results_that_came_after_the_training(run: Path) -> None:
+    arms = [ArmResult("trained", estimate([1.0, 0.0, 1.0, 0.5], ["a", "a", "b", "c"])), ArmResult("base")]
+    (run / "report.json").write_text(json.dumps({"arms": [asdict(arm) for arm in arms]}))
+    assert "| trained | 62.5% |" in write_card(run).read_text()
+    os.utime(run / "report.json", (0, 0))
+    assert "| trained |" not in write_card(run).read_text()
+
+
+def test_a_card_replaces_the_trainers_and_its_own_but_none_that_was_edited(run: Path) -> None:
+    path = write_card(run)
+    first = path.read_text()
+    assert write_card(run).read_text() == first
+    path.write_text(first.replace("Meant for", "Not meant for"))
+    with pytest.raises(BadInput, match=r"README\.md was edited; move it away first"):
+        write_card(run)
+    assert "Not meant for" in path.read_text()
+    path.write_text("# Mine\n")
+    with pytest.raises(BadInput, match="was edited"):
+        write_card(run)
+
+
+def test_no_card_is_written_without_a_model_or_for_a_newer_mix(run: Path) -> None:
+    (run / "mix/manifest.json").touch()
+    with pytest.raises(BadInput, match=r"manifest\.json is newer than the model"):
+        write_card(run)
+    for file in (run / "model").glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(BadInput, match=r"there is no trained model in .*model; run `axolotl train` first"):
+        write_card(run)
