@@ -30,6 +30,10 @@ _FAILURES_BEFORE_REST = 8
 _LONGEST_MESSAGE = 500
 # Seconds that a request waits for the endpoint that has its document cached before any other may take it.
 _SPILL_AFTER = 1.0
+# Seconds without an answer after which an endpoint is asked whether it is still there, and between such looks.
+_SILENT_SECONDS = 60.0
+_WATCH_SECONDS = 15.0
+_PROBE_SECONDS = 30.0
 # Documents whose endpoint is remembered: more than any cache holds.
 _MOST_REMEMBERED = 4096
 
@@ -127,14 +131,15 @@ class _Endpoint:
     """What is known of one endpoint: `limit` is how many requests it may hold now, `busy` how many it holds.
 
     `waiting` are requests that prefer it, oldest first, each with the time since when and its place to come.
-    Times are the event loop's, in seconds; `pause` is how long it rests after the next failure; `failures` came
-    without an answer between. `cache` is what its metrics said last; `under_way` holds the scopes of requests
-    sent to it.
+    Times are the event loop's, in seconds; `answered` is the last answer's, `pause` is how long it rests after the
+    next failure; `failures` came since the last answer. `cache` is what its metrics said last; `under_way` holds the
+    scopes of requests sent to it.
     """
 
     url: str
     limit: float
     busy: int = 0
+    answered: float = 0.0
     resting_until: float = 0.0
     pause: float = 1.0
     grows_fast: bool = True
@@ -199,6 +204,7 @@ class OpenAIBackend:
         self._queried = self._hit = 0
         self._gone = ""
         self._session: aiohttp.ClientSession | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     @property
     def concurrency(self) -> int:
@@ -230,6 +236,19 @@ class OpenAIBackend:
         for problem in filter(None, problems):
             log.warning("%s Going on with the others.", problem)
         await asyncio.gather(*(self._look_at_cache(endpoint) for endpoint in self._endpoints))
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Cut the requests of endpoints that are silent, and whose server does not answer at all: they go elsewhere."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            now = asyncio.get_running_loop().time()
+            silent = [each for each in self._endpoints if each.busy and now - each.answered > _SILENT_SECONDS]
+            problems = await asyncio.gather(*(self._probe(endpoint.url) for endpoint in silent))
+            for endpoint, problem in zip(silent, problems, strict=True):
+                if problem is not None and now - endpoint.answered > _SILENT_SECONDS:
+                    log.warning("%s Its requests go to others, or wait for it.", problem)
+                    _cut(endpoint)
 
     async def _probe(self, endpoint: str) -> str | None:
         """Return what is wrong with an endpoint, as one sentence, or None."""
@@ -239,7 +258,7 @@ class OpenAIBackend:
         try:
             async with self._session.get(
                 f"{endpoint}/models",
-                timeout=aiohttp.ClientTimeout(total=min(30.0, self._timeout)),
+                timeout=aiohttp.ClientTimeout(total=min(_PROBE_SECONDS, self._timeout)),
                 allow_redirects=False,
             ) as response:
                 if 300 <= response.status < 400:
@@ -275,7 +294,7 @@ class OpenAIBackend:
 
         Raises:
             Refused: status 400, 413 or 422, or ten failures of this request while others were answered.
-            BadInput: status 401, 403 or 404 or a redirection, which no request would survive.
+            BadInput: status 401, 403 or 404 or a redirection from the last endpoint, which no request would survive.
             BackendDown: see `patience`.
         """
         with_schema = self._structured_output and request.schema is not None
@@ -289,6 +308,14 @@ class OpenAIBackend:
                 if self._gone:
                     raise BackendDown(self._gone)
                 outcome = await self._post(endpoint, payload)
+            except BadInput as error:
+                # An endpoint that takes no request at all leaves them to the others.
+                if all(each is endpoint or each.resting_until == math.inf for each in self._endpoints):
+                    raise
+                if endpoint.resting_until < math.inf:
+                    log.warning("%s Going on with the others.", error)
+                    self.rest(self._endpoints.index(endpoint))
+                continue
             except Refused as error:
                 self._failing_since = None
                 if not with_schema or self._schema_works:
@@ -305,6 +332,7 @@ class OpenAIBackend:
             now = asyncio.get_running_loop().time()
             if isinstance(outcome, Reply):
                 self._failing_since = None
+                endpoint.answered = now
                 self._answers += 1
                 self._schema_works |= with_schema and self._structured_output
                 self._grow(endpoint)
@@ -457,9 +485,7 @@ class OpenAIBackend:
         """Send nothing to an endpoint until `revive`: its server is gone, so its requests go to the others, or wait."""
         endpoint = self._endpoints[number]
         endpoint.resting_until, endpoint.pause = math.inf, _LONGEST_PAUSE
-        # A machine that is gone cuts no connections: without this they would be waited for until their timeout.
-        while endpoint.under_way:
-            endpoint.under_way.pop().reschedule(0.0)
+        _cut(endpoint)
 
     def revive(self, number: int, url: str) -> None:
         """Send to an endpoint again, whose server is a new one and may have another address."""
@@ -479,8 +505,17 @@ class OpenAIBackend:
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+
+
+def _cut(endpoint: _Endpoint) -> None:
+    """Give up the requests sent to an endpoint: a machine that is gone cuts no connections itself."""
+    while endpoint.under_way:
+        endpoint.under_way.pop().reschedule(0.0)
 
 
 def _give_places(endpoint: _Endpoint, preferred: _Endpoint, before: float = float("inf")) -> None:
@@ -489,6 +524,8 @@ def _give_places(endpoint: _Endpoint, preferred: _Endpoint, before: float = floa
     while waiting and endpoint.busy < int(endpoint.limit) and (waiting[0][1].done() or waiting[0][0] <= before):
         _, place = waiting.popleft()
         if not place.done():
+            # One that had nothing to do was not silent.
+            endpoint.answered = endpoint.answered if endpoint.busy else asyncio.get_running_loop().time()
             endpoint.busy += 1
             place.set_result(endpoint)
 

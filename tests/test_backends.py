@@ -241,6 +241,52 @@ def test_a_server_without_metrics_says_nothing_of_its_cache() -> None:
     asyncio.run(run())
 
 
+def test_an_endpoint_that_refuses_the_key_leaves_the_work_to_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with serve(Endpoint(api_key="other")) as closed, serve(Endpoint(api_key="key")) as alive:
+            closed.faults = {n: lambda request: status(401) for n in range(100)}
+            backend = OpenAIBackend([closed.url, alive.url], MODEL, api_key="key", max_concurrency=4)
+            replies = await ask(backend, *(Request(REQUEST.messages, {}, 0, None, f"d{n}") for n in range(20)))
+            assert len(replies) == 20
+            assert len(closed.bodies) <= 2
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(run())
+    assert "answered status 401 to a completion" in caplog.text
+    assert "Going on with the others" in caplog.text
+
+
+def test_an_endpoint_that_falls_silent_gives_its_requests_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(backends, "_WATCH_SECONDS", 0.1)
+    monkeypatch.setattr(backends, "_PROBE_SECONDS", 0.3)
+
+    class Silent(Endpoint):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gone = False
+
+        async def models(self, request: web.Request) -> web.Response:
+            await asyncio.sleep(60 if self.gone else 0)
+            return await super().models(request)
+
+        async def chat(self, request: web.Request) -> web.StreamResponse:
+            self.gone = True
+            await asyncio.sleep(60)
+            return web.Response()
+
+    async def run() -> None:
+        async with serve(Silent()) as silent, serve(Endpoint()) as alive:
+            alive.seconds = 0.05
+            backend = OpenAIBackend([silent.url, alive.url], MODEL, max_concurrency=8)
+            requests = [Request(REQUEST.messages, {}, 0, None, f"d{n}") for n in range(8)]
+            replies = await asyncio.wait_for(ask(backend, *requests), timeout=30)
+            assert len(replies) == 8
+            assert silent.gone
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("model", "key", "says"),
     [
