@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks.served import Call, Served, add_arguments, serve
+from tests.vllm_server.server import Server
 
 DOCUMENT_END = "</document>"
 COUNTERS = ("vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total")
@@ -65,6 +66,13 @@ class Arm:
     prefilled: int
     server_rate: float
     seconds: float
+
+
+def cache_sizes(server: Server) -> tuple[int, int]:
+    """Return the tokens of a block of the server's cache, and the number of blocks."""
+    labels = server.metric_lines("vllm:cache_config_info")[0]
+    sizes = dict(re.findall(r'[{,](block_size|num_gpu_blocks)="(\d+)"', labels))
+    return int(sizes["block_size"]), int(sizes["num_gpu_blocks"])
 
 
 def count(calls: list[Call], places: Places, block: int) -> tuple[int, int]:
@@ -150,12 +158,11 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=512, help="blocks of the server's cache (default 512)")
     arguments = parser.parse_args()
     with serve(arguments.corpus, arguments.documents, {"num-gpu-blocks-override": arguments.blocks}) as served:
-        labels = served.server.metric_lines("vllm:cache_config_info")[0]
-        sizes = {name: int(value) for name, value in re.findall(r'[{,](block_size|num_gpu_blocks)="(\d+)"', labels)}
-        arms = measure(served, arguments, sizes["block_size"])
+        block, blocks = cache_sizes(served.server)
+        arms = measure(served, arguments, block)
     print(
         f"{arguments.documents} documents, {arguments.concurrency} in flight at most, a cache of "
-        f"{sizes['num_gpu_blocks']} blocks of {sizes['block_size']} tokens, {os.cpu_count()} cores\n"
+        f"{blocks} blocks of {block} tokens, {os.cpu_count()} cores\n"
     )
     print(table(arms))
 
