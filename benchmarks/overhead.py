@@ -68,11 +68,13 @@ def _as_it_is(reply: Reply) -> str:
 class Measured:
     """One client's seconds, a value a repetition: from its process's start to its end, and of asking alone.
 
-    `cached` is the share of the prompt tokens that the server took from its cache.
+    `cpu` are the seconds of the processor that the client used, its start included; `cached` is the share of the
+    prompt tokens that the server took from its cache.
     """
 
     process: list[float] = field(default_factory=list)
     asking: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     cached: list[float] = field(default_factory=list)
 
 
@@ -121,7 +123,9 @@ def measure(served: Served, arguments: argparse.Namespace) -> tuple[dict[str, Me
         for client in clients if repetition % 2 == 0 else reversed(clients):
             served.empty_cache()
             before = [served.server.metric(metric) for metric in COUNTERS]
+            cpu = cpu_seconds()
             process, asking = clients[client](f"run-{repetition}")
+            cpu = cpu_seconds() - cpu
             answered, hits, queries = (
                 served.server.metric(metric) - old for metric, old in zip(COUNTERS, before, strict=True)
             )
@@ -129,23 +133,35 @@ def measure(served: Served, arguments: argparse.Namespace) -> tuple[dict[str, Me
                 sys.exit(f"{client}: the server answered {answered:.0f} calls, not {len(calls)}; nothing is compared.")
             measured[client].process.append(process)
             measured[client].asking.append(asking)
+            measured[client].cpu.append(cpu)
             measured[client].cached.append(hits / queries)
-            print(f"{client}: process {process:.1f} s, asking {asking:.1f} s", file=sys.stderr, flush=True)
+            print(
+                f"{client}: process {process:.1f} s, asking {asking:.1f} s, CPU {cpu:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     return measured, calls
+
+
+def cpu_seconds() -> float:
+    """Return the processor's seconds of this process and of its children that have ended; the server has not."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def table(measured: dict[str, Measured]) -> str:
     """The table as Markdown: medians with the extremes, and ratios of medians."""
     floor = statistics.median(measured["`vllm bench serve`"].asking)
     lines = [
-        "| client | process, s | asking, s | process over bench's asking | asking over bench's asking | cached |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| client | process, s | asking, s | process over bench's asking | asking over it | CPU, s | cached |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for client, values in measured.items():
         cells = [client]
         cells += [f"{statistics.median(v):.1f} ({min(v):.1f} to {max(v):.1f})" for v in (values.process, values.asking)]
         cells += [f"{statistics.median(v) / floor:.3f}" for v in (values.process, values.asking)]
-        lines.append(f"| {' | '.join(cells)} | {statistics.mean(values.cached):.1%} |")
+        cells += [f"{statistics.median(values.cpu):.1f}", f"{statistics.mean(values.cached):.1%}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
