@@ -12,7 +12,7 @@ from tests.vllm_server.server import ARGUMENTS, running_server
 
 pytestmark = pytest.mark.vllm
 
-DOCUMENTS = 12
+DOCUMENTS = 9
 BLOCKS = 64
 
 
@@ -32,9 +32,9 @@ def test_nine_in_ten_document_tokens_come_from_a_cache_too_small_for_the_corpus(
 ) -> None:
     corpus = tmp_path / "documents.jsonl"
     write_documents(corpus)
-    options: dict[str, Any] = {"tokens": 3000, "max_tokens": 96}
+    options: dict[str, Any] = {"tokens": 1500, "max_tokens": 96}
     methods = {
-        "synthetic_qa": {"tokens": 3000, "pairs_per_call": 1},
+        "synthetic_qa": {"tokens": 1500, "pairs_per_call": 1},
         "active_reading": options,
         "focal_rewrite": options,
     }
