@@ -10,7 +10,7 @@ import pytest
 
 from smt_plugin.assets import asset_dir
 from tests.quality_data import write_own
-from tests.vllm_server.conftest import Server
+from tests.vllm_server.server import Server
 
 pytestmark = pytest.mark.vllm
 
