@@ -54,6 +54,9 @@ class ServerProcess:
 
     def stop(self, seconds: float) -> None:
         """End the program and all it started: politely, and after so many seconds for certain."""
+        if self.status() is not None:
+            # What the program left behind has nobody to tell it to end well: vLLM's engine would use all of the time.
+            seconds = min(seconds, 2.0)
         for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
             deadline = time.monotonic() + patience
             self._signal(number)
