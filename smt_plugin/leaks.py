@@ -202,6 +202,12 @@ def leaking_records(run: Path, documents: Sequence[Document], questions: list[Qu
     return {row["id"]: row["reason"] for _, row in read_jsonl(run / "leaks.jsonl")}
 
 
+def dropped_from_mix(run: Path) -> int:
+    """How many records `smt mix --drop-leaks` left out; 0 where it was not told to."""
+    path = run / "mix" / "dropped.jsonl"
+    return sum("evaluation question" in row["reason"] for _, row in read_jsonl(path)) if path.is_file() else 0
+
+
 def _hash(questions: list[Question]) -> str:
     return hashlib.sha256(
         orjson.dumps([[question.question_id, question.question] for question in questions])

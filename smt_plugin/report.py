@@ -14,7 +14,7 @@ from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput, require
 from smt_plugin.evaluate import ARMS, read_arm, read_seconds, read_tokens
 from smt_plugin.intervals import Estimate, estimate
-from smt_plugin.leaks import read_leaks
+from smt_plugin.leaks import dropped_from_mix, read_leaks
 from smt_plugin.official_files import OFFICIAL
 from smt_plugin.records import generated_folders
 from smt_plugin.retention import Change
@@ -274,6 +274,8 @@ def run_facts(run_file: RunFile) -> dict[str, str]:
             "(the first fifth by title), which left all numbers below; chosen: "
             + ", ".join(f"{name} {value}" for name, value in tuned["chosen"].items())
         )
+    if dropped := dropped_from_mix(run_file.run):
+        facts["left out of the mix"] = f"{dropped:,} records that leak evaluation questions"
     if (run_file.run / "leaks.json").is_file():
         facts["leaks"] = leaks_text(run_file.run)
     return facts

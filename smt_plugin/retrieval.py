@@ -451,6 +451,14 @@ def _split(documents: Iterable[Document], settings: Settings, model: Any) -> "li
     return nodes
 
 
+def chunk_texts(documents: Iterable[Document], settings: Settings) -> list[str]:
+    """The texts that are embedded for an index of these documents."""
+    from llama_index.core.schema import MetadataMode
+
+    nodes = _split(documents, settings, embedding_model(settings))
+    return [node.get_content(MetadataMode.EMBED) for node in nodes]
+
+
 def _tokenizer(model: Any, settings: Settings) -> Callable[[str], Sequence[int]]:
     if settings.embedding_endpoint:
         from llama_index.core.utils import get_tokenizer
@@ -477,6 +485,8 @@ def _embed(nodes: "list[TextNode]", model: Any, settings: Settings) -> None:
         return vectors
 
     progress = _Progress("chunks embedded", len(nodes))
+    # Chunks of like length together, or short ones are padded to the longest of their batch.
+    nodes = sorted(nodes, key=lambda node: -len(node.text))
     batches = [nodes[start : start + _BATCH] for start in range(0, len(nodes), _BATCH)]
     with ThreadPoolExecutor(_threads(settings)) as pool:
         for number, (batch, vectors) in enumerate(zip(batches, pool.map(embed, batches), strict=True), start=1):

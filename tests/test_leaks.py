@@ -11,7 +11,7 @@ from smt_plugin.cli import cli
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_jsonl
-from smt_plugin.leaks import QUESTION_RUN, Overlaps, find_leaks, leaking_records, read_leaks
+from smt_plugin.leaks import QUESTION_RUN, Overlaps, dropped_from_mix, find_leaks, leaking_records, read_leaks
 from tests.quality_data import write_lines
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
 
@@ -132,6 +132,7 @@ def test_the_mix_leaves_leaking_records_out_focal_ones_by_their_question_and_say
     )
     result = CliRunner().invoke(cli, ["mix", str(tmp_path / "smt.yaml"), "--drop-leaks"])
     assert "2 records leak evaluation questions and are left out" in result.output, result.output
+    assert dropped_from_mix(run) == 2
     dropped = {row["id"]: row["reason"] for _, row in read_jsonl(run / "mix" / "dropped.jsonl")}
     assert dropped["r30"].startswith("nearly asks evaluation question kites")
     assert dropped["f4"].startswith("nearly asks evaluation question pears")

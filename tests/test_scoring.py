@@ -1,4 +1,5 @@
 import time
+import tracemalloc
 
 import pytest
 
@@ -77,3 +78,21 @@ def test_a_whole_qualitys_answers_are_scored_in_under_a_minute() -> None:
     )
     assert total == 4609 / 4
     assert time.monotonic() - started < 60
+
+
+def test_four_times_the_answers_take_no_more_memory() -> None:
+    doc = {"options": OPTIONS, "answer": 1}
+
+    def peak(questions: int) -> int:
+        tracemalloc.start()
+        total = 0.0
+        for n in range(questions):
+            samples = [f"{'So it goes. ' * 100}{n} {k} The answer is ({'ABCD'[k % 4]})." for k in range(8)]
+            total += process_results(doc, [samples])["acc"]
+        assert total == questions / 4
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(100)  # caches of patterns fill
+    assert peak(1200) < 1.2 * peak(300)
