@@ -176,6 +176,10 @@ class EvaluateSection(_Section):
     arms: list[str] = Field(default=["base", "base_rag", "base_full", "trained", "trained_rag"], min_length=1)
     model: str = Field(default="hf", description="lm-eval's --model")
     model_args: str = Field(default="", description="added to lm-eval's --model_args")
+    options: dict[str, Any] = Field(
+        default={"chat_template_kwargs": {"enable_thinking": False}},
+        description="added to every request where the model is a server's; {} for servers that refuse unknown options",
+    )
     batch_size: str = "auto"
     limit: int | None = Field(default=None, ge=1, description="questions a task, for a quick look")
     retrieval: dict[str, Any] = Field(default={}, description="settings of the RAG arms that replace the defaults")

@@ -94,9 +94,6 @@ def arm_commands(
             metadata["judge"] = settings.judge.model_dump()
         if metadata:
             command += ["--metadata", json.dumps(metadata)]
-        if settings.model not in _LOCAL_MODELS:
-            # lm-eval sends servers one fixed seed, with which all samples of a question would be the same.
-            command += ["--gen_kwargs", json.dumps({"seed": None})]
         if settings.limit is not None:
             command += ["--limit", str(settings.limit)]
         command += ["--log_samples", "--output_path", str(folder)]
@@ -105,10 +102,14 @@ def arm_commands(
 
 
 def model_command(settings: EvaluateSection, model: str) -> list[str]:
-    """The beginning of an lm_eval command: which model answers, with thinking off wherever lm-eval runs it itself."""
+    """The beginning of an lm_eval command: which model answers, and with thinking off."""
     thinking = "enable_thinking=False" if settings.model in _LOCAL_MODELS else None  # backends differ in their default
     model_args = ",".join(filter(None, [f"pretrained={model}", thinking, settings.model_args]))
-    return [sys.executable, "-m", "lm_eval", "run", "--model", settings.model, "--model_args", model_args]
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", settings.model, "--model_args", model_args]
+    if settings.model not in _LOCAL_MODELS:
+        # lm-eval sends servers one fixed seed, with which all samples of a question would be the same.
+        command += ["--gen_kwargs", json.dumps({"seed": None, **settings.options})]
+    return command
 
 
 def evaluate(commands: list[ArmCommand], say: Callable[[str], None]) -> None:

@@ -37,6 +37,8 @@ def test_a_servers_samples_differ_since_no_fixed_seed_is_sent(tmp_path: Path) ->
         assert len(server.bodies) == 2 * 8
         assert {body["seed"] for body in server.bodies} == {None}
         assert {body["temperature"] for body in server.bodies} == {0.7}
+        # Thinking is off there as it is for local models and for the judge.
+        assert all(body["chat_template_kwargs"] == {"enable_thinking": False} for body in server.bodies)
     assert len(read_arm(arm.folder) or []) == 2
     (path,) = arm.folder.rglob("samples_*.jsonl")
     for line in path.read_text().splitlines():
