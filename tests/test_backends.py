@@ -17,8 +17,8 @@ REQUEST = Request([{"role": "user", "content": "Hello"}], {"temperature": 0.5, "
 
 
 async def ask(backend: OpenAIBackend, *requests: Request) -> list[Reply]:
-    await backend.start()
     try:
+        await backend.start()
         return await asyncio.gather(*(backend.complete(request) for request in requests))
     finally:
         await backend.close()
