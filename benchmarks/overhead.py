@@ -1,7 +1,7 @@
 """What does `smt generate` cost on top of the server's own work? Its wall time over that of `vllm bench serve`.
 
     python benchmarks/overhead.py --corpus /folder/with/documents.jsonl
-    python benchmarks/overhead.py --corpus documents.jsonl --documents 12 --repetitions 5 --concurrency 8
+    python benchmarks/overhead.py --corpus documents.jsonl --documents 20 --repetitions 5 --concurrency 16
 
 Starts one vLLM server (CPU build, the tiny Llama of tests/vllm_server) and lets three clients send it the identical
 prompts with identical lengths of output, in turn and in alternating order, each time with an empty prefix cache:
@@ -168,7 +168,7 @@ def table(measured: dict[str, Measured]) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, documents=20, concurrency=16)
+    add_arguments(parser, documents=12, concurrency=8)
     parser.add_argument("--calls", type=int, default=8, help="calls a document on average, at least (default 8)")
     parser.add_argument("--output-tokens", type=int, default=32, help="length of every reply (default 32)")
     parser.add_argument("--repetitions", type=int, default=3, help="measurements a client (default 3)")

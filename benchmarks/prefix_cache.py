@@ -1,7 +1,7 @@
 """How many of the document tokens come from the server's prefix cache, when it is too small for the whole corpus?
 
     python benchmarks/prefix_cache.py --corpus /folder/with/documents.jsonl
-    python benchmarks/prefix_cache.py --corpus documents.jsonl --documents 12 --blocks 384
+    python benchmarks/prefix_cache.py --corpus documents.jsonl --documents 20 --tokens 4K --blocks 512
 
 Starts one vLLM server (CPU build, the tiny Llama of tests/vllm_server) and asks the same calls three times, each time
 with an empty cache: by `smt generate` as a user runs it; in shuffled order; and in the order of `smt generate`, but
@@ -152,10 +152,10 @@ def table(arms: list[Arm]) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, documents=20, concurrency=32)
-    parser.add_argument("--tokens", default="4K", help="budget of each of the three methods (default 4K)")
+    add_arguments(parser, documents=12, concurrency=32)
+    parser.add_argument("--tokens", default="1K", help="budget of each of the three methods (default 1K)")
     parser.add_argument("--max-tokens", type=int, default=128, help="longest reply (default 128)")
-    parser.add_argument("--blocks", type=int, default=512, help="blocks of the server's cache (default 512)")
+    parser.add_argument("--blocks", type=int, default=320, help="blocks of the server's cache (default 320)")
     arguments = parser.parse_args()
     with serve(arguments.corpus, arguments.documents, {"num-gpu-blocks-override": arguments.blocks}) as served:
         block, blocks = cache_sizes(served.server)
