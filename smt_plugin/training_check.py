@@ -80,7 +80,9 @@ def _check(path: Path, values: dict[str, Any], num_gpus: int) -> Checked:
         found.problems.append(f"{key}: axolotl does not know this key and would ignore it; remove it or mend its name.")
     config = _validated(values, num_gpus, found)
     files = _data_files(values, found)
-    if config is not None:
+    if config is None:
+        found.notes.append("as long as axolotl refuses the config, chat template, lengths and size are not checked.")
+    else:
         tokenizer = _tokenizer(path, config, found)
         _measure(files, config, tokenizer, found)
         _check_prepared(files, config, tokenizer, found)
