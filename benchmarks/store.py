@@ -37,7 +37,7 @@ DOCUMENT_CHARACTERS = 30_000
 # Some 700 tokens.
 ANSWER_CHARACTERS = 2_800
 ANSWER_TOKENS = 700
-WRITERS = 256
+WRITERS = 1024
 
 
 class Texts:
@@ -129,7 +129,11 @@ async def replay(run_file: Path) -> dict[str, Any]:
     content = json.loads(run_file.read_text())
     content["backend"]["endpoints"] = [f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"]
     run_file.write_text(json.dumps(content))
-    process = subprocess.Popen([sys.executable, "-m", "smt_plugin", "generate", str(run_file)], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smt_plugin", "generate", str(run_file)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     try:
         _, status, usage = await asyncio.to_thread(os.wait4, process.pid, 0)
     finally:
@@ -142,13 +146,15 @@ async def replay(run_file: Path) -> dict[str, Any]:
 
 
 OPEN = """
-import resource, sys, time
+import sys, time
 started = time.perf_counter()
 from pathlib import Path
 from smt_plugin.completions import CompletionStore
 store = CompletionStore(Path(sys.argv[1]))
 assert store.get(sys.argv[2]) is not None
-print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+seconds = time.perf_counter() - started
+# Its own peak: rusage would count what the process that started it held.
+print(seconds, Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 
 
@@ -156,7 +162,7 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", type=Path, help="any corpus; its sentences are drawn from")
-    parser.add_argument("folder", type=Path, help="where to put a folder of some 2 GB, removed at the end")
+    parser.add_argument("folder", type=Path, help="where to put a folder of some 6 GB, removed at the end")
     parser.add_argument("--completions", type=int, default=1_000_000)
     parser.add_argument("--per-document", type=int, default=2_500)
     arguments = parser.parse_args()
@@ -166,7 +172,7 @@ def main() -> None:
 
 
 def measure(texts: Texts, folder: Path, completions: int, per_document: int) -> None:
-    """Fill, open, replay, replay again; print a line after each."""
+    """Fill, open and replay; print a line after each."""
     run = folder / "run"
     count = completions // per_document
     corpus = write_corpus(texts, folder, count)
