@@ -161,7 +161,7 @@ def main() -> None:
     starts: dict[str, list[float]] = {name: [] for name, _ in clients}
     costs: dict[str, list[float]] = {name: [] for name, _ in clients}
     loads: dict[str, list[float]] = {name: [] for name, _ in clients}
-    few = 10
+    few = 2
     many = {name: (arguments.slow_requests if name in SLOW else arguments.requests) // PER_DOCUMENT for name in rates}
     try:
         for _ in range(arguments.repeats):
