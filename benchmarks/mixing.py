@@ -12,6 +12,7 @@ are mixed, already in memory; `smt mix` of all of them, with everything that it 
 
 import argparse
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -223,6 +224,7 @@ def measure_interleave(run: Path, tokenizer: Path) -> dict[str, Any]:
     datasets.disable_progress_bars()
     fast = transformers.AutoTokenizer.from_pretrained(tokenizer)
     cache = run / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
 
     def count(batch: dict[str, list[Any]]) -> dict[str, list[int]]:
         texts = batch.get("text") or fast.apply_chat_template(batch["messages"], tokenize=False)

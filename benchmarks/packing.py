@@ -79,8 +79,8 @@ def make_model(folder: Path, texts: list[str]) -> None:
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
 
 
-def batches_of(config: Path) -> tuple[int, int, int, int]:
-    """One epoch of axolotl's own batches: steps on one device, positions, real tokens, tokens in the data."""
+def batches_of(config: Path) -> tuple[list[int], list[int], int]:
+    """One epoch of axolotl's own batches on one device: positions and real tokens of each, and tokens in the data."""
     from axolotl.cli.config import load_cfg
     from axolotl.common.datasets import load_datasets
     from axolotl.train import setup_model_and_trainer
@@ -88,12 +88,11 @@ def batches_of(config: Path) -> tuple[int, int, int, int]:
     cfg = load_cfg(str(config))
     data = load_datasets(cfg=cfg)
     trainer: Any = setup_model_and_trainer(cfg, data)[0]
-    steps = positions = real = 0
+    positions, real = [], []
     for batch in trainer.get_train_dataloader():
-        steps += 1
-        positions += batch["input_ids"].numel()
-        real += int((batch["input_ids"] != trainer.processing_class.pad_token_id).sum())
-    return steps, positions, real, sum(map(len, data.train_dataset["input_ids"]))
+        positions.append(batch["input_ids"].numel())
+        real.append(int((batch["input_ids"] != trainer.processing_class.pad_token_id).sum()))
+    return positions, real, sum(map(len, data.train_dataset["input_ids"]))
 
 
 def main() -> None:
@@ -124,14 +123,18 @@ def main() -> None:
             overlay = {**CPU, **dict.fromkeys(GPU_ONLY), **{key: None for key in shipped if key.startswith("liger_")}}
             for what, changes in ((f"`{arguments.config}`, as shipped", {}), ("axolotl's unpacked default", UNPACKED)):
                 path = write_axolotl_config(run, arguments.config, str(model), {**overlay, **changes})
-                steps, positions, real, tokens = batches_of(path)
+                positions, real, tokens = batches_of(path)
                 lines.append(
-                    f"| {what} | {shipped['micro_batch_size']} x {length} | {steps:,} | {positions:,} | {real:,} "
-                    f"| {real / positions:.2%} | {tokens - real:,} |"
+                    f"| {what} | {shipped['micro_batch_size']} x {length} | {len(positions):,} | {sum(positions):,} "
+                    f"| {sum(real):,} | {sum(real) / sum(positions):.2%} | {sum(real[:-1]) / sum(positions[:-1]):.2%} "
+                    f"| {tokens - sum(real):,} |"
                 )
     print(f"{rows:,} texts, {manifest['tokens']:,} tokens, {manifest['tokens'] / rows:.0f} a text\n")
-    print("| batches | micro-batch | batches an epoch | positions | real tokens | share | tokens left out |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| batches | micro-batch | batches an epoch | positions | real tokens | share | without the last batch "
+        "| tokens left out |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     print("\n".join(lines))
 
 

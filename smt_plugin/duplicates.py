@@ -22,7 +22,7 @@ _SIGN = np.zeros(256, dtype=bool)
 _SIGN[0xE3:0xEE] = True
 _MIX = [np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)]
 _SHIFT = np.uint64(31)
-_FACTORS = np.random.default_rng(0).integers(2**31, 2**32, BANDS * ROWS, dtype=np.uint32) | np.uint32(1)
+_FACTORS = np.random.default_rng(0).integers(2**31, 2**32, (BANDS, ROWS, 1), dtype=np.uint32) | np.uint32(1)
 
 
 def shingles(texts: list[str]) -> "tuple[NDArray[np.uint64], NDArray[np.int64]]":
@@ -52,12 +52,13 @@ def band_keys(texts: list[str]) -> "NDArray[np.uint64]":
     """One row of `BANDS` keys for each text: near duplicates have some key in common."""
     hashes, begins = shingles(texts)
     short = (hashes >> np.uint64(32)).astype(np.uint32)
+    # A band at a time: fewer, larger steps, since each lets go of the interpreter and waits to get it back.
+    least = np.stack([np.minimum.reduceat(short * factors, begins, axis=1) for factors in _FACTORS])
     keys = np.zeros((BANDS, len(texts)), dtype=np.uint64)
-    for number, factor in enumerate(_FACTORS):
-        row = keys[number // ROWS]
-        row *= _MIX[0]
-        row += np.minimum.reduceat(short * factor, begins)
-        row ^= row >> _SHIFT
+    for row in range(ROWS):
+        keys *= _MIX[0]
+        keys += least[:, row]
+        keys ^= keys >> _SHIFT
     return keys.T
 
 
