@@ -168,10 +168,10 @@ def table(measured: dict[str, Measured]) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, documents=12, concurrency=8)
+    add_arguments(parser, documents=16, concurrency=8)
     parser.add_argument("--calls", type=int, default=8, help="calls a document on average, at least (default 8)")
     parser.add_argument("--output-tokens", type=int, default=32, help="length of every reply (default 32)")
-    parser.add_argument("--repetitions", type=int, default=3, help="measurements a client (default 3)")
+    parser.add_argument("--repetitions", type=int, default=2, help="measurements a client (default 2)")
     arguments = parser.parse_args()
     if find_spec("pandas") is None:
         sys.exit("`vllm bench serve` needs pandas; run `pip install pandas` in this environment.")
