@@ -1,11 +1,18 @@
 """Documents and a run file that several test modules use."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from smt_plugin.corpus import Document
+
+# What a script's background jobs and nohup ignore is ignored here too, but by the programs under test no longer:
+# only a signal that has a handler is handed to a child as it was by default.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 
 @pytest.fixture
