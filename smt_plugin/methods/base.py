@@ -143,13 +143,18 @@ def parse_text(reply: Reply) -> str:
 
 
 _FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n```$", re.DOTALL)
+_CONTROL = dict.fromkeys(range(32), " ")
 
 
 def parse_json(reply: Reply) -> Any:
-    """Return the value of a JSON reply, which may stand in a code fence."""
+    """Return the value of a JSON reply, which may stand in a code fence.
+
+    Raw control characters count as spaces: models break lines inside a string, and vLLM lets one through as the last
+    character of a string that is as long as its schema allows.
+    """
     text = reply.text.strip()
     fenced = _FENCE.match(text)
     try:
-        return orjson.loads(fenced[1] if fenced else text)
+        return orjson.loads((fenced[1] if fenced else text).translate(_CONTROL))
     except orjson.JSONDecodeError:
         raise Unparsable("JSON cut off by max_tokens" if reply.finish_reason == "length" else "not JSON") from None

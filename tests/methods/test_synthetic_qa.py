@@ -25,6 +25,11 @@ def test_pairs_are_read_with_and_without_a_code_fence_and_once_each() -> None:
     assert parse_pairs(reply(f"```json\n{text}\n```")) == expected
 
 
+def test_raw_control_characters_in_a_pair_count_as_spaces() -> None:
+    text = '{"pairs":\n[{"question": "Which\nway?", "answer": "North\\nand up.\x0f"}]}'
+    assert parse_pairs(reply(text)) == [{"question": "Which way?", "answer": "North\nand up."}]
+
+
 @pytest.mark.parametrize(
     ("text", "finish_reason", "reason"),
     [
