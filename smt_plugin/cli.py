@@ -11,12 +11,15 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from smt_plugin import __version__
 from smt_plugin.errors import BadInput
+
+if TYPE_CHECKING:
+    from smt_plugin.evaluate import ArmCommand
 
 T = TypeVar("T")
 
@@ -480,8 +483,7 @@ def evaluate(run_file: Path, arms: tuple[str, ...], dry_run: bool) -> None:
     """Run lm_eval on every arm of the run file, skipping those that are done."""
     from smt_plugin.config import read_run_file
     from smt_plugin.evaluate import arm_commands
-    from smt_plugin.evaluate import evaluate as run_arms
-    from smt_plugin.training_data import base_model_of, trained_model
+    from smt_plugin.training_data import base_model_of, trainings_of
     from smt_plugin.tune import read_tuned
 
     settings = read_run_file(run_file)
@@ -491,12 +493,9 @@ def evaluate(run_file: Path, arms: tuple[str, ...], dry_run: bool) -> None:
     if tuned := read_tuned(settings.run):
         section = section.model_copy(update={"retrieval": tuned["chosen"] | section.retrieval})
     base_model = base_model_of(settings.train.config, settings.train.base_model)
-    commands = arm_commands(settings.run, section, base_model, trained_model(settings.run), settings.seed)
-    if dry_run:
-        for arm in commands:
-            click.echo(arm.text)
-        return
-    run_arms(commands, click.echo)
+    trainings = trainings_of(settings.run, settings.mix.budgets)
+    commands, missing = arm_commands(settings.run, section, base_model, trainings, settings.seed)
+    _run_lm_eval(commands, missing, dry_run)
 
 
 @cli.command(epilog="\b\nExample:\n  smt retention smt.yaml && smt report smt.yaml")
@@ -505,21 +504,31 @@ def evaluate(run_file: Path, arms: tuple[str, ...], dry_run: bool) -> None:
 def retention(run_file: Path, dry_run: bool) -> None:
     """Run a small suite of lm_eval's own tasks on the base and the trained model, to see what was forgotten."""
     from smt_plugin.config import read_run_file
-    from smt_plugin.evaluate import evaluate as run_arms
     from smt_plugin.retention import retention_commands
-    from smt_plugin.training_data import base_model_of, trained_model
+    from smt_plugin.training_data import base_model_of, trainings_of
 
     settings = read_run_file(run_file)
     if settings.evaluate is None:
         raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
     base_model = base_model_of(settings.train.config, settings.train.base_model)
-    trained = trained_model(settings.run)
-    commands = retention_commands(settings.run, settings.evaluate, base_model, trained, settings.seed)
+    trainings = trainings_of(settings.run, settings.mix.budgets)
+    commands, missing = retention_commands(settings.run, settings.evaluate, base_model, trainings, settings.seed)
+    _run_lm_eval(commands, missing, dry_run)
+
+
+def _run_lm_eval(commands: "list[ArmCommand]", missing: list[str], dry_run: bool) -> None:
+    """Run or print the commands; what is missing is said first, and makes the exit status 1."""
+    from smt_plugin.evaluate import evaluate as run_arms
+
+    for sentence in missing:
+        click.echo(f"missing: {sentence}", err=True)
     if dry_run:
         for command in commands:
             click.echo(command.text)
-        return
-    run_arms(commands, click.echo)
+    else:
+        run_arms(commands, click.echo)
+    if missing:
+        sys.exit(1)
 
 
 @cli.command(epilog="\b\nExample:\n  smt leaks smt.yaml && smt report smt.yaml")
@@ -547,12 +556,14 @@ def report(run_file: Path) -> None:
     from smt_plugin.config import read_run_file
     from smt_plugin.report import arm_results, retention_table, run_facts, table, write_report
     from smt_plugin.retention import retention_results
+    from smt_plugin.training_data import trainings_of
 
     settings = read_run_file(run_file)
     if settings.evaluate is None:
         raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
-    results = arm_results(settings.run, settings.evaluate.arms)
-    changes = retention_results(settings.run)
+    trainings = trainings_of(settings.run, settings.mix.budgets)
+    results = arm_results(settings.run, settings.evaluate.arms, trainings)
+    changes = retention_results(settings.run, trainings)
     path = write_report(settings.run, results, run_facts(settings), changes)
     width = max(shutil.get_terminal_size().columns, 120)
     Console(width=width).print(table(results))
@@ -561,6 +572,8 @@ def report(run_file: Path) -> None:
     click.echo(f"report: {path}")
     missing = [result.arm for result in results if result.accuracy is None]
     if missing:
+        for sentence in filter(None, (training.unready() for training in trainings)):
+            click.echo(f"missing: {sentence}", err=True)
         click.echo(f"missing arms: {', '.join(missing)}; run `smt evaluate {run_file}`", err=True)
         sys.exit(1)
 
@@ -568,11 +581,23 @@ def report(run_file: Path) -> None:
 @cli.command(epilog="\b\nExample:\n  smt card smt.yaml")
 @RUN_FILE
 def card(run_file: Path) -> None:
-    """Write the trained model's README.md: data, budget, shares, config, versions and results."""
+    """Write each trained model's README.md: data, budget, shares, config, versions and results."""
     from smt_plugin.config import read_run_file
     from smt_plugin.model_card import write_card
+    from smt_plugin.training_data import trainings_of
 
-    click.echo(f"wrote {write_card(read_run_file(run_file).run)}")
+    settings = read_run_file(run_file)
+    trainings = trainings_of(settings.run, settings.mix.budgets)
+    missing = [sentence for sentence in (training.unready() for training in trainings) if sentence]
+    if len(missing) == len(trainings):
+        raise BadInput(f"{missing[0]}.")
+    for training in trainings:
+        if not training.unready():
+            click.echo(f"wrote {write_card(training)}")
+    for sentence in missing:
+        click.echo(f"missing: {sentence}", err=True)
+    if missing:
+        sys.exit(1)
 
 
 @cli.command(

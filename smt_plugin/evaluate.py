@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput, require
 from smt_plugin.jsonl import read_jsonl
 from smt_plugin.retrieval import default_settings
+from smt_plugin.training_data import Training
 
 # What an arm is: whether the trained model answers, and the ending of the task's name.
 ARMS = {
@@ -48,39 +49,56 @@ class ArmCommand:
         return shlex.join(["lm_eval", *self.command[3:]])
 
 
+def arms_of(names: Sequence[str], trainings: Sequence[Training]) -> dict[str, Training | None]:
+    """Return the arms that the names stand for, each with the training whose model answers, None for the base model.
+
+    Where a run trains several budgets, `trained` stands for one arm each: `trained-10M`, `trained-30M`.
+
+    Raises:
+        BadInput: an unknown arm or budget.
+    """
+    arms: dict[str, Training | None] = {}
+    for name in names:
+        kind, _, budget = name.partition("-")
+        if name in ARMS and not ARMS[name][0]:
+            arms[name] = None
+            continue
+        own = [training for training in trainings if budget in ("", training.budget)]
+        if kind not in ARMS or not ARMS[kind][0] or not own:
+            budgets = ", ".join(training.budget for training in trainings if training.budget)
+            more = f", a trained one of one budget as in trained-{trainings[0].budget} ({budgets})" if budgets else ""
+            raise BadInput(f"evaluate.arms: unknown arm {name!r}; use some of {', '.join(ARMS)}{more}.")
+        arms |= {"-".join(filter(None, (kind, training.budget))): training for training in own}
+    return arms
+
+
 def arm_commands(
     run: Path,
     settings: EvaluateSection,
     base_model: str,
-    trained_model: Path,
+    trainings: Sequence[Training],
     seed: int = 0,
     split: str | None = None,
-) -> list[ArmCommand]:
-    """Return the commands of the arms that the settings name.
+) -> tuple[list[ArmCommand], list[str]]:
+    """Return the commands of the arms that the settings name, and a sentence for each whose model is not there yet.
 
     Args:
         split: `tuning` asks only about the documents that retrieval is tuned on.
 
     Raises:
-        BadInput: an unknown arm or benchmark, a trained arm without the trained model, or questions that
-            cannot be read.
+        BadInput: an unknown arm or benchmark, not one arm whose model is there, or questions that cannot be read.
     """
     require("lm_eval", "eval")
     load(settings.benchmark, settings.data)
     default_settings(settings.benchmark).changed(settings.retrieval)
-    commands = []
-    for arm in settings.arms:
-        if arm not in ARMS:
-            raise BadInput(f"evaluate.arms: unknown arm {arm!r}; use some of {', '.join(ARMS)}.")
-        trained, ending = ARMS[arm]
-        # axolotl writes config.json before it trains, and the weights after it.
-        if trained and not any(trained_model.glob("*.safetensors")):
-            raise BadInput(
-                f"arm {arm}: there is no trained model in {trained_model}; run `axolotl train` first, and after LoRA "
-                "`axolotl merge-lora`."
-            )
+    commands, missing = [], []
+    for arm, training in arms_of(settings.arms, trainings).items():
+        if training is not None and (sentence := training.unready()):
+            missing.append(f"arm {arm}: {sentence}")
+            continue
+        ending = ARMS[arm.partition("-")[0]][1]
         folder = run / "results" / arm
-        command = model_command(settings, str(trained_model) if trained else base_model)
+        command = model_command(settings, base_model if training is None else str(training.model))
         command += ["--tasks", f"{settings.benchmark}_smt{ending}", "--include_path", str(asset_dir("lm_eval_tasks"))]
         command += ["--apply_chat_template", "--batch_size", settings.batch_size, "--seed", str(seed)]
         metadata: dict[str, Any] = {}
@@ -98,7 +116,9 @@ def arm_commands(
             command += ["--limit", str(settings.limit)]
         command += ["--log_samples", "--output_path", str(folder)]
         commands.append(ArmCommand(arm, command, folder))
-    return commands
+    if not commands:
+        raise BadInput(f"{missing[0]}.")
+    return commands, missing
 
 
 def model_command(settings: EvaluateSection, model: str) -> list[str]:

@@ -11,8 +11,9 @@ import orjson
 import yaml
 
 from smt_plugin.errors import BadInput
+from smt_plugin.evaluate import ARMS
 from smt_plugin.mix import MANIFEST_FILE
-from smt_plugin.training_data import read_config, trained_model
+from smt_plugin.training_data import Training, read_config
 
 # What the card of the trainer says of itself, until somebody edits it.
 _TRAINERS_OWN = "This model card has been generated automatically"
@@ -20,22 +21,21 @@ _MARK = re.compile(r"<!-- written by `smt card`; sha256 of all above: ([0-9a-f]{
 _PACKAGES = ("axolotl", "torch", "transformers", "peft", "deepspeed")
 
 
-def write_card(run_folder: Path) -> Path:
-    """Write README.md into the folder of the run's trained model (the merged one after LoRA) and return its path.
+def write_card(training: Training) -> Path:
+    """Write README.md into the folder of a trained model (the merged one after LoRA) and return its path.
 
     It holds the mix's manifest (budget, shares, duplicates, cuts), the training config, the packages' versions and,
-    where the report is newer than the model, the arms' results. The trainer's own card and an earlier one of this
-    function are replaced.
+    where they are newer than the model, the results of the base model's arms and its own. The trainer's own card and
+    an earlier one of this function are replaced.
 
     Raises:
         BadInput: there is no trained model, the mix was written anew since, or README.md was edited.
     """
-    folder = trained_model(run_folder)
-    weights = list(folder.glob("*.safetensors"))
-    if not weights:
-        raise BadInput(f"there is no trained model in {folder}; run `axolotl train` first.")
-    trained_at = max(file.stat().st_mtime for file in weights)
-    manifest_path = run_folder / "mix" / MANIFEST_FILE
+    if sentence := training.unready():
+        raise BadInput(f"{sentence}.")
+    folder = training.model
+    trained_at = max(file.stat().st_mtime for file in folder.glob("*.safetensors"))
+    manifest_path = training.mix / MANIFEST_FILE
     if not manifest_path.is_file():
         raise BadInput(f"{manifest_path} does not exist, so what {folder} was trained on is not known.")
     if manifest_path.stat().st_mtime > trained_at:
@@ -43,10 +43,9 @@ def write_card(run_folder: Path) -> Path:
     path = folder / "README.md"
     if path.is_file() and not _may_replace(path.read_text(encoding="utf-8")):
         raise BadInput(f"{path} was edited; move it away first.")
-    report = run_folder / "report.json"
-    results = orjson.loads(report.read_bytes()) if report.is_file() and report.stat().st_mtime > trained_at else None
-    manifest, config = orjson.loads(manifest_path.read_bytes()), read_config(run_folder / "axolotl.yaml")
-    text = _card(run_folder, manifest, config, results, datetime.fromtimestamp(trained_at, UTC))
+    manifest, config = orjson.loads(manifest_path.read_bytes()), read_config(training.config)
+    results = _results(training, trained_at)
+    text = _card(training, manifest, config, results, datetime.fromtimestamp(trained_at, UTC))
     digest = hashlib.sha256(text.encode()).hexdigest()
     path.write_text(f"{text}<!-- written by `smt card`; sha256 of all above: {digest} -->\n", encoding="utf-8")
     return path
@@ -60,12 +59,13 @@ def _may_replace(text: str) -> bool:
 
 
 def _card(
-    run_folder: Path, manifest: dict[str, Any], config: dict[str, Any], results: Any, trained_at: datetime
+    training: Training, manifest: dict[str, Any], config: dict[str, Any], results: list[str], trained_at: datetime
 ) -> str:
     base = Path(config["base_model"]).name if Path(config["base_model"]).is_absolute() else config["base_model"]
     head = {"base_model": base, "library_name": "transformers", "tags": ["synthetic-data", "axolotl", "smt-plugin"]}
     how = "a LoRA adapter, merged" if config.get("adapter") else "all weights"
     settings = manifest["settings"]
+    budget = training.budget or _cell(settings["tokens"]) or "all there was"
     lines = [
         "---",
         yaml.safe_dump(head, sort_keys=False).strip(),
@@ -81,7 +81,7 @@ def _card(
         "",
         f"{manifest['tokens']:,} tokens of `{manifest['tokenizer']['name'].rpartition('/')[2]}`'s tokenizer, "
         f"{manifest['record_tokens']:,} of them synthetic; budget asked: "
-        f"{_budget(settings)}; at most {settings['sequence_len']} tokens a text; seed {settings['seed']}; content hash "
+        f"{budget}; at most {settings['sequence_len']} tokens a text; seed {settings['seed']}; content hash "
         f"`{manifest['content_hash'][:16]}`.",
         "",
         "| source | tokens | share | records | documents | cut | duplicates left out | ran dry |",
@@ -92,49 +92,54 @@ def _card(
             f"{source['tokens']:,}",
             f"{source['share']:.1%}",
             f"{source['records']:,}",
-            _cell(source.get("documents")),
-            _cell(source.get("records_cut")),
-            _cell(source.get("duplicates")),
+            _cell(source["documents"]),
+            _cell(source["records_cut"]),
+            _cell(source["duplicates"] + source["near_duplicates"]),
             "yes" if source["ran_dry"] else "no",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", *(f"- {warning}" for warning in manifest["warnings"]), "", "## Evaluation", ""]
-    lines += _results(results)
-    lines += ["", "## Training", "", "```yaml", _config_text(run_folder, config), "```", "", "## Versions", ""]
+    lines += results
+    lines += ["", "## Training", "", "```yaml", _config_text(training.run, config), "```", "", "## Versions", ""]
     lines += [f"- {name} {number}" for name, number in _versions(manifest).items()]
     return "\n".join(lines) + "\n\n"
-
-
-def _budget(settings: dict[str, Any]) -> str:
-    budgets = settings.get("budgets") or [settings.get("tokens")]
-    return ", ".join("all there was" if tokens is None else f"{tokens:,}" for tokens in budgets)
 
 
 def _cell(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def _results(results: Any) -> list[str]:
-    if results is None:
+def _results(training: Training, trained_at: float) -> list[str]:
+    """The report's rows of the base model and of this one, but for those that are older than what they are about."""
+    report = training.run / "report.json"
+    reported_at = report.stat().st_mtime if report.is_file() else 0.0
+    rows = []
+    for arm in orjson.loads(report.read_bytes())["arms"] if reported_at else ():
+        kind, _, budget = arm["arm"].partition("-")
+        is_trained, accuracy = ARMS[kind][0], arm["accuracy"]
+        marker = training.run / "results" / arm["arm"] / "arm.json"
+        if accuracy is None or not marker.is_file() or (is_trained and budget != training.budget):
+            continue
+        if (trained_at if is_trained else 0.0) < marker.stat().st_mtime <= reported_at:
+            interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
+            rows.append(f"| {arm['arm']} | {accuracy['mean']:.1%} | {interval} | {accuracy['questions']:,} |")
+    if not rows:
         return ["None since the training."]
-    rows = [
+    return [
         "Accuracy, closed-book unless the arm says otherwise, with document-clustered 95 % intervals:",
         "",
         "| arm | accuracy | 95 % interval | questions |",
         "| --- | --- | --- | --- |",
+        *rows,
     ]
-    for arm in results["arms"]:
-        accuracy = arm["accuracy"]
-        if accuracy is not None:
-            interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
-            rows.append(f"| {arm['arm']} | {accuracy['mean']:.1%} | {interval} | {accuracy['questions']:,} |")
-    return rows
 
 
 def _config_text(run_folder: Path, config: dict[str, Any]) -> str:
     """The training config without this machine's folders."""
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110).strip()
-    return re.sub(r"/\S*/(?=[^/\s]+$)", "", text.replace(f"{run_folder.resolve()}/", ""), flags=re.MULTILINE)
+    return re.sub(
+        r"(?<![^\s'\"])/\S*/(?=[^/\s]+$)", "", text.replace(f"{run_folder.resolve()}/", ""), flags=re.MULTILINE
+    )
 
 
 def _versions(manifest: dict[str, Any]) -> dict[str, str]:

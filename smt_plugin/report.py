@@ -3,7 +3,7 @@
 import io
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,18 @@ from jinja2 import Environment, FileSystemLoader
 
 from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput, require
-from smt_plugin.evaluate import ARMS, read_arm, read_seconds, read_tokens
+from smt_plugin.evaluate import ARMS, arms_of, read_arm, read_seconds, read_tokens
 from smt_plugin.intervals import Estimate, estimate
 from smt_plugin.leaks import dropped_from_mix, read_leaks
+from smt_plugin.mix import MANIFEST_FILE
 from smt_plugin.official_files import OFFICIAL
 from smt_plugin.records import generated_folders
 from smt_plugin.retention import Change
+from smt_plugin.training_data import Training, trainings_of
 from smt_plugin.tune import read_tuned
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
 REFERENCE = "base_rag"
@@ -49,7 +52,7 @@ COLUMNS = (
 )
 
 
-RETENTION_COLUMNS = ("task", "metric", "questions", "before", "after", "after less before, paired", "p")
+RETENTION_COLUMNS = ("task", "model", "metric", "questions", "before", "after", "after less before, paired", "p")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class ArmResult:
     """One arm of the table; everything but the name is None where the arm is missing.
 
     Attributes:
+        arm: of several budgets' trainings with the budget, as in `trained-10M`.
         accuracy: mean over questions of the mean over samples, 0 to 1.
         difference: accuracy less that of base + RAG on the same questions.
         unparsed: share of samples that stated no answer, which count as wrong.
@@ -66,6 +70,7 @@ class ArmResult:
         prompt_tokens: mean of a question's prompt, in the model's tokens.
         answer_tokens: mean of a sampled answer.
         seconds: of the whole lm_eval run, loading included.
+        mix_tokens: of the mix that a trained arm of one of several budgets was trained on.
     """
 
     arm: str
@@ -77,21 +82,35 @@ class ArmResult:
     prompt_tokens: float | None = None
     answer_tokens: float | None = None
     seconds: float | None = None
+    mix_tokens: int | None = None
 
 
-def arm_results(run: Path, arms: list[str]) -> list[ArmResult]:
+def arm_results(run: Path, names: Sequence[str], trainings: Sequence[Training] = ()) -> list[ArmResult]:
     """Read the arms of a run in the order given, without the documents that retrieval was tuned on.
 
+    Args:
+        trainings: default: the run's only one.
+
     Raises:
-        BadInput: no arm is there, or two arms answered different questions.
+        BadInput: an unknown arm, no arm is there, or two arms answered different questions.
     """
+    arms = arms_of(names, trainings or [Training(run)])
     tuned_on = set((read_tuned(run) or {"held_out": []})["held_out"])
     rows = {arm: _rows_less(tuned_on, read_arm(run / "results" / arm)) for arm in arms}
     if not any(rows.values()):
         raise BadInput(f"{run / 'results'} holds no finished arm; run `smt evaluate` first.")
     reference = {row["question_id"]: row for row in rows.get(REFERENCE) or []}
     leaked = set((read_leaks(run) or {"leaked": []})["leaked"])
-    return [_arm_result(arm, rows[arm], reference, leaked, run / "results" / arm) for arm in arms]
+    return [
+        replace(_arm_result(arm, rows[arm], reference, leaked, run / "results" / arm), mix_tokens=_mix_tokens(training))
+        for arm, training in arms.items()
+    ]
+
+
+def _mix_tokens(training: Training | None) -> int | None:
+    """The size of one of several mixes; None of the base model, of a run's only mix, and where it is not there."""
+    path = training.mix / MANIFEST_FILE if training is not None and training.budget else None
+    return int(orjson.loads(path.read_bytes())["tokens"]) if path is not None and path.is_file() else None
 
 
 def _rows_less(doc_ids: set[str], rows: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
@@ -144,7 +163,7 @@ def table(results: list[ArmResult]) -> "Table":
 
     shown = Table(title="Accuracy in %, with 95 % intervals clustered by document")
     for column in COLUMNS:
-        shown.add_column(column, justify="left" if column == "arm" else "right")
+        shown.add_column(column, justify="left" if column == "arm" else "right", no_wrap=column == "arm")
     for cells in rows_of(results):
         shown.add_row(*cells)
     return shown
@@ -155,8 +174,13 @@ def rows_of(results: list[ArmResult]) -> list[list[str]]:
     return [_cells(result) for result in results]
 
 
+def _arm_name(arm: str) -> str:
+    kind, _, budget = arm.partition("-")
+    return ARM_NAMES[kind].replace("trained", f"trained on {budget}") if budget else ARM_NAMES[kind]
+
+
 def _cells(result: ArmResult) -> list[str]:
-    name = ARM_NAMES[result.arm]
+    name = _arm_name(result.arm)
     accuracy, difference, unparsed = result.accuracy, result.difference, result.unparsed
     if accuracy is None or unparsed is None:
         return [name, "missing", *[""] * (len(COLUMNS) - 2)]
@@ -189,6 +213,7 @@ def retention_rows(changes: list[Change]) -> list[list[str]]:
     return [
         [
             change.task,
+            change.model,
             change.metric,
             str(change.before.questions),
             f"{change.before.mean:.1%}",
@@ -235,6 +260,7 @@ def write_report(run: Path, results: list[ArmResult], facts: dict[str, str], cha
         columns=COLUMNS,
         rows=rows,
         plot=plot(results),
+        scaling=scaling_plot(results),
         methods=methods,
         retention_columns=RETENTION_COLUMNS,
         retention_rows=retention_rows(list(changes)),
@@ -263,11 +289,12 @@ def run_facts(run_file: RunFile) -> dict[str, str]:
                 generated[name].update(tokens=count["tokens"], records=count["records"])
     for name, total in generated.items():
         facts[name] = f"{total['tokens']:,} tokens in {total['records']:,} records"
-    manifest = run_file.run / "mix" / "manifest.json"
-    if manifest.is_file():
-        mix = orjson.loads(manifest.read_bytes())
-        shares = ", ".join(f"{name} {source['tokens']:,}" for name, source in mix["sources"].items())
-        facts["trained on"] = f"{mix['tokens']:,} tokens: {shares}"
+    for training in trainings_of(run_file.run, run_file.mix.budgets):
+        if (training.mix / MANIFEST_FILE).is_file():
+            mix = orjson.loads((training.mix / MANIFEST_FILE).read_bytes())
+            shares = ", ".join(f"{name} {source['tokens']:,}" for name, source in mix["sources"].items())
+            name = f"trained on, {training.budget}" if training.budget else "trained on"
+            facts[name] = f"{mix['tokens']:,} tokens: {shares}"
     if tuned := read_tuned(run_file.run):
         facts["retrieval"] = (
             f"tuned by {tuned['by']} on {tuned['questions']:,} questions about {len(tuned['held_out'])} documents "
@@ -302,7 +329,7 @@ def plot(results: list[ArmResult]) -> str:
     figure = Figure(figsize=(7.5, 0.6 * len(results) + 1.2))
     axes = figure.add_subplot()
     for place, result in enumerate(reversed(results)):
-        color = "#b5532a" if ARMS[result.arm][0] else "#3b6ea5"
+        color = "#b5532a" if ARMS[result.arm.partition("-")[0]][0] else "#3b6ea5"
         accuracy = result.accuracy
         if accuracy is None:
             axes.text(50, place, "missing", ha="center", va="center", color="#888888", style="italic")
@@ -313,11 +340,51 @@ def plot(results: list[ArmResult]) -> str:
         axes.annotate(f"{mean:.1f}", (mean, place), xytext=(0, 9), textcoords="offset points", ha="center", color=color)
         if result.arm == REFERENCE:
             axes.axvline(mean, color=color, linestyle=":", linewidth=1)
-    axes.set_yticks(range(len(results)), [ARM_NAMES[result.arm] for result in reversed(results)])
+    axes.set_yticks(range(len(results)), [_arm_name(result.arm) for result in reversed(results)])
     axes.set_ylim(-0.6, len(results) - 0.3)
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy, %, with 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def scaling_plot(results: list[ArmResult]) -> str | None:
+    """Draw accuracy by tokens of the mix, base + RAG as a line across, as SVG text; None for fewer than two budgets."""
+    curves: dict[str, list[tuple[int, Estimate]]] = defaultdict(list)
+    for result in results:
+        if result.mix_tokens is not None and result.accuracy is not None:
+            curves[result.arm.partition("-")[0]].append((result.mix_tokens, result.accuracy))
+    if max(map(len, curves.values()), default=0) < 2:
+        return None
+    require("matplotlib", "eval")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5))
+    axes = figure.add_subplot()
+    for (arm, points), color in zip(curves.items(), ("#b5532a", "#5b8a3c", "#7a5195"), strict=False):
+        tokens, means, below, above = zip(
+            *((n, e.mean * 100, (e.mean - e.low) * 100, (e.high - e.mean) * 100) for n, e in sorted(points)),
+            strict=True,
+        )
+        axes.errorbar(tokens, means, yerr=[below, above], fmt="o-", color=color, capsize=4, label=ARM_NAMES[arm])
+    reference = next((result.accuracy for result in results if result.arm == REFERENCE), None)
+    if reference is not None:
+        axes.axhline(reference.mean * 100, color="#3b6ea5", linestyle=":", label=ARM_NAMES[REFERENCE])
+        axes.axhspan(reference.low * 100, reference.high * 100, color="#3b6ea5", alpha=0.12, linewidth=0)
+    ticks = sorted({n for points in curves.values() for n, _ in points})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    axes.minorticks_off()
+    lowest, highest = axes.get_ylim()
+    axes.set_ylim(max(lowest, 0), min(highest, 100))
+    axes.set_xlabel("tokens of the mix")
+    axes.set_ylabel("accuracy, %, with 95 % interval")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def _svg(figure: "Figure") -> str:
     figure.tight_layout()
     picture = io.StringIO()
     figure.savefig(picture, format="svg", metadata={"Date": None})

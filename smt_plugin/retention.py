@@ -1,16 +1,17 @@
 """What a model forgot: lm-eval's own tasks before and after training, compared question by question."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput, require
-from smt_plugin.evaluate import ArmCommand, model_command, samples_files
+from smt_plugin.evaluate import ArmCommand, arms_of, model_command, samples_files
 from smt_plugin.intervals import Estimate, estimate
 from smt_plugin.jsonl import read_jsonl
+from smt_plugin.training_data import Training
 
-MODELS = ("base", "trained")
 # Of the metrics that a task reports, the one that is compared: the first of these that it has, else its first.
 _METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc")
 # A reader of answers that forgives their form is wanted here: what is known counts.
@@ -19,9 +20,13 @@ _FILTER = "flexible-extract"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A task before and after training, on the same questions; `difference` has the interval of after less before."""
+    """A task before and after a training, on the same questions; `difference` has the interval of after less before.
+
+    `model` is `trained`, or one of several budgets: `trained-10M`.
+    """
 
     task: str
+    model: str
     metric: str
     before: Estimate
     after: Estimate
@@ -29,20 +34,26 @@ class Change:
 
 
 def retention_commands(
-    run: Path, section: EvaluateSection, base_model: str, trained_model: Path, seed: int = 0
-) -> list[ArmCommand]:
-    """Return one lm_eval command for the base model and one for the trained one.
+    run: Path, section: EvaluateSection, base_model: str, trainings: Sequence[Training], seed: int = 0
+) -> tuple[list[ArmCommand], list[str]]:
+    """Return an lm_eval command for the base and each trained model, and a sentence for each that is not there yet.
 
     Raises:
-        BadInput: lm-eval or the trained model is missing.
+        BadInput: lm-eval is missing, or not one model is trained.
     """
     require("lm_eval", "eval")
-    if not (trained_model / "config.json").is_file():
-        raise BadInput(f"there is no trained model in {trained_model}; run `axolotl train` first.")
+    models, missing = {"base": base_model}, []
+    for name, training in arms_of(["trained"], trainings).items():
+        if training is not None and (sentence := training.unready()):
+            missing.append(sentence)
+        elif training is not None:
+            models[name] = str(training.model)
+    if len(models) == 1:
+        raise BadInput(f"{missing[0]}.")
     commands = []
-    for name in MODELS:
+    for name, model in models.items():
         folder = run / "retention" / name
-        command = model_command(section, str(trained_model) if name == "trained" else base_model)
+        command = model_command(section, model)
         command += ["--tasks", ",".join(section.retention.tasks), "--apply_chat_template"]
         if section.retention.include_path is not None:
             command += ["--include_path", str(section.retention.include_path)]
@@ -51,19 +62,33 @@ def retention_commands(
             command += ["--limit", str(section.retention.limit)]
         command += ["--log_samples", "--output_path", str(folder)]
         commands.append(ArmCommand(f"retention of the {name} model", command, folder))
-    return commands
+    return commands, missing
 
 
-def retention_results(run: Path) -> list[Change]:
-    """Read what both models scored; empty where `smt retention` has not run through.
+def retention_results(run: Path, trainings: Sequence[Training] = ()) -> list[Change]:
+    """Read what the base and each trained model scored; empty where `smt retention` has not run through.
+
+    Args:
+        trainings: default: the run's only one.
 
     Raises:
         BadInput: the models answered different questions.
     """
-    folders = [run / "retention" / name for name in MODELS]
-    if not all((folder / "arm.json").is_file() for folder in folders):
+    names = [name for name in ("base", *arms_of(["trained"], trainings or [Training(run)])) if _is_done(run, name)]
+    if "base" not in names:
         return []
-    before, after = ({_task_of(file): file for file in samples_files(folder)} for folder in folders)
+    return [change for name in names[1:] for change in _changes(run, name)]
+
+
+def _is_done(run: Path, name: str) -> bool:
+    return (run / "retention" / name / "arm.json").is_file()
+
+
+def _changes(run: Path, model: str) -> list[Change]:
+    """What one training changed, task by task."""
+    before, after = (
+        {_task_of(file): file for file in samples_files(run / "retention" / name)} for name in ("base", model)
+    )
     changes = []
     for task in sorted(before.keys() | after.keys()):
         if task not in before or task not in after:
@@ -78,6 +103,7 @@ def retention_results(run: Path) -> list[Change]:
         changes.append(
             Change(
                 task,
+                model,
                 metric,
                 *(
                     estimate(values, ids)

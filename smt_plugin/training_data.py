@@ -1,5 +1,7 @@
 """Write a run's axolotl config: a shipped or own config, filled in for the run's mix -> `<run>/axolotl.yaml`."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from smt_plugin.mix import (
     REPLAY_TEXT_FILE,
     TEXT_FILE,
     VALIDATION,
+    budget_name,
 )
 from smt_plugin.shipped import config_files
 
@@ -100,7 +103,7 @@ def write_axolotl_config(
     """
     folder = run_folder.resolve()
     mix = (mix_folder or run_folder / "mix").resolve()
-    name = "" if mix == folder / "mix" else mix.name
+    training = Training(folder, "" if mix == folder / "mix" else mix.name)
     manifest_path = mix / MANIFEST_FILE
     if not manifest_path.is_file():
         raise BadInput(f"{manifest_path} does not exist; run `smt mix` first.")
@@ -131,8 +134,8 @@ def write_axolotl_config(
     values["datasets"] = _datasets(entries, manifest["files"], mix)
     values["sequence_len"] = manifest["settings"]["sequence_len"]
     values["dataset_prepared_path"] = str(folder / "prepared" / manifest["content_hash"][:16])
-    values["output_dir"] = str(folder / (f"model-{name}" if name else "model"))
-    path = mix / "axolotl.yaml" if name else folder / "axolotl.yaml"
+    values["output_dir"] = str(training.output)
+    path = training.config
     path.write_text(
         f"# Written by `smt mix` from the config {config}; a new mix writes it anew.\n"
         f"# Run: axolotl train {path}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110),
@@ -158,22 +161,56 @@ def _is_mix_file(entry: dict[str, Any]) -> bool:
     return path.name in MIX_FILES and path.parent.name == "mix"
 
 
-def trained_model(run_folder: Path) -> Path:
-    """The folder of a run's trained model: `<run>/model`, or `<run>/model/merged` where its config trains an adapter.
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training of a run: its only one, or that of one of several nested mixes.
 
-    Raises:
-        BadInput: the merged model is older than the adapter.
+    Attributes:
+        run: the run folder.
+        budget: the mix's, such as `10M`; empty where the run has only one.
     """
-    config, folder = run_folder / "axolotl.yaml", run_folder / "model"
-    if not config.is_file() or not read_config(config).get("adapter"):
-        return folder
-    merged = [path.stat().st_mtime for path in (folder / "merged").glob("*.safetensors")]
-    trained = [path.stat().st_mtime for path in folder.glob("adapter_model.safetensors")]
-    if merged and trained and min(merged) < max(trained):
-        raise BadInput(
-            f"{folder / 'merged'} was merged before the adapter was last trained; run: axolotl merge-lora {config}"
-        )
-    return folder / "merged"
+
+    run: Path
+    budget: str = ""
+
+    @property
+    def mix(self) -> Path:
+        """The folder of what is trained on."""
+        return self.run / "mix" / self.budget
+
+    @property
+    def config(self) -> Path:
+        """The axolotl config that `smt mix` writes."""
+        return (self.mix if self.budget else self.run) / "axolotl.yaml"
+
+    @property
+    def output(self) -> Path:
+        """Where axolotl writes the model."""
+        return self.run / (f"model-{self.budget}" if self.budget else "model")
+
+    @property
+    def model(self) -> Path:
+        """The trained model: the output, or `merged` in it where the config trains an adapter."""
+        has_adapter = self.config.is_file() and read_config(self.config).get("adapter")
+        return self.output / "merged" if has_adapter else self.output
+
+    def unready(self) -> str | None:
+        """What is to be done before the trained model can be used, as a sentence; None if it is there."""
+        # axolotl writes config.json before it trains, and the weights after it.
+        weights = [path.stat().st_mtime for path in self.model.glob("*.safetensors")]
+        adapter = [path.stat().st_mtime for path in self.output.glob("adapter_model.safetensors")]
+        if not weights and adapter:
+            return f"the adapter in {self.output} is not merged yet; run: axolotl merge-lora {self.config}"
+        if not weights:
+            return f"there is no trained model in {self.output}; run: axolotl train {self.config}"
+        if self.model != self.output and adapter and min(weights) < max(adapter):
+            return f"{self.model} was merged before the adapter was last trained; run: axolotl merge-lora {self.config}"
+        return None
+
+
+def trainings_of(run_folder: Path, budgets: Iterable[int]) -> list[Training]:
+    """Return a run's trainings, from the smallest of the run file's `mix.budgets` on; without any, the only one."""
+    return [Training(run_folder, budget_name(tokens)) for tokens in sorted(set(budgets))] or [Training(run_folder)]
 
 
 def unknown_keys(values: dict[str, Any]) -> list[str]:

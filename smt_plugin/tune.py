@@ -108,7 +108,7 @@ def tune(
         if by == "accuracy":
             trial_section = section.model_copy(update={"arms": ["base_rag"], "retrieval": section.retrieval | point})
             folder = run / "tune" / f"{chunk_tokens}-{top_k}-{order}"
-            commands = arm_commands(folder, trial_section, base_model, run / "model", seed, split="tuning")
+            commands, _ = arm_commands(folder, trial_section, base_model, [], seed, split="tuning")
             evaluate(commands, say)
             rows = read_arm(commands[0].folder) or []
             accuracy = sum(row["acc"] for row in rows) / len(rows)

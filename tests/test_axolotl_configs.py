@@ -13,7 +13,7 @@ import yaml
 from smt_plugin.assets import asset_dir
 from smt_plugin.mix import MixSettings, mix_run
 from smt_plugin.shipped import config_files
-from smt_plugin.training_data import read_config, trained_model, unknown_keys, write_axolotl_config
+from smt_plugin.training_data import Training, read_config, unknown_keys, write_axolotl_config
 from tests.quality_data import write_own
 from tests.tiny_llama import LLAMA_LIKE, MICROWORLD_LIKE, QWEN_LIKE, make_model, make_tokenizer
 from tests.training_records import CHATS, write_records
@@ -208,7 +208,7 @@ def test_the_config_trains_on_a_cpu_and_the_model_answers_through_lm_eval(name: 
     assert len(re.findall(r"'loss': ", printed)) >= 6
     if name.endswith("/lora"):
         axolotl(tmp_path, "merge-lora", path)
-    model = trained_model(run)
+    model = Training(run).model
     before, after = (chat_loss(folder) for folder in (base, model))
     assert after < before
     assert 0 <= likelihood_accuracy(model, tmp_path / "corpus") <= 1

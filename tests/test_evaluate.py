@@ -20,7 +20,7 @@ def command(tmp_path: Path, **settings: Any) -> ArmCommand:
     section = EvaluateSection(
         benchmark="quality", data=write_own(tmp_path / "data"), arms=["base"], limit=2, **settings
     )
-    (arm,) = arm_commands(tmp_path / "run", section, MODEL, tmp_path / "none")
+    ((arm,), _) = arm_commands(tmp_path / "run", section, MODEL, [])
     return arm
 
 

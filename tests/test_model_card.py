@@ -1,16 +1,15 @@
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from smt_plugin.errors import BadInput
-from smt_plugin.intervals import estimate
 from smt_plugin.mix import MixSettings, mix_run
 from smt_plugin.model_card import write_card
-from smt_plugin.report import ArmResult
-from smt_plugin.training_data import write_axolotl_config
+from smt_plugin.report import arm_results, write_report
+from smt_plugin.training_data import Training, write_axolotl_config
+from tests.test_report import finish_arm
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
 from tests.training_records import write_records
 
@@ -31,7 +30,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_card_says_on_what_and_how_the_model_was_trained_and_names_no_folder(run: Path) -> None:
-    text = write_card(run).read_text()
+    text = write_card(Training(run)).read_text()
     manifest = json.loads((run / "mix/manifest.json").read_text())
     qa = manifest["sources"]["synthetic_qa"]
     assert f"| synthetic_qa | {qa['tokens']:,} | {qa['share']:.1%} | {qa['records']:,} |" in text
@@ -45,31 +44,39 @@ def test_a_card_says_on_what_and_how_the_model_was_trained_and_names_no_folder(r
 
 
 def test_a_card_shows_the_results_that_came_after_the_training(run: Path) -> None:
-    arms = [ArmResult("trained", estimate([1.0, 0.0, 1.0, 0.5], ["a", "a", "b", "c"])), ArmResult("base")]
-    (run / "report.json").write_text(json.dumps({"arms": [asdict(arm) for arm in arms]}))
-    assert "| trained | 62.5% |" in write_card(run).read_text()
+    finish_arm(run, "trained", [1.0, 0.0, 1.0, 0.5])
+    finish_arm(run, "base_rag", [1.0, 0.0, 0.0, 0.0])
+    write_report(run, arm_results(run, ["base", "base_rag", "trained"]), {})
+    card = write_card(Training(run)).read_text()
+    assert "| trained | 62.5% |" in card
+    assert "| base_rag | 25.0% |" in card
+    assert "| base |" not in card
+    # Trained again since: these answers are another model's, also where a new report shows them.
+    os.utime(run / "results/trained/arm.json", (0, 0))
+    write_report(run, arm_results(run, ["base_rag", "trained"]), {})
+    assert "| trained |" not in write_card(Training(run)).read_text()
     os.utime(run / "report.json", (0, 0))
-    assert "| trained |" not in write_card(run).read_text()
+    assert "None since the training." in write_card(Training(run)).read_text()
 
 
 def test_a_card_replaces_the_trainers_and_its_own_but_none_that_was_edited(run: Path) -> None:
-    path = write_card(run)
+    path = write_card(Training(run))
     first = path.read_text()
-    assert write_card(run).read_text() == first
+    assert write_card(Training(run)).read_text() == first
     path.write_text(first.replace("Meant for", "Not meant for"))
     with pytest.raises(BadInput, match=r"README\.md was edited; move it away first"):
-        write_card(run)
+        write_card(Training(run))
     assert "Not meant for" in path.read_text()
     path.write_text("# Mine\n")
     with pytest.raises(BadInput, match="was edited"):
-        write_card(run)
+        write_card(Training(run))
 
 
 def test_no_card_is_written_without_a_model_or_for_a_newer_mix(run: Path) -> None:
     (run / "mix/manifest.json").touch()
     with pytest.raises(BadInput, match=r"manifest\.json is newer than the model"):
-        write_card(run)
+        write_card(Training(run))
     for file in (run / "model").glob("*.safetensors"):
         file.unlink()
-    with pytest.raises(BadInput, match=r"there is no trained model in .*model; run `axolotl train` first"):
-        write_card(run)
+    with pytest.raises(BadInput, match=r"there is no trained model in .*model; run: axolotl train"):
+        write_card(Training(run))

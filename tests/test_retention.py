@@ -11,6 +11,7 @@ from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput
 from smt_plugin.report import retention_rows
 from smt_plugin.retention import retention_commands, retention_results
+from smt_plugin.training_data import Training
 from tests.test_report import finish_arm
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
 
@@ -90,7 +91,7 @@ def test_a_loss_is_told_with_its_interval_from_the_forgiving_reader(tmp_path: Pa
     assert (change.task, change.metric) == ("sums_of_two", "exact_match")
     assert change.difference.mean == pytest.approx(-1 / 3)
     assert change.difference.low < -1 / 3 < change.difference.high < 0
-    assert retention_rows([change])[0][:5] == ["sums_of_two", "exact_match", "60", "100.0%", "66.7%"]
+    assert retention_rows([change])[0][:6] == ["sums_of_two", "trained", "exact_match", "60", "100.0%", "66.7%"]
 
 
 def test_different_questions_or_tasks_are_not_compared(tmp_path: Path) -> None:
@@ -105,11 +106,12 @@ def test_different_questions_or_tasks_are_not_compared(tmp_path: Path) -> None:
 
 def test_the_suite_is_named_in_plain_commands_and_needs_the_trained_model(tmp_path: Path) -> None:
     section = EvaluateSection(benchmark="microworld")
-    with pytest.raises(BadInput, match="run `axolotl train` first"):
-        retention_commands(tmp_path, section, "base", tmp_path / "model")
+    with pytest.raises(BadInput, match="run: axolotl train"):
+        retention_commands(tmp_path, section, "base", [Training(tmp_path)])
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    before, after = retention_commands(tmp_path, section, "base", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").touch()
+    (before, after), missing = retention_commands(tmp_path, section, "base", [Training(tmp_path)])
+    assert missing == []
     suite = "--tasks arc_challenge,hellaswag,winogrande,gsm8k,ifeval --apply_chat_template"
     assert suite in before.text
     assert "pretrained=base,enable_thinking=False" in before.text
