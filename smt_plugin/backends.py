@@ -1,15 +1,19 @@
 """Backends: what completes chat messages. Here the protocol and the client of any OpenAI-compatible endpoint."""
 
 import asyncio
+import html
+import json
 import logging
 import math
 import random
 import re
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, quote_plus
 
 import orjson
 
@@ -93,6 +97,10 @@ class CacheUse:
     hit: int
 
 
+Keep = Callable[[Reply], Awaitable[None]]
+"""Makes a reply durable."""
+
+
 class Backend(Protocol):
     """Something that completes chat messages.
 
@@ -113,8 +121,12 @@ class Backend(Protocol):
         """Check that the backend is there; raises BadInput if it is not."""
         ...
 
-    async def complete(self, request: Request) -> Reply:
-        """Answer one request, raising Refused, Deferred or BackendDown; called by many tasks at once."""
+    async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
+        """Answer one request, raising Refused, Deferred or BackendDown; called by many tasks at once.
+
+        A reply is handed to `keep` first; until that returns, the request counts as in flight, so that a crash makes
+        no more of them lose what they cost than may be in flight at once.
+        """
         ...
 
     async def cache_use(self) -> CacheUse | None:
@@ -174,6 +186,9 @@ class OpenAIBackend:
         max_concurrency: most requests in flight, over all endpoints.
         timeout: seconds for one request.
         patience: seconds of failures alone, from all endpoints, before BackendDown.
+
+    Raises:
+        BadInput: an API key that no request can carry.
     """
 
     def __init__(
@@ -192,8 +207,10 @@ class OpenAIBackend:
         # What prefers which endpoint, the longest unused first.
         self._own: dict[str, _Endpoint] = {}
         self._headers = {"Content-Type": "application/json"}
-        self._api_key = api_key
+        self._key_spellings = _spellings(api_key) if api_key else []
         if api_key:
+            if not (api_key.isascii() and api_key.isprintable()):
+                raise BadInput("the API key holds a line break or a letter beyond ASCII; set the key as it was given.")
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._timeout = timeout
         self._patience = patience
@@ -269,9 +286,11 @@ class OpenAIBackend:
                 if response.status != 200:
                     return None
                 body = await response.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             reason = self._clean(str(error) or type(error).__name__)
             return f"endpoint {endpoint} cannot be reached ({reason}); start the server or mend `backend.endpoints`."
+        except ValueError:
+            return f"endpoint {endpoint} is no OpenAI-compatible server, by its answer to /models; mend the address."
         entries = body.get("data") if isinstance(body, dict) else None
         served = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
         if served and self.model not in served:
@@ -285,12 +304,12 @@ class OpenAIBackend:
 
     def _clean(self, text: str) -> str:
         """Return a server's words as they may be shown: on one line, not too long, without the API key."""
-        if self._api_key:
-            text = text.replace(self._api_key, "(the API key)")
+        for spelling in self._key_spellings:
+            text = text.replace(spelling, "(the API key)")
         return " ".join(text.split())[:_LONGEST_MESSAGE]
 
-    async def complete(self, request: Request) -> Reply:
-        """Send one request until it is answered.
+    async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
+        """Send one request until it is answered; its place is free for another when `keep` has returned.
 
         Raises:
             Refused: status 400, 413 or 422, or ten failures of this request while others were answered.
@@ -305,38 +324,17 @@ class OpenAIBackend:
         while True:
             endpoint = await self._take(request.affinity)
             try:
-                if self._gone:
-                    raise BackendDown(self._gone)
-                outcome = await self._post(endpoint, payload)
-            except BadInput as error:
-                # An endpoint that takes no request at all leaves them to the others.
-                if all(each is endpoint or each.resting_until == math.inf for each in self._endpoints):
-                    raise
-                if endpoint.resting_until < math.inf:
-                    log.warning("%s Going on with the others.", error)
-                    self.rest(self._endpoints.index(endpoint))
-                continue
-            except Refused as error:
-                self._failing_since = None
-                if not with_schema or self._schema_works:
-                    raise
-                # Some servers refuse what they cannot hold a model to, and answer when not asked for it.
-                plain = await self._post(endpoint, orjson.dumps(request_body(request, self.model, False)))
-                if isinstance(plain, Reply) and self._structured_output:
-                    log.warning("endpoint %s takes no JSON schema (%s); going on without.", endpoint.url, error)
-                    self._structured_output = False
-                outcome = plain
+                outcome = await self._ask(endpoint, request, payload, with_schema)
+                if isinstance(outcome, Reply):
+                    if keep is not None:
+                        await keep(outcome)
+                    return outcome
             finally:
                 endpoint.busy -= 1
                 self._hand_out()
+            if outcome is None:
+                continue
             now = asyncio.get_running_loop().time()
-            if isinstance(outcome, Reply):
-                self._failing_since = None
-                endpoint.answered = now
-                self._answers += 1
-                self._schema_works |= with_schema and self._structured_output
-                self._grow(endpoint)
-                return outcome
             self._failing_since = self._failing_since or now
             if now - self._failing_since > self._patience:
                 raise BackendDown(
@@ -355,6 +353,38 @@ class OpenAIBackend:
                 log.info("endpoint %s: %s; trying again in %.1f s", endpoint.url, outcome.reason, wait)
                 await asyncio.sleep(wait)
                 pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _ask(
+        self, endpoint: _Endpoint, request: Request, payload: bytes, with_schema: bool
+    ) -> "Reply | _Failure | None":
+        """Send one request once; None where the endpoint takes no request at all and leaves them to the others."""
+        if self._gone:
+            raise BackendDown(self._gone)
+        try:
+            outcome = await self._post(endpoint, payload)
+        except BadInput as error:
+            if all(each is endpoint or each.resting_until == math.inf for each in self._endpoints):
+                raise
+            if endpoint.resting_until < math.inf:
+                log.warning("%s Going on with the others.", error)
+                self.rest(self._endpoints.index(endpoint))
+            return None
+        except Refused as error:
+            self._failing_since = None
+            if not with_schema or self._schema_works:
+                raise
+            # Some servers refuse what they cannot hold a model to, and answer when not asked for it.
+            outcome = await self._post(endpoint, orjson.dumps(request_body(request, self.model, False)))
+            if isinstance(outcome, Reply) and self._structured_output:
+                log.warning("endpoint %s takes no JSON schema (%s); going on without.", endpoint.url, error)
+                self._structured_output = False
+        if isinstance(outcome, Reply):
+            self._failing_since = None
+            endpoint.answered = asyncio.get_running_loop().time()
+            self._answers += 1
+            self._schema_works |= with_schema and self._structured_output
+            self._grow(endpoint)
+        return outcome
 
     async def cache_use(self) -> CacheUse | None:
         """Return the use of the prefix caches of vLLM servers, from their `/metrics`; None for other servers."""
@@ -379,7 +409,7 @@ class OpenAIBackend:
 
         assert self._session is not None
         url = endpoint.url.removesuffix("/v1") + "/metrics"
-        with suppress(aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
+        with suppress(aiohttp.ClientError, TimeoutError, ValueError, OverflowError):
             async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
                 if response.status == 200:
                     endpoint.cache = _cache_of_metrics(await response.text()) or endpoint.cache
@@ -389,7 +419,7 @@ class OpenAIBackend:
         endpoint.pause = 1.0
         endpoint.failures = 0
         step = 1.0 if endpoint.grows_fast else 1.0 / endpoint.limit
-        if endpoint.busy + 1 >= int(endpoint.limit):
+        if endpoint.busy >= int(endpoint.limit):
             endpoint.limit = min(endpoint.limit + step, self._most)
             self._hand_out()
 
@@ -528,6 +558,12 @@ def _give_places(endpoint: _Endpoint, preferred: _Endpoint, before: float = floa
             endpoint.answered = endpoint.answered if endpoint.busy else asyncio.get_running_loop().time()
             endpoint.busy += 1
             place.set_result(endpoint)
+
+
+def _spellings(api_key: str) -> list[str]:
+    """Return a key as servers repeat it: as it is, in JSON, in a URL and in HTML, the longest first."""
+    forms = {api_key, json.dumps(api_key)[1:-1], quote(api_key), quote(api_key, safe=""), quote_plus(api_key)}
+    return sorted(forms | {html.escape(api_key)}, key=len, reverse=True)
 
 
 @dataclass(frozen=True, slots=True)

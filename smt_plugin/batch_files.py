@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import orjson
 
-from smt_plugin.backends import Deferred, Refused, Reply, Request, reply_of, request_body
+from smt_plugin.backends import Deferred, Keep, Refused, Reply, Request, reply_of, request_body
 from smt_plugin.completions import completion_key
 from smt_plugin.errors import BadInput
 
@@ -56,7 +56,7 @@ class BatchExport:
         if any(self._folder.glob(_GLOB)):
             raise BadInput(f"{self._folder} holds requests already; import their results and remove them first.")
 
-    async def complete(self, request: Request) -> Reply:
+    async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
         """Write the request, once; always raises Deferred."""
         key = completion_key(request, self.model)
         if bytes.fromhex(key) in self._written:
@@ -140,7 +140,7 @@ class BatchImport:
                     self.results += 1
                 offset += len(line)
 
-    async def complete(self, request: Request) -> Reply:
+    async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
         """Return the result of a request.
 
         Raises:
@@ -159,12 +159,15 @@ class BatchImport:
         if response.get("status_code") in (400, 413, 422):
             raise Refused(f"status {response['status_code']}: {orjson.dumps(body)[:500].decode(errors='replace')}")
         try:
-            if response.get("status_code") == 200:
-                return reply_of(body or {})
+            reply = reply_of(body or {}) if response.get("status_code") == 200 else None
         except (KeyError, IndexError, TypeError, AttributeError):
-            pass
-        self.failed += 1
-        raise Deferred
+            reply = None
+        if reply is None:
+            self.failed += 1
+            raise Deferred
+        if keep is not None:
+            await keep(reply)
+        return reply
 
     async def cache_use(self) -> None:
         """There is no server."""

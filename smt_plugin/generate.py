@@ -230,46 +230,55 @@ class Asker:
 
     async def _pay(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
         started = time.monotonic()
-        summary = self._summary
-        status, reason = "done", ""
+        kept: list[Completion] = []
+
+        async def keep(reply: Reply, status: str = "done", reason: str = "") -> None:
+            if status == "done":
+                try:
+                    ask.read(reply)
+                except Unparsable as error:
+                    status, reason = "rejected", str(error)
+            completion = Completion(
+                key=key,
+                status=status,
+                reason=reason,
+                doc_id=ask.document.id,
+                prompt=ask.prompt,
+                prompt_hash=self._prompts.hash(ask.prompt),
+                model=self._backend.model,
+                sampling=ask.sampling,
+                sample=ask.sample,
+                attempt=attempt,
+                variables=ask.variables,
+                reply=reply,
+                seconds=time.monotonic() - started,
+            )
+            await self._store.put(completion)
+            kept.append(completion)
+
         try:
-            reply = await self._backend.complete(request)
-            ask.read(reply)
+            await self._backend.complete(request, keep)
         except Deferred:
-            summary.deferred += 1
+            self._summary.deferred += 1
             raise
         except Refused as error:
-            status, reason = "refused", str(error)
-            reply = Reply("", "refused", 0, 0, 0)
-        except Unparsable as error:
-            status, reason = "rejected", str(error)
-        completion = Completion(
-            key=key,
-            status=status,
-            reason=reason,
-            doc_id=ask.document.id,
-            prompt=ask.prompt,
-            prompt_hash=self._prompts.hash(ask.prompt),
-            model=self._backend.model,
-            sampling=ask.sampling,
-            sample=ask.sample,
-            attempt=attempt,
-            variables=ask.variables,
-            reply=reply,
-            seconds=time.monotonic() - started,
-        )
-        await self._store.put(completion)
+            await keep(Reply("", "refused", 0, 0, 0), "refused", str(error))
+        self._count(kept[0], request)
+        return kept[0]
+
+    def _count(self, completion: Completion, request: Request) -> None:
+        """Count a completion that was paid for now."""
+        summary, reply = self._summary, completion.reply
         summary.asked += 1
-        summary.rejected += status == "rejected"
-        summary.refused += status == "refused"
+        summary.rejected += completion.status == "rejected"
+        summary.refused += completion.status == "refused"
         if reply.prompt_tokens:
             self._asked_estimate += sum(estimate_tokens(message["content"]) for message in request.messages)
         summary.prompt_tokens += reply.prompt_tokens
         summary.cached_tokens += reply.cached_tokens
         summary.completion_tokens += reply.completion_tokens
-        if reason:
-            summary.count_failure(reason)
-        return completion
+        if completion.reason:
+            summary.count_failure(completion.reason)
 
 
 async def generate(

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from smt_plugin.backends import Backend, CacheUse, Deferred, Reply, Request
+from smt_plugin.backends import Backend, CacheUse, Deferred, Keep, Reply, Request
 from smt_plugin.completions import CompletionStore, PromptUse
 from smt_plugin.config import RunFile
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
@@ -349,11 +349,11 @@ class _ProbeBackend:
     async def start(self) -> None:
         await self._backend.start()
 
-    async def complete(self, request: Request) -> Reply:
+    async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
         self._started = min(self._started, time.monotonic())
         if time.monotonic() - self._started > self._seconds:
             raise Deferred
-        reply = await self._backend.complete(request)
+        reply = await self._backend.complete(request, keep)
         if self._seconds / 2 < time.monotonic() - self._started <= self._seconds:
             self.output_tokens += reply.completion_tokens
         return reply

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import web
@@ -521,21 +522,67 @@ def test_a_redirection_is_named_with_the_address_to_give_instead() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("code", [400, 401, 404, 500, 200])
-def test_a_key_that_the_server_repeats_is_shown_to_nobody(code: int, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("code", "key"),
+    [
+        (400, "very-secret"),
+        (401, "very-secret"),
+        (404, "very-secret"),
+        (500, "very-secret"),
+        (200, "very-secret"),
+        (400, 'v"e\\ry-secret'),
+        (308, "v/e=r%y-secret"),
+    ],
+)
+def test_a_key_that_the_server_repeats_is_shown_to_nobody(
+    code: int, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def echo(request: web.Request) -> web.Response:
         said = request.headers["Authorization"]
-        return web.json_response({"error": {"message": f"not\nwith {said}!"}}, status=code, headers={"X-Key": said})
+        headers = {"X-Key": said, "Location": f"http://127.0.0.1/?key={quote(said)}!"}
+        return web.json_response({"error": {"message": f"not\nwith {said}!"}}, status=code, headers=headers)
 
     async def run() -> None:
         async with serve(Endpoint()) as endpoint:
             endpoint.faults = {n: echo for n in range(10)}
-            backend = OpenAIBackend([endpoint.url], MODEL, api_key="very-secret", patience=0.1)
+            backend = OpenAIBackend([endpoint.url], MODEL, api_key=key, patience=0.1)
             with pytest.raises((Refused, BadInput, BackendDown)) as caught:
                 await ask(backend, REQUEST)
             assert "(the API key)!" in str(caught.value)
-            assert "very-secret" not in str(caught.value) + caplog.text
+            assert "y-secret" not in str(caught.value) + caplog.text
             assert "\n" not in str(caught.value)
 
     with caplog.at_level(logging.DEBUG):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize("key", ["secret\nX-Other: 1", "sécret"])
+def test_a_key_that_no_request_can_carry_is_named_and_not_repeated(key: str) -> None:
+    with pytest.raises(BadInput, match="the API key holds a line break or a letter beyond ASCII") as caught:
+        OpenAIBackend(["http://127.0.0.1:9/v1"], MODEL, api_key=key)
+    assert "cret" not in str(caught.value)
+
+
+def test_an_address_that_answers_with_a_page_is_named_before_anything_is_asked() -> None:
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+            endpoint.models = _garbage  # type: ignore[assignment, method-assign]
+            async with serve(endpoint):
+                with pytest.raises(BadInput, match="is no OpenAI-compatible server"):
+                    await ask(OpenAIBackend([endpoint.url], MODEL), REQUEST)
+            assert endpoint.bodies == []
+
+    asyncio.run(run())
+
+
+def test_metrics_that_are_no_numbers_leave_what_was_known() -> None:
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+            endpoint.metrics = METRICS
+            backend = OpenAIBackend([endpoint.url], MODEL)
+            await backend.start()
+            endpoint.metrics = METRICS.replace("1000.0", "NaN").replace("600.0", "+Inf")
+            assert await backend.cache_use() == CacheUse(capacity=1600, queried=0, hit=0)
+            await backend.close()
+
+    asyncio.run(run())

@@ -386,6 +386,25 @@ def test_a_run_killed_between_the_renames_of_its_records_ends_whole_the_next_tim
         assert not list((folder / "run" / "records").glob("*.partial"))
 
 
+def test_a_run_killed_while_its_disk_is_slow_repays_no_more_than_may_be_in_flight(folder: Path, calm: set[str]) -> None:
+    (folder / "sitecustomize.py").write_text(
+        "import time\nfrom smt_plugin.completions import CompletionStore\ncommit = CompletionStore._commit\n"
+        "def slow(*arguments):\n    time.sleep(0.2)\n    commit(*arguments)\n"
+        "CompletionStore._commit = slow\n"
+    )
+    with in_thread(Endpoint()) as endpoint:
+        write_run_file(folder, endpoint.url)
+        process = start(folder, PYTHONPATH=f"{folder}{os.pathsep}{ROOT}")
+        wait_until(endpoint, 40)
+        time.sleep(0.15)
+        process.kill()
+        finish(process, -signal.SIGKILL)
+        lost = set(asked(endpoint)) - set(marks(folder / "run"))
+        assert 0 < len(lost) <= CONCURRENCY
+        (folder / "sitecustomize.py").unlink()
+        goes_on(folder, endpoint, calm)
+
+
 def test_a_key_that_the_server_repeats_reaches_no_file_and_no_output(folder: Path) -> None:
     key = "sk-very-secret-0123456789"
 

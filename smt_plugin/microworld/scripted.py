@@ -9,7 +9,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from smt_plugin.backends import Reply, Request
+from smt_plugin.backends import Keep, Reply, Request
 from smt_plugin.errors import BadInput
 from smt_plugin.microworld.grammar import (
     BY_KEY,
@@ -117,7 +117,7 @@ class ScriptedBackend:
     async def start(self) -> None:
         """Nothing to check."""
 
-    async def complete(self, request: Request) -> Reply:
+    async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
         """Answer one request.
 
         Raises:
@@ -129,7 +129,10 @@ class ScriptedBackend:
         if rng.random() < 0.1 * (1 - self.strength):
             text = "I am sorry, I lost the thread."
         prompt_tokens = sum(_words(message["content"]) for message in request.messages)
-        return Reply(text, "stop", prompt_tokens, 0, _words(text))
+        reply = Reply(text, "stop", prompt_tokens, 0, _words(text))
+        if keep is not None:
+            await keep(reply)
+        return reply
 
     has_room = True
 
