@@ -160,6 +160,7 @@ class Asker:
         self._summary = summary
         self._retry_refused = retry_refused
         self._under_way: dict[str, asyncio.Task[Completion]] = {}
+        self._failed: set[str] = set()
         self.num_calls = 0
         self._asked_estimate = 0.0
         # Replays of a whole store must still let other tasks run.
@@ -201,10 +202,11 @@ class Asker:
     async def _completion(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
         if key not in self._under_way:
             stored = await self._store.find(key)
-            if stored is not None and not (stored.status == "refused" and self._retry_refused):
+            again = stored is not None and stored.status == "refused" and self._retry_refused
+            # What was refused anew is not asked a third time for another method that shares it.
+            if stored is not None and (not again or key in self._failed):
                 self._summary.reused += 1
-                if stored.status != "done":
-                    self._summary.count_failure(stored.reason)
+                self._count_failure(stored)
                 self._since_yield += 1
                 if self._since_yield % 100 == 0:
                     await asyncio.sleep(0)
@@ -277,8 +279,13 @@ class Asker:
         summary.prompt_tokens += reply.prompt_tokens
         summary.cached_tokens += reply.cached_tokens
         summary.completion_tokens += reply.completion_tokens
-        if completion.reason:
-            summary.count_failure(completion.reason)
+        self._count_failure(completion)
+
+    def _count_failure(self, completion: Completion) -> None:
+        """Count a completion without a usable answer, once, however many methods share it."""
+        if completion.status != "done" and completion.key not in self._failed:
+            self._failed.add(completion.key)
+            self._summary.count_failure(completion.reason)
 
 
 async def generate(

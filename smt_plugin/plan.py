@@ -242,7 +242,7 @@ async def _shape(method: Method, document: Document, prompts: Prompts, seen: "_S
             exact.add((call, ask.sample))
             reply = seen.reply(ask)
             try:
-                value = ask.parse(reply)
+                value = ask.read(reply)
             except Unparsable:
                 raise BadInput(
                     f"the replies to the prompt {ask.prompt} cannot be guessed; `smt plan --probe 60` measures them."

@@ -1,6 +1,7 @@
 """Start `vllm serve` for a run, here or on a Ray cluster, replace servers that end, and stop them again."""
 
 import asyncio
+import json
 import logging
 import os
 import secrets
@@ -69,14 +70,15 @@ class VLLMBackend(OpenAIBackend):
     Args:
         command: what starts a server, up to the model's name, e.g. `["vllm", "serve"]`; the program may lie in
             another environment.
-        arguments: options of `vllm serve` without dashes, over the tuned ones; True stands for a bare flag.
+        arguments: options of `vllm serve` without dashes, over the tuned ones; True and False stand for a flag and
+            its `--no-`, a mapping for JSON.
         log_folder: gets `vllm-<n>.log`.
         startup_timeout: seconds until every replica must be healthy; on Ray, also until it must have a place.
         ray: address of the Ray cluster that places the replicas (see ray_servers.py), or None for this machine.
         resources: what one replica needs from Ray, e.g. `{"GPU": 4}`; default: a GPU for each of its ranks.
 
     Raises:
-        BadInput: an argument that the backend has to set itself.
+        BadInput: an argument that the backend has to set itself, or a parallel size that is no number.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class VLLMBackend(OpenAIBackend):
         self._arguments = {**tuned(model), **{name.replace("_", "-"): value for name, value in arguments.items()}}
         for name in _RESERVED.keys() & self._arguments.keys():
             raise BadInput(f"backend.arguments: remove {name}: {_RESERVED[name]}.")
+        self._gpus_each = self._parallel("tensor") * self._parallel("pipeline")
         self._log_folder = log_folder
         self._startup_timeout = startup_timeout
         self._ray = ray
@@ -147,17 +150,23 @@ class VLLMBackend(OpenAIBackend):
             for number in range(len(self._endpoints))
         ]
 
-    @property
-    def _gpus_each(self) -> int:
-        sizes = (self._arguments.get(f"{kind}-parallel-size", 1) for kind in ("tensor", "pipeline"))
-        tensor, pipeline = (int(size) for size in sizes)
-        return tensor * pipeline
+    def _parallel(self, kind: str) -> int:
+        name = f"{kind}-parallel-size"
+        size = str(self._arguments.get(name, 1))
+        if not (size.isdecimal() and int(size) > 0):
+            raise BadInput(f"backend.arguments.{name}: {size!r} is no number of GPUs; mend it.")
+        return int(size)
 
     @property
     def _command_line(self) -> list[str]:
         line = [*self._command, self.model]
         for name, value in self._arguments.items():
-            line += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+            if isinstance(value, bool):
+                line.append(f"--{name}" if value else f"--no-{name}")
+            elif isinstance(value, list):
+                line += [f"--{name}", *map(str, value)]
+            else:
+                line += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
         return line
 
     def _log(self, number: int) -> Path:

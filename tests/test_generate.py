@@ -217,6 +217,28 @@ def test_a_reply_that_does_not_parse_is_kept_with_its_reason_and_asked_for_again
     asyncio.run(store.close())
 
 
+def test_what_two_methods_share_is_counted_once_and_refused_once_more_when_told(tmp_path: Path, corpus: Path) -> None:
+    def refuse(endpoint: Endpoint) -> None:
+        usual = endpoint.chat
+
+        async def chat(request: web.Request) -> web.StreamResponse:
+            body = await request.json()
+            if "Propose study strategies" not in body["messages"][-1]["content"]:
+                return await usual(request)
+            endpoint.bodies.append(body)
+            return await status(400)
+
+        endpoint.chat = chat  # type: ignore[method-assign]
+
+    methods = {"active_reading": 400, "focal_rewrite": 400}
+    for options in ({}, {"retry_refused": True}):
+        server = Endpoint()
+        refuse(server)
+        summary, endpoint = run_generate(tmp_path / "run", corpus, methods, server=server, **options)
+        strategies = [body for body in endpoint.bodies if "Propose" in body["messages"][-1]["content"]]
+        assert sum(summary.failures.values()) == len(strategies) == 12
+
+
 def test_a_refused_request_is_a_tombstone_that_is_asked_again_only_when_told(tmp_path: Path, corpus: Path) -> None:
     def refuse(endpoint: Endpoint) -> None:
         endpoint.faults = {n: lambda request: status(400) for n in range(1000)}

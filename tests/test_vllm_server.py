@@ -175,6 +175,33 @@ def test_arguments_that_the_backend_sets_itself_are_refused(tmp_path: Path, name
         backend(tmp_path, arguments={name: "x"})
 
 
+def test_arguments_are_written_as_vllm_reads_them(tmp_path: Path) -> None:
+    arguments = {
+        "enforce_eager": True,
+        "enable-prefix-caching": False,
+        "default-chat-template-kwargs": {"enable_thinking": False},
+        "served-model-name": ["one", "two"],
+        "dtype": "float32",
+    }
+    assert backend(tmp_path, arguments=arguments)._command_line[-9:] == [
+        "--enforce-eager",
+        "--no-enable-prefix-caching",
+        "--default-chat-template-kwargs",
+        '{"enable_thinking": false}',
+        "--served-model-name",
+        "one",
+        "two",
+        "--dtype",
+        "float32",
+    ]
+
+
+@pytest.mark.parametrize("size", ["two", 0, -1, 1.5, None])
+def test_a_parallel_size_that_is_no_number_is_named(tmp_path: Path, size: object) -> None:
+    with pytest.raises(BadInput, match=r"backend\.arguments\.tensor-parallel-size: .* is no number of GPUs"):
+        backend(tmp_path, arguments={"tensor-parallel-size": size})
+
+
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"backend\.command: no-such-vllm is not found"):
         asyncio.run(VLLMBackend(MODEL, ["no-such-vllm"], 1, {}, tmp_path).start())

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol
 
 import orjson
@@ -39,9 +39,15 @@ class Ask:
     schema: dict[str, Any] | None = None
 
     def read(self, reply: Reply) -> Any:
-        """Return the value of a reply; raises Unparsable."""
+        """Return the value of a reply, without the thoughts that some models write before it; raises Unparsable."""
         if reply.finish_reason == "content_filter":
             raise Unparsable("cut off by the server's content filter")
+        # Some chat templates open the thoughts themselves, so that a reply only closes them.
+        thoughts, end, text = reply.text.lstrip().removeprefix("<think>").partition("</think>")
+        if end and "<think>" not in thoughts:
+            return self.parse(replace(reply, text=text))
+        if reply.text.lstrip().startswith("<think>"):
+            raise Unparsable("nothing but thoughts; turn the model's thinking off")
         return self.parse(reply)
 
 

@@ -1,8 +1,11 @@
 import pytest
 
 from smt_plugin.assets import asset_dir
+from smt_plugin.backends import Reply
+from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.methods import METHODS, make_method
+from smt_plugin.methods.base import Ask, Unparsable, parse_text
 from smt_plugin.methods.synthetic_qa import SyntheticQA
 
 
@@ -44,3 +47,19 @@ def test_options_reach_the_method_and_a_method_of_ones_own_is_imported() -> None
 def test_a_wrong_method_or_option_is_named(name: str, options: dict[str, object], says: str) -> None:
     with pytest.raises(BadInput, match=says):
         make_method(name, options)
+
+
+def read(text: str) -> object:
+    ask = Ask(Document("d", "T", "D"), "wrap/rewrite", {}, {}, 0, parse_text)
+    return ask.read(Reply(text, "stop", 1, 0, 1))
+
+
+@pytest.mark.parametrize("opening", ["<think>\n", "\n<think>", ""])
+def test_the_thoughts_of_a_model_are_no_part_of_its_reply(opening: str) -> None:
+    assert read(f"{opening}Shall I? ## I shall.\n</think>\n\nA text.") == "A text."
+    assert read("It wrote <think>Hm.</think> in the log.") == "It wrote <think>Hm.</think> in the log."
+
+
+def test_a_reply_of_nothing_but_thoughts_is_not_usable() -> None:
+    with pytest.raises(Unparsable, match="nothing but thoughts; turn the model's thinking off"):
+        read("<think>Shall I? Shall")
