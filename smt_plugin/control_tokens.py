@@ -3,12 +3,16 @@
 import re
 from collections.abc import Iterable
 
-# The families that chat models use: <|im_end|> and its like, Llama 2's, Gemma's, DeepSeek's and sentence marks.
+# The families that chat models use: <|im_end|> and its like, also with one bar (Gemma 4) or in brackets (EXAONE), those
+# of Llama 2 and Mistral, of older Gemmas, of DeepSeek, thoughts and tool calls as of Qwen3, and sentence marks.
 _CONTROL = re.compile(
-    r"<(?=[|｜][^\s<>]{1,64}[|｜]>)"
-    r"|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT|gMASK)\])"
+    r"<(?=[|｜][^\s<>]{1,64}>|[^\s<>|｜]{1,64}[|｜]>)"
+    r"|\[(?=\|[^\s\[\]]{1,64}\|\])"
+    r"|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|SYSTEM_PROMPT|MODEL_SETTINGS|ARGS|CALL_ID|THINK"
+    r"|IMG|IMG_BREAK|IMG_END|gMASK)\])"
     r"|<(?=<SYS>>|</SYS>>)"
-    r"|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|sop|eop)>)",
+    r"|<(?=/?(?:s|bos|eos|pad|unk|mask|start_of_turn|end_of_turn|start_of_image|end_of_image|sop|eop|think|tool_call"
+    r"|tool_response|SPECIAL_\d+|unused\d+|seed:\w+)>)",
     re.IGNORECASE,
 )
 

@@ -5,13 +5,18 @@ import random
 from collections.abc import Iterator
 from dataclasses import fields
 
-from smt_plugin.completions import CompletionStore
+from smt_plugin.backends import Request
+from smt_plugin.completions import CompletionStore, completion_key
 from smt_plugin.config import RunFile
 from smt_plugin.corpus import read_documents, split_document
 from smt_plugin.errors import BadInput
+from smt_plugin.generate import MAX_ATTEMPTS
 from smt_plugin.jsonl import read_jsonl
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, record_files
+
+# A text must not steer the terminal.
+_CONTROL = {code: "�" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def show_records(run_file: RunFile, method: str, count: int, seed: int | None = None) -> Iterator[str]:
@@ -22,6 +27,8 @@ def show_records(run_file: RunFile, method: str, count: int, seed: int | None = 
     """
     files = record_files(run_file.run, method)
     total = sum(1 for file in files for _ in read_jsonl(file))
+    if not total:
+        raise BadInput(f"{method} has no records in {run_file.run}; `smt generate` says why.")
     chosen = set(random.Random(seed).sample(range(total), min(count, total)))
     places = enumerate((file, row) for file in files for _, row in read_jsonl(file))
     records = [pair for place, pair in places if place in chosen]
@@ -46,7 +53,10 @@ def show_records(run_file: RunFile, method: str, count: int, seed: int | None = 
         messages = prompts.messages(
             record["prompt"], identity=document.identity, document=document.text.strip(), **completion.variables
         )
-        changed = "" if prompts.hash(record["prompt"]) == record["prompt_hash"] else " (the prompt has changed since)"
+        sample = completion.sample * MAX_ATTEMPTS + completion.attempt
+        request = Request(messages, completion.sampling, sample, None, "")
+        same = completion_key(request, completion.model) == completion.key
+        changed = "" if same else " (it or its document has changed since the record was made)"
         body = record["text"] or "\n\n".join(f"{m['role']}: {m['content']}" for m in record["messages"])
         part = f", part {record['part'] + 1}" if (record["doc_id"], 1) in documents else ""
         yield (
@@ -54,4 +64,4 @@ def show_records(run_file: RunFile, method: str, count: int, seed: int | None = 
             f"{record['model']}, {record['sampling']}\n"
             f"--- prompt {record['prompt']}{changed}\n{messages[-1]['content']}\n"
             f"--- record {record['id']}\n{body}\n"
-        )
+        ).translate(_CONTROL)

@@ -24,9 +24,17 @@ def test_records_are_shown_with_the_prompt_they_came_from_and_the_same_ones_for_
     assert len(first) == 2
     assert "focus on this question" in first[0]
     assert "A text about" in first[0].split("--- record")[1]
+    assert "changed" not in first[0] + first[1]
     assert first == list(show_records(run_file, "focal_rewrite", 2, seed=3))
+    path = corpus / "documents.jsonl"
+    path.write_text(path.read_text().replace("tells of", "\\u001b[2Jsings of"))
+    changed = show_records(run_file, "focal_rewrite", 2, seed=3)
+    assert all("(it or its document has changed since" in text and "\x1b" not in text for text in changed)
     (tmp_path / "run" / "records" / "focal_rewrite.jsonl").write_text('{"id": "x"}\n')
     with pytest.raises(BadInput, match=r"focal_rewrite\.jsonl holds a line that is no record"):
         list(show_records(run_file, "focal_rewrite", 1))
     with pytest.raises(BadInput, match=r"wrap\.jsonl does not exist"):
+        list(show_records(run_file, "wrap", 1))
+    (tmp_path / "run" / "records" / "wrap.jsonl").touch()
+    with pytest.raises(BadInput, match="wrap has no records in"):
         list(show_records(run_file, "wrap", 1))
