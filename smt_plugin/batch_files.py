@@ -136,7 +136,10 @@ class BatchImport:
             offset = 0
             for line_number, line in enumerate(file, start=1):
                 if line.strip():
-                    self._places[_key(line, path, line_number)] = (number, offset)
+                    key, answered = _read(line, path, line_number)
+                    # A request that was exported again after a failure has a result in two files, in any order.
+                    if answered or key not in self._places:
+                        self._places[key] = (number, offset)
                     self.results += 1
                 offset += len(line)
 
@@ -178,11 +181,12 @@ class BatchImport:
             file.close()
 
 
-def _key(line: bytes, path: Path, number: int) -> bytes:
+def _read(line: bytes, path: Path, number: int) -> tuple[bytes, bool]:
+    """Return the key of a result and whether it is an answer."""
     try:
         result: Any = orjson.loads(line)
-        return bytes.fromhex(result["custom_id"])
-    except (ValueError, KeyError, TypeError):
+        return bytes.fromhex(result["custom_id"]), (result.get("response") or {}).get("status_code") == 200
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise BadInput(
             f"{path}, line {number}: not a batch result with a `custom_id` of ours; give the files that the batch "
             "endpoint wrote for the exported requests."

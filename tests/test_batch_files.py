@@ -102,6 +102,22 @@ def test_failed_results_are_asked_for_again_and_refused_ones_are_not(tmp_path: P
     assert second["custom_id"] not in again
 
 
+def test_an_answer_counts_wherever_the_failure_of_the_same_request_stands(tmp_path: Path, corpus: Path) -> None:
+    results = [work_off(request) for request in export(tmp_path / "run", corpus, tmp_path / "requests")]
+    failure = {"custom_id": results[0]["custom_id"], "response": {"status_code": 500, "body": {}}, "error": None}
+    broken = {"custom_id": results[1]["custom_id"], "response": None, "error": {"code": "batch_expired"}}
+    lines = [failure, *results, broken, failure]
+    summary, backend = take(tmp_path / "run", corpus, tmp_path / "results.jsonl", lines)
+    assert (backend.failed, summary.asked) == (0, len(results))
+
+
+@pytest.mark.parametrize("response", ['"no"', "[1]", "7"])
+def test_a_result_of_another_form_is_named(tmp_path: Path, corpus: Path, response: str) -> None:
+    (tmp_path / "results.jsonl").write_text(f'{{"custom_id": "{"ab" * 16}", "response": {response}}}\n')
+    with pytest.raises(BadInput, match="line 1: not a batch result"):
+        generate_with(tmp_path / "run", corpus, BatchImport([tmp_path / "results.jsonl"], MODEL))
+
+
 def test_results_of_other_requests_are_counted_and_left_alone(tmp_path: Path, corpus: Path) -> None:
     results = [work_off(request) for request in export(tmp_path / "run", corpus, tmp_path / "requests")]
     strange = {**results[0], "custom_id": "ab" * 16}
