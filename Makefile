@@ -31,7 +31,7 @@ check: .venv/ready
 .venv/ready: pyproject.toml constraints/train.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --progress-bar off -q -c constraints/train.txt torch
-	$(BIN)/pip install --progress-bar off -q -c constraints/train.txt -e '.[train,eval,rag,ray,dev]'
+	$(BIN)/pip install --progress-bar off -q -c constraints/train.txt -e '.[train,eval,rag,vectors,ray,dev]'
 	touch $@
 
 # The newest lm-eval, which cannot live beside axolotl's pinned one.

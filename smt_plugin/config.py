@@ -31,8 +31,12 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _endpoint(url: str) -> str:
-    """Check a base URL; what is wrong with it is said without repeating it, since it may hold a password."""
+def checked_url(url: str) -> str:
+    """Return a base URL that is one; what is wrong with it is said without repeating it, as it may hold a password.
+
+    Raises:
+        ValueError: it is none, or holds more than scheme, host, port and path.
+    """
     try:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or not parts.hostname.encode("idna"):
@@ -41,7 +45,7 @@ def _endpoint(url: str) -> str:
     except ValueError:
         raise ValueError("not a URL; write e.g. http://127.0.0.1:8000/v1") from None
     if parts.username is not None or parts.password is not None:
-        raise ValueError("a URL must hold no user and password; give a key in the environment (api_key_variable)")
+        raise ValueError("a URL must hold no user and password; give a key in the environment")
     if parts.query or parts.fragment or not port_known or re.search(r"\s", url):
         raise ValueError("a URL must end with its path, e.g. http://127.0.0.1:8000/v1")
     return url
@@ -74,7 +78,7 @@ class OpenAIEndpoints(_Client):
     """Any OpenAI-compatible endpoint, vLLM's among them; several of them serve the same model."""
 
     kind: Literal["openai"] = "openai"
-    endpoints: list[Annotated[str, AfterValidator(_endpoint)]] = Field(min_length=1)
+    endpoints: list[Annotated[str, AfterValidator(checked_url)]] = Field(min_length=1)
     api_key_variable: Annotated[str, AfterValidator(_variable)] = "OPENAI_API_KEY"
 
 
@@ -149,7 +153,9 @@ class TrainSection(_Section):
 class JudgeSection(_Section):
     """The model that judges free-form answers; see judge.py. Its API key comes from SMT_JUDGE_API_KEY."""
 
-    endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(description="base URL of any OpenAI-compatible server")
+    endpoint: Annotated[str, AfterValidator(checked_url)] = Field(
+        description="base URL of any OpenAI-compatible server"
+    )
     model: str = "Qwen/Qwen3-14B"
     options: dict[str, Any] = Field(
         default={"chat_template_kwargs": {"enable_thinking": False}}, description="added to every request"

@@ -228,7 +228,7 @@ def _inputs_hash(command: list[str]) -> str:
                 state = file.stat()
                 digest.update(orjson.dumps([str(file), state.st_size, state.st_mtime_ns]))
     package = Path(__file__).parent
-    code = ("benchmarks", "official_files", "retrieval", "rerank", "lm_eval_link", "scoring", "judge")
+    code = ("benchmarks", "official_files", "retrieval", "vector_store", "rerank", "lm_eval_link", "scoring", "judge")
     tasks = [*asset_dir("lm_eval_tasks").rglob("*.yaml"), *asset_dir("lm_eval_tasks").rglob("*.py")]
     for file in [*sorted(tasks), *(package / f"{name}.py" for name in code)]:
         digest.update(file.read_bytes())

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from smt_plugin.benchmarks import Question, cache_dir
+from smt_plugin.config import checked_url
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require
 from smt_plugin.jsonl import read_jsonl, write_jsonl
@@ -32,6 +33,7 @@ EMBEDDING_KEY_VARIABLE = "SMT_EMBEDDING_API_KEY"
 _PROBE = "A text that tells one embedding model from another."
 _PROGRESS_SECONDS = 5.0
 _BATCH = 64
+_BATCHES_AT_ONCE = 4  # a thread, until a server gets what was embedded
 _VERSION = 3  # raise it when the same settings come to give other chunks, so that no old file is reused
 _PAGE = re.compile(r"^\[page (\d+)\]\n", re.MULTILINE)
 
@@ -46,6 +48,9 @@ class Settings:
             hub name of any sentence-transformers model, or the model's name at `embedding_endpoint`.
         embedding_endpoint: base URL of an OpenAI-compatible server that embeds, or empty; its API key, if it needs
             one, is in the environment variable SMT_EMBEDDING_API_KEY.
+        vector_store: base URL of a Chroma server that keeps the chunks and their embeddings, or empty: they are kept in
+            the cache folder and searched in memory. Its API key, if it needs one, is in the environment variable
+            SMT_VECTOR_STORE_API_KEY.
         query_instruction: text put before a query that is embedded, for models trained with one.
         chunk_tokens: size of a chunk with its document's identity, in the embedding model's own tokens, or, at an
             endpoint, in those of LlamaIndex's default tokenizer. MiniLM sees 256 and drops the rest in silence.
@@ -64,6 +69,7 @@ class Settings:
     mode: str = "dense"
     embedding: str = MINILM
     embedding_endpoint: str = ""
+    vector_store: str = ""
     query_instruction: str = ""
     chunk_tokens: int = 200
     overlap_tokens: int = 20
@@ -84,6 +90,11 @@ class Settings:
                 f"retrieval settings: chunk_tokens ({self.chunk_tokens}) and top_k ({self.top_k}) must be at "
                 f"least 1, overlap_tokens ({self.overlap_tokens}) from 0 to below chunk_tokens."
             )
+        for name in ("embedding_endpoint", "vector_store", "reranker_endpoint"):
+            try:
+                getattr(self, name) and checked_url(getattr(self, name))
+            except ValueError as error:
+                raise BadInput(f"retrieval settings: {name}: {error}.") from None
         if self.reranker_endpoint and not self.reranker:
             raise BadInput("retrieval settings: `reranker` must name the model at `reranker_endpoint`.")
         if self.candidates < self.top_k:
@@ -162,9 +173,9 @@ def build_retrieval(
     """
     settings = settings or Settings()
     started = time.monotonic()
-    index, nodes = _index(documents, settings)
+    index, nodes, count = _index(documents, settings)
     indexed = time.monotonic()
-    chunks = _retrieve(documents, questions, index, nodes, settings)
+    chunks = _retrieve(documents, questions, index, nodes, count, settings)
     rows = (
         {
             "question_id": question.question_id,
@@ -177,7 +188,7 @@ def build_retrieval(
         "settings": asdict(settings),
         "key": retrieval_key(documents, questions, settings),
         "documents": len(documents),
-        "chunks": len(nodes),
+        "chunks": count,
         "questions": len(questions),
         **{f"recall@{k}": recall(questions, chunks, k) for k in (1, settings.top_k)},
         **page_recalls(questions, chunks, settings.top_k),
@@ -216,8 +227,9 @@ def default_settings(benchmark: str) -> Settings:
 
 def retrieval_key(documents: Iterable[Document], questions: Iterable[Question], settings: Settings) -> str:
     """Sixteen hex digits that change with anything a retrieval depends on."""
-    # The file is the same in whichever order its chunks are read.
+    # The file is the same in whichever order its chunks are read, and wherever the server is that keeps them.
     values = {name: value for name, value in asdict(settings).items() if name != "order"}
+    values["vector_store"] = bool(settings.vector_store)
     digest = hashlib.sha256(orjson.dumps([_VERSION, values], option=orjson.OPT_SORT_KEYS))
     identities = {}
     for document in documents:
@@ -351,28 +363,34 @@ def _probe(model: Any, settings: Settings) -> list[float]:
     return found
 
 
-def _index(documents: Sequence[Document], settings: Settings) -> "tuple[VectorStoreIndex | None, list[TextNode]]":
-    """The index of the documents' chunks, and the chunks in order; kept in the cache folder for the next time.
+def _index(documents: Sequence[Document], settings: Settings) -> "tuple[VectorStoreIndex | None, list[TextNode], int]":
+    """The index of the documents' chunks, the chunks in order where words are searched, and their number.
 
-    Search by words alone needs no index, and embeds nothing.
+    The index is kept for the next time, in the cache folder or on a server. Search by words alone needs none, and
+    embeds nothing.
     """
     model = embedding_model(settings)
     if settings.mode == "bm25":
-        return None, _split(documents, settings, model)
+        nodes = _split(documents, settings, model)
+        return None, nodes, len(nodes)
+    if settings.vector_store:
+        return _index_at_server(documents, settings, model)
     faiss = require("faiss", "rag")
     from llama_index.core import StorageContext, VectorStoreIndex, load_index_from_storage
     from llama_index.vector_stores.faiss import FaissVectorStore
 
     folder = cache_dir() / "index" / index_key(documents, settings)
     if folder.is_dir():
-        _check_same_model(folder, model, settings)
+        kept = orjson.loads((folder / "probe.json").read_bytes())
+        _check_same_model(kept, _probe(model, settings), settings, f"the index in {folder}", "that folder")
         store = FaissVectorStore.from_persist_dir(str(folder))
         storage = StorageContext.from_defaults(vector_store=store, persist_dir=str(folder))
         index = load_index_from_storage(storage, embed_model=model)
         nodes = sorted(index.docstore.docs.values(), key=lambda node: node.metadata["order"])
-        return index, nodes
+        return index, nodes, len(nodes)
     nodes = _split(documents, settings, model)
-    _embed(nodes, model, settings)
+    for _ in _embed(nodes, model, settings):
+        pass
     # Embeddings are normalised, so their inner product is the cosine; the search is exact.
     store = FaissVectorStore(faiss_index=faiss.IndexFlatIP(len(nodes[0].embedding or ())))
     index = VectorStoreIndex(nodes, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=model)
@@ -383,19 +401,43 @@ def _index(documents: Sequence[Document], settings: Settings) -> "tuple[VectorSt
         partial.rename(folder)
     except OSError:  # another process was first
         shutil.rmtree(partial)
-    return index, nodes
+    return index, nodes, len(nodes)
 
 
-def _check_same_model(folder: Path, model: Any, settings: Settings) -> None:
+def _index_at_server(
+    documents: Sequence[Document], settings: Settings, model: Any
+) -> "tuple[VectorStoreIndex, list[TextNode], int]":
+    """The same on a server. What a stopped call wrote there stays, and the next one writes what is missing.
+
+    Chunks are cut anew each time that words are searched, which the server does not do.
+    """
+    from smt_plugin.vector_store import server_store
+
+    probe = _probe(model, settings)
+    name = f"smt-{index_key(documents, settings)}"
+    store = server_store(settings.vector_store, name, probe)
+    place = f"the collection {name} at {settings.vector_store}"
+    _check_same_model(store.probe, probe, settings, place, "that collection")
+    count = store.count
+    nodes = _split(documents, settings, model) if count is None or settings.mode == "hybrid" else []
+    if count is None:
+        for block in _embed(store.missing(nodes), model, settings):
+            store.add(block)
+        count = len(nodes)
+        store.finish(count)
+    from llama_index.core import VectorStoreIndex
+
+    return VectorStoreIndex.from_vector_store(store, embed_model=model), nodes, count
+
+
+def _check_same_model(kept: list[float], now: list[float], settings: Settings, place: str, what: str) -> None:
     """Refuse an index that another model made, which was replaced in its folder or behind its endpoint since."""
     import numpy as np
 
-    kept = np.asarray(orjson.loads((folder / "probe.json").read_bytes()))
-    now = np.asarray(_probe(model, settings))
-    if kept.shape != now.shape or kept @ now < 0.99 * np.linalg.norm(kept) * np.linalg.norm(now):
+    if len(kept) != len(now) or np.dot(kept, now) < 0.99 * np.linalg.norm(kept) * np.linalg.norm(now):
         raise BadInput(
-            f"the index in {folder} was made with another embedding model than {settings.embedding} is now; remove "
-            "that folder to build it anew."
+            f"{place} was made with another embedding model than {settings.embedding} is now; remove {what} to build "
+            "it anew."
         )
 
 
@@ -476,7 +518,8 @@ def pages_of(text: str) -> list[tuple[int | None, str]]:
     return [*([(None, parts[0])] if parts[0].strip() else []), *pages]
 
 
-def _embed(nodes: "list[TextNode]", model: Any, settings: Settings) -> None:
+def _embed(nodes: "list[TextNode]", model: Any, settings: Settings) -> "Iterator[list[TextNode]]":
+    """Give the chunks their embeddings, and return them block by block as they get them."""
     from llama_index.core.schema import MetadataMode
 
     def embed(batch: "list[TextNode]") -> list[list[float]]:
@@ -488,11 +531,15 @@ def _embed(nodes: "list[TextNode]", model: Any, settings: Settings) -> None:
     # Chunks of like length together, or short ones are padded to the longest of their batch.
     nodes = sorted(nodes, key=lambda node: -len(node.text))
     batches = [nodes[start : start + _BATCH] for start in range(0, len(nodes), _BATCH)]
+    at_once = _BATCHES_AT_ONCE * _threads(settings)
     with ThreadPoolExecutor(_threads(settings)) as pool:
-        for number, (batch, vectors) in enumerate(zip(batches, pool.map(embed, batches), strict=True), start=1):
-            for node, vector in zip(batch, vectors, strict=True):
-                node.embedding = vector
-            progress.at(min(number * _BATCH, len(nodes)))
+        for start in range(0, len(batches), at_once):
+            block = batches[start : start + at_once]
+            for number, (batch, vectors) in enumerate(zip(block, pool.map(embed, block), strict=True), start + 1):
+                for node, vector in zip(batch, vectors, strict=True):
+                    node.embedding = vector
+                progress.at(min(number * _BATCH, len(nodes)))
+            yield [node for batch in block for node in batch]
 
 
 def _threads(settings: Settings) -> int:
@@ -500,12 +547,12 @@ def _threads(settings: Settings) -> int:
     return 16 if settings.embedding_endpoint else 1
 
 
-def _retriever(index: "VectorStoreIndex | None", nodes: "list[TextNode]", settings: Settings) -> Any:
-    """What finds the chunks of a query: more than `top_k` of them if a reranker follows."""
+def _retriever(index: "VectorStoreIndex | None", nodes: "list[TextNode]", chunks: int, settings: Settings) -> Any:
+    """What finds some of so many chunks for a query: more than `top_k` of them if a reranker follows."""
     count = settings.candidates if settings.reranker else settings.top_k
-    found_by_each = min(len(nodes), settings.candidates if settings.mode == "hybrid" else count)
     if index is not None and settings.mode == "dense":
-        return index.as_retriever(similarity_top_k=found_by_each)
+        return index.as_retriever(similarity_top_k=min(chunks, count))
+    found_by_each = min(chunks, settings.candidates if settings.mode == "hybrid" else count)
     require("bm25s", "rag")
     from llama_index.core.llms import MockLLM
     from llama_index.core.retrievers import QueryFusionRetriever
@@ -537,9 +584,10 @@ def _retrieve(
     questions: Iterable[Question],
     index: "VectorStoreIndex | None",
     nodes: "list[TextNode]",
+    count: int,
     settings: Settings,
 ) -> dict[str, list[Chunk]]:
-    retriever = _retriever(index, nodes, settings)
+    retriever = _retriever(index, nodes, count, settings)
     rerank = _reranker(settings)
     identities = {document.id: document.identity for document in documents}
     questions = list(questions)
