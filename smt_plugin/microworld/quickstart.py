@@ -58,12 +58,17 @@ def run_quickstart(folder: Path, say: Callable[[str], None]) -> None:
         ["smt", "evaluate", "smt.yaml"],
         ["smt", "report", "smt.yaml"],
     ):
-        _run(command, folder, say, time.monotonic() - started)
+        say(f"\n[{time.monotonic() - started:4.0f} s] $ {shlex.join(command)}")
+        run_command(command, folder)
     say(f"everything took {time.monotonic() - started:.0f} s; the folder is {folder}")
 
 
-def _run(command: list[str], folder: Path, say: Callable[[str], None], seconds: float) -> None:
-    say(f"\n[{seconds:4.0f} s] $ {shlex.join(command)}")
+def run_command(command: list[str], folder: Path) -> None:
+    """Run a command of this environment in `folder`, as a user of the microworld would.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     # The scripts beside this Python, so that an environment that is not activated works too.
     scripts = str(Path(sys.executable).parent)
     environment = {
