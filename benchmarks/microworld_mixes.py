@@ -122,7 +122,8 @@ def read_training(folder: Path, seed: int, budget: int, mix: str) -> Training | 
     if rows is None or answers is None:
         return None
     manifest = orjson.loads((run / "mix" / "manifest.json").read_bytes())
-    (prepared,) = (run / "prepared" / manifest["content_hash"][:16]).glob("*/")
+    # A training that was stopped and begun anew may have left an earlier one.
+    prepared = max((run / "prepared" / manifest["content_hash"][:16]).glob("*/"), key=lambda path: path.stat().st_mtime)
     labels = datasets.load_from_disk(str(prepared))["labels"]
     return Training(
         seed,
@@ -161,7 +162,7 @@ def seed_interval(means: list[float]) -> tuple[float, float, float]:
     """A t interval over the seeds' means and the p-value of "it is 0"; wide, with as few seeds as here."""
     from scipy import stats
 
-    if len(means) < 2 or np.ptp(means) == 0:
+    if len(means) < 2 or np.ptp(means) < 1e-9:
         return float("nan"), float("nan"), float("nan")
     test = stats.ttest_1samp(means, 0.0)
     interval = test.confidence_interval(0.95)
