@@ -267,6 +267,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not YAML, gives a key twice, or has aliases that repeat each other into something huge.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        _check_size(content)
+    # PyYAML raises a plain ValueError for a date such as 2026-13-45.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    return content
+
+
 def read_run_file(path: Path) -> RunFile:
     """Read and check a run file.
 
@@ -276,13 +292,11 @@ def read_run_file(path: Path) -> RunFile:
     if not path.is_file():
         raise BadInput(f"run file {path} does not exist; `smt init` writes one.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-        _check_size(content)
+        content = load_yaml(path)
     except OSError as error:
         raise BadInput(f"run file {path} cannot be read ({error.strerror}); mend its permissions.") from None
-    # PyYAML raises a plain ValueError for a date such as 2026-13-45.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadInput(f"run file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    except ValueError as error:
+        raise BadInput(f"run file {path} is not valid YAML: {error}.") from None
     if not isinstance(content, dict):
         raise BadInput(f"run file {path} must hold keys such as `corpus:`; `smt init` writes an example.")
     backend = content.get("backend")

@@ -1,20 +1,22 @@
 """Look through an axolotl config before the first GPU minute: what would go wrong silently, and what it will cost."""
 
+import copy
 import hashlib
 import logging
 import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 
-from smt_plugin.errors import require
+from smt_plugin.errors import BadInput, require
 from smt_plugin.mix import MANIFEST_FILE
-from smt_plugin.training_data import base_model_of, read_config, unknown_keys
+from smt_plugin.training_data import base_model_of, known_fields, read_config, unknown_keys
 
 # Fewer optimizer steps than this teach next to nothing, whatever the learning rate; our choice.
 MIN_STEPS = 10
@@ -22,6 +24,13 @@ MIN_STEPS = 10
 PEAK_FLOPS, UTILIZATION = 989e12, 0.4
 
 _BATCH = 512
+# Numbers of which axolotl's schema takes any: what makes sense, in words and as bounds.
+_COUNT, _PART = ("above 0", 1e-30, 1e12), ("from 0 to 1", 0.0, 1.0)
+_BOUNDS = {
+    **dict.fromkeys(("sequence_len", "micro_batch_size", "gradient_accumulation_steps", "num_epochs"), _COUNT),
+    **dict.fromkeys(("learning_rate", "lora_r"), _COUNT),
+    "warmup_ratio": _PART,
+}
 # What axolotl's validation asks of the target machine: an H100, whatever this one is.
 _GPU = {**dict.fromkeys(("bf16", "fp8", "tf32"), True), "n_node": 1, "compute_capability": "sm_90"}
 
@@ -69,57 +78,157 @@ def check_config(path: Path, num_gpus: int) -> Checked:
     logging.disable(logging.CRITICAL)
     try:
         require("axolotl", "train")
-        return _check(path, values, num_gpus)
+        found = _check(path, values, num_gpus)
+        # Names and paths may have line breaks.
+        found.problems = [" ".join(problem.split()) for problem in found.problems]
+        return found
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _check(path: Path, values: dict[str, Any], num_gpus: int) -> Checked:
+def _check(path: Path, values: dict[Any, Any], num_gpus: int) -> Checked:
     found = Checked()
-    for key in _unknown_keys(values, found):
-        found.problems.append(f"{key}: axolotl does not know this key and would ignore it; remove it or mend its name.")
-    config = _validated(values, num_gpus, found)
-    files = _data_files(values, found)
-    if config is None:
-        found.notes.append("as long as axolotl refuses the config, chat template, lengths and size are not checked.")
-    else:
+    accepted, refused = _accepted(values, found)
+    files = _data_files(values, accepted, refused, found)
+    config = _validated(accepted, refused, num_gpus, found)
+    tokenizer = None
+    if accepted.get("base_model"):
         tokenizer = _tokenizer(path, config, found)
+    if config.sequence_len and config.base_model:
         _measure(files, config, tokenizer, found)
         _check_prepared(files, config, tokenizer, found)
-    if files and all(data.tokens is not None for data in files) and config is not None:
+    if refused or not accepted.get("base_model"):
+        found.notes.append("while axolotl refuses keys, not all of texts, lengths, steps and hours can be checked.")
+    elif files and all(data.tokens is not None for data in files):
         _size(path, config, files, num_gpus, found)
     return found
 
 
-def _unknown_keys(values: dict[str, Any], found: Checked) -> list[str]:
+def _accepted(values: dict[Any, Any], found: Checked) -> tuple[dict[str, Any], set[str]]:
+    """The keys whose values have the type that axolotl wants, and the others, refused; unknown ones are in neither."""
+    unknown = []
     try:
-        return unknown_keys(values)
-    except (ImportError, AttributeError, ValueError) as error:
-        found.problems.append(f"plugins: {error}; axolotl would train on without it; mend the name or install it.")
-        return []
+        known = known_fields(values)
+        unknown = unknown_keys(values)
+    except BadInput as error:
+        found.problems.append(str(error))
+        known = known_fields({})
+    for key in unknown:
+        found.problems.append(f"{key}: axolotl does not know this key and would ignore it; remove it or mend its name.")
+    accepted: dict[str, Any] = {}
+    refused = set()
+
+    def take(key: str, place: str, kind: Any, value: Any) -> tuple[Any, bool]:
+        value, problem = _tried(kind, value, _BOUNDS.get(key))
+        if problem:
+            refused.add(key)
+            found.problems.append(f"{place}{problem}.")
+        return value, problem is None
+
+    from axolotl.utils.schemas.datasets import SFTDataset
+
+    for key, value in values.items():
+        if key == "datasets" and isinstance(value, list) and not values.get("rl"):
+            # One by one, and as what axolotl takes them for.
+            tried = [(entry, *take(key, f"{key}[{n}]", SFTDataset, entry)) for n, entry in enumerate(value)]
+            accepted[key] = [entry for entry, _, is_fine in tried if is_fine]
+        elif key in known:
+            field = known[key]
+            kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+            value, is_fine = take(key, key, kind, value)
+            if is_fine:
+                accepted[key] = value
+            if is_fine and (problem := _unknown_name(key, value)):
+                found.problems.append(f"{key}{problem}.")
+    return accepted, refused
 
 
-def _validated(values: dict[str, Any], num_gpus: int, found: Checked) -> Any:
-    """The config as axolotl's own validation returns it; None if it refuses."""
+def _unknown_name(key: str, value: Any) -> str | None:
+    """An optimizer or schedule that training would refuse once the model is loaded; the schema takes any text."""
+    from axolotl.utils.schemas.enums import CustomSupportedOptimizers
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    names = {
+        "optimizer": {each.value for kind in (CustomSupportedOptimizers, OptimizerNames) for each in kind},
+        "lr_scheduler": {"one_cycle", "rex", *(each.value for each in SchedulerType)},
+    }
+    if key not in names or value is None or value in names[key]:
+        return None
+    return f": neither axolotl nor transformers knows {_shown(value)}; mend its name"
+
+
+def _tried(kind: Any, value: Any, bounds: tuple[str, float, float] | None) -> tuple[Any, str | None]:
+    """A value as axolotl's schema reads it, and why it is refused, beginning with the place in it; None if it is not.
+
+    Args:
+        bounds: of a number, see _BOUNDS.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    read = value
+    try:
+        read = TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        # Beside keys and indexes the place names the schemas that were tried.
+        place = "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}"
+            for part in problem["loc"]
+            if isinstance(part, int) or _holds(value, part)
+        )
+        return value, f"{place}: axolotl refuses {_shown(problem['input'])}: {_line(problem['msg'])}"
+    # A type that cannot be tried alone is left to axolotl's validation of the whole.
+    except Exception:
+        return value, None
+    if bounds is not None and value is not None:
+        with suppress(ValueError):
+            read = float(read) if isinstance(read, str) else read
+        if isinstance(value, bool) or isinstance(read, str) or not bounds[1] <= read <= bounds[2]:
+            return value, f": {_shown(value)} makes no sense; give a number {bounds[0]}"
+    if isinstance(read, float) and not math.isfinite(read):
+        return value, f": {_shown(value)} makes no sense; give a finite number"
+    return read if isinstance(read, int | float) else value, None
+
+
+def _holds(value: Any, key: str) -> bool:
+    """Whether a key stands anywhere in a value."""
+    if isinstance(value, dict):
+        return key in value or any(_holds(each, key) for each in value.values())
+    return isinstance(value, list) and any(_holds(each, key) for each in value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _validated(values: dict[str, Any], refused: set[str], num_gpus: int, found: Checked) -> Any:
+    """The config as axolotl's own validation returns it; if it refuses, as it stands in the file."""
     from axolotl.cli.config import prepare_plugins
     from axolotl.utils.config import validate_config
     from axolotl.utils.dict import DictDefault
     from pydantic import ValidationError
 
-    config = DictDefault(values)
+    whole = dict(values)
+    if not isinstance(values.get("datasets"), list) or not values["datasets"]:
+        # What is wrong with the data is said already; axolotl wants some before it looks at anything else.
+        whole["datasets"] = [{"path": "none.jsonl", "ds_type": "json", "type": "completion"}]
     try:
+        config = DictDefault(copy.deepcopy(whole))
         prepare_plugins(config)
         return validate_config(
             config, capabilities={**_GPU, "n_gpu": num_gpus}, env_capabilities={"torch_version": "2.13.0"}
         )
     except ValidationError as error:
-        for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"])
-            found.problems.append(f"{key or 'config'}: axolotl refuses it: {_line(problem['msg'])}.")
+        problems = {".".join(map(str, problem["loc"])): _line(problem["msg"]) for problem in reversed(error.errors())}
+        for key, problem in reversed(problems.items()):
+            if key.split(".")[0] not in refused:
+                found.problems.append(f"{key or 'config'}: axolotl refuses it: {problem}.")
     # axolotl's validators raise whatever their code runs into.
     except Exception as error:
         found.problems.append(f"config: axolotl refuses it: {_line(error)}.")
-    return None
+    return DictDefault(copy.deepcopy(whole))
 
 
 def _line(error: Any) -> str:
@@ -127,16 +236,19 @@ def _line(error: Any) -> str:
     return lines[0].removeprefix("Value error, ").rstrip(".") if lines else type(error).__name__
 
 
-def _data_files(values: dict[str, Any], found: Checked) -> list[_Data]:
+def _data_files(values: dict[Any, Any], accepted: dict[str, Any], refused: set[str], found: Checked) -> list[_Data]:
     """The local JSONL files among `datasets`, each there and well-formed."""
-    files = []
+    files: list[_Data] = []
     entries = values.get("datasets")
-    if not isinstance(entries, list) or not entries:
+    if not entries:
         found.problems.append("datasets: there are none; name at least one file, as `smt mix` does.")
-        return []
+    if not isinstance(entries, list):
+        return files
     for index, entry in enumerate(entries):
         where = f"datasets[{index}]"
-        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        if not any(entry is each for each in accepted.get("datasets") or ()):
+            continue
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or not entry["path"]:
             found.problems.append(f"{where}: it has no `path`; add the data's file.")
             continue
         path = Path(entry["path"])
@@ -144,6 +256,10 @@ def _data_files(values: dict[str, Any], found: Checked) -> list[_Data]:
             found.notes.append(f"{where}: {path} is no JSONL file and was not looked into.")
         elif not path.is_file():
             found.problems.append(f"{where}: {path} does not exist; run `smt mix`, or mend the path.")
+        elif entry.get("ds_type") not in (None, "json"):
+            found.problems.append(f"{where}: ds_type {entry['ds_type']!r} cannot read {path}; write json.")
+        elif not os.access(path, os.R_OK):
+            found.problems.append(f"{where}: {path} cannot be read; mend its permissions.")
         else:
             files.append(_Data(where, path, entry))
     return files
@@ -185,23 +301,28 @@ def _in_manifest(data: _Data, config: Any, found: Checked) -> tuple[int, int] | 
     path = data.path.parent / MANIFEST_FILE
     if not path.is_file():
         return None
-    manifest = orjson.loads(path.read_bytes())
-    file = manifest.get("files", {}).get(data.path.name)
+    try:
+        manifest = orjson.loads(path.read_bytes())
+        file = manifest["files"].get(data.path.name)
+        length, tokenizer = manifest["settings"]["sequence_len"], manifest["tokenizer"]["name"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found.notes.append(f"{path}: it is no manifest of `smt mix`, so {data.path.name} is counted anew.")
+        return None
     if file is None:
         return None
     with data.path.open("rb") as content:
         if hashlib.file_digest(content, "sha256").hexdigest() != file["sha256"]:
             found.problems.append(f"{data.where}: {data.path} was changed after `smt mix`; run `smt mix` again.")
             return None
-    if manifest["settings"]["sequence_len"] > config.sequence_len:
+    if length > config.sequence_len:
         found.problems.append(
-            f"sequence_len: {config.sequence_len}, but the mix was cut to {manifest['settings']['sequence_len']} "
-            "tokens; set mix.sequence_len and run `smt mix` again."
+            f"sequence_len: {config.sequence_len}, but the mix was cut to {length} tokens; set mix.sequence_len "
+            "and run `smt mix` again."
         )
         return None
-    if manifest["tokenizer"]["name"] != config.tokenizer_config:
+    if tokenizer != config.tokenizer_config:
         found.problems.append(
-            f"{data.where}: {data.path} was cut with the tokenizer {manifest['tokenizer']['name']}, not with "
+            f"{data.where}: {data.path} was cut with the tokenizer {tokenizer}, not with "
             f"{config.tokenizer_config}; set train.base_model and run `smt mix` again."
         )
         return None
@@ -226,7 +347,16 @@ def _rows(data: _Data, found: Checked) -> Iterator[tuple[int, Any]]:
                     f"{data.entry.get('type')}) reads; mend the row, or the entry's type and field."
                 )
                 return
+            if data.is_chat and not data.entry.get("message_property_mappings") and not all(map(_is_turn, content)):
+                found.problems.append(
+                    f"{data.path}, line {number}: a turn has no `role`, or no `content`; mend the row."
+                )
+                return
             yield number, content
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and bool(turn.get("role")) and ("content" in turn or "tool_calls" in turn)
 
 
 def _trains_rightly(data: _Data, config: Any, tokenizer: Any, found: Checked) -> bool:
@@ -248,11 +378,11 @@ def _trains_rightly(data: _Data, config: Any, tokenizer: Any, found: Checked) ->
             problem = _problem_of_row(data, tokenizer, tokens, labels)
             if problem:
                 break
+        if problem is None and data.is_chat:
+            problem = _template_problem(data, config, tokenizer, contents)
     # Templates and prompt strategies raise whatever the data makes them run into.
     except Exception as error:
         problem = f"axolotl cannot encode {data.path}: {_line(error)}; mend the entry, the data or eot_tokens"
-    if problem is None and data.is_chat:
-        problem = _template_problem(data, config, tokenizer, contents)
     if problem:
         found.problems.append(f"{data.where}: {problem}.")
     return problem is None
@@ -309,14 +439,24 @@ def _count(data: _Data, config: Any, tokenizer: Any, found: Checked) -> None:
     tokens, long, first_long = 0, 0, ""
     batch: list[tuple[int, Any]] = []
 
+    def write(number: int, chat: Any) -> Any:
+        try:
+            return tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False)
+        # Templates raise whatever the data makes them run into.
+        except Exception as error:
+            found.problems.append(f"{data.path}, line {number}: it does not fit the chat template: {_line(error)}.")
+            return None
+
     def count_batch() -> None:
         nonlocal tokens, long, first_long
         texts = [content for _, content in batch]
         if data.is_chat:
-            texts = tokenizer.apply_chat_template(texts, chat_template=template, tokenize=False)
+            texts = [written for number, chat in batch if (written := write(number, chat)) is not None]
+        if len(texts) < len(batch):
+            return
         encoded = tokenizer(texts, add_special_tokens=not data.is_chat)["input_ids"]
         for (number, _), ids in zip(batch, encoded, strict=True):
-            length = len(ids) + (not data.is_chat and ids[-1] != tokenizer.eos_token_id)
+            length = len(ids) + (not data.is_chat and ids[-1:] != [tokenizer.eos_token_id])
             tokens += length
             if length > config.sequence_len:
                 long += 1
@@ -328,8 +468,12 @@ def _count(data: _Data, config: Any, tokenizer: Any, found: Checked) -> None:
         batch.append(row)
         if len(batch) == _BATCH:
             count_batch()
+        if len(found.problems) > problems:
+            return
     if batch:
         count_batch()
+    if len(found.problems) == problems:
+        data.tokens = tokens
     if long:
         does = config.excess_length_strategy or ("drop" if data.is_chat else "cut")
         found.problems.append(
@@ -337,20 +481,19 @@ def _count(data: _Data, config: Any, tokenizer: Any, found: Checked) -> None:
             f"{config.sequence_len} ({first_long} tokens), and axolotl would {does} them silently; "
             "let `smt mix` cut them."
         )
-    if len(found.problems) == problems or long:
-        data.tokens = tokens
 
 
 def _check_prepared(files: list[_Data], config: Any, tokenizer: Any, found: Checked) -> None:
     """Prepared data that axolotl would reuse though the files have changed since: its cache looks at names alone."""
     folder = Path(config.dataset_prepared_path or "last_run_prepared")
-    if tokenizer is not None:
-        from axolotl.utils.data.shared import generate_dataset_hash_from_config
+    candidates = list(folder.iterdir()) if folder.is_dir() else []
+    # axolotl cannot name the folder by a config that it refuses.
+    with suppress(AttributeError, KeyError, TypeError):
+        if tokenizer is not None:
+            from axolotl.utils.data.shared import generate_dataset_hash_from_config
 
-        name = generate_dataset_hash_from_config(config, config.datasets, tokenizer.name_or_path)
-        candidates = [folder / name]
-    else:
-        candidates = list(folder.iterdir()) if folder.is_dir() else []
+            name = generate_dataset_hash_from_config(config, config.datasets, tokenizer.name_or_path)
+            candidates = [folder / name]
     for prepared in candidates:
         written = [file.stat().st_mtime for file in prepared.glob("*") if file.is_file()]
         newer = [data.path for data in files if written and data.path.stat().st_mtime > min(written)]
@@ -416,7 +559,8 @@ def _memory(config: Any, count: float, num_gpus: int) -> str:
     in_bf16_alone = (config.bf16 or config.bfloat16) and not config.deepspeed
     each = 8 if in_bf16_alone else 16
     total = f"{each} bytes x {count:.3g} (weights, gradients, two moments) = {each * count / 1e9:.3g} GB"
-    stage = config.deepspeed.get("zero_optimization", {}).get("stage") if isinstance(config.deepspeed, dict) else None
+    zero = config.deepspeed.get("zero_optimization") if isinstance(config.deepspeed, dict) else None
+    stage = zero.get("stage") if isinstance(zero, dict) else None
     shared = (
         f" over {num_gpus} GPUs, {each * count / 1e9 / num_gpus:.3g} GB each"
         if stage == 3 or config.fsdp_version

@@ -1,13 +1,15 @@
 """Write a run's axolotl config: a shipped or own config, filled in for the run's mix -> `<run>/axolotl.yaml`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import yaml
 
+from smt_plugin.config import load_yaml
 from smt_plugin.errors import BadInput, require
 from smt_plugin.mix import (
     CHAT_FILE,
@@ -47,9 +49,11 @@ def read_config(config: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise BadInput(f"config {config}: no such file; give a path, or one of: {', '.join(files)}.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not valid YAML ({str(error).splitlines()[0]}).") from None
+        values = load_yaml(path)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); mend its permissions.") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: not valid YAML ({error}).") from None
     if not isinstance(values, dict):
         raise BadInput(f"{path}: expected `key: value` lines, as in axolotl's configs.")
     return values
@@ -110,6 +114,7 @@ def write_axolotl_config(
     manifest = orjson.loads(manifest_path.read_bytes())
     tokenizer = manifest["tokenizer"]
     values = {**read_config(config), **(overrides or {})}
+    _check_types(config, values)
     values["base_model"] = base_model_of(config, base_model or values.get("base_model"))
     if values["base_model"] != tokenizer["name"]:
         # What the mix was measured with is what axolotl must encode with.
@@ -142,6 +147,16 @@ def write_axolotl_config(
         encoding="utf-8",
     )
     return path
+
+
+def _check_types(config: str | Path, values: dict[str, Any]) -> None:
+    entries = values.get("datasets")
+    if entries is not None and not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+        raise BadInput(f"config {config}: datasets: give a list of entries, each with `path` and `type`.")
+    if not isinstance(values.get("special_tokens") or {}, dict):
+        raise BadInput(f"config {config}: special_tokens: give `name: token` lines.")
+    if not isinstance(values.get("eot_tokens") or [], list):
+        raise BadInput(f"config {config}: eot_tokens: give a list of tokens.")
 
 
 def _datasets(entries: list[dict[str, Any]], files: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
@@ -213,39 +228,73 @@ def trainings_of(run_folder: Path, budgets: Iterable[int]) -> list[Training]:
     return [Training(run_folder, budget_name(tokens)) for tokens in sorted(set(budgets))] or [Training(run_folder)]
 
 
-def unknown_keys(values: dict[str, Any]) -> list[str]:
-    """Keys of an axolotl config that axolotl would silently ignore, as dotted paths.
+def unknown_keys(values: dict[Any, Any]) -> list[str]:
+    """Keys of an axolotl config that axolotl would silently ignore, at every level, as dotted paths.
 
     Imports axolotl, which takes some ten seconds.
 
     Raises:
-        BadInput: axolotl is not installed.
+        BadInput: axolotl is not installed, or a plugin cannot be imported.
     """
-    config_schema = require("axolotl.utils.schemas.config", "train").AxolotlInputConfig
-    dataset_schema = require("axolotl.utils.schemas.datasets", "train").SFTDataset
-    fsdp_schema = require("axolotl.utils.schemas.fsdp", "train").FSDPConfig
-    tokens_schema = require("axolotl.utils.schemas.model", "train").SpecialTokensConfig
-    known = _field_names(config_schema)
-    for plugin in values.get("plugins") or []:
-        module, _, name = plugin.rpartition(".")
-        arguments = getattr(require(module, "train"), name)().get_input_args()
-        if arguments:
-            module, _, name = arguments.rpartition(".")
-            known |= _field_names(getattr(require(module, "train"), name))
-    unknown = [key for key in values if key not in known]
-    nested = [
-        *((f"datasets[{index}]", entry, dataset_schema) for index, entry in enumerate(values.get("datasets") or [])),
-        ("fsdp_config", values.get("fsdp_config"), fsdp_schema),
-        ("special_tokens", values.get("special_tokens"), tokens_schema),
-    ]
-    for prefix, entry, schema in nested:
-        unknown += [f"{prefix}.{key}" for key in entry or {} if key not in _field_names(schema)]
+    return _unknown(values, known_fields(values), "", bool(values.get("rl")))
+
+
+def known_fields(values: dict[Any, Any]) -> dict[str, Any]:
+    """The keys that axolotl and the config's plugins know -> pydantic's field.
+
+    Raises:
+        BadInput: axolotl is not installed, or a plugin cannot be imported.
+    """
+    known = _fields(require("axolotl.utils.schemas.config", "train").AxolotlInputConfig)
+    plugins = values.get("plugins")
+    for plugin in (each for each in plugins if isinstance(each, str)) if isinstance(plugins, list) else ():
+        try:
+            arguments = _imported(plugin)().get_input_args()
+            known |= _fields(_imported(arguments)) if arguments else {}
+        # A plugin is anybody's code, and its name anybody's text.
+        except Exception as error:
+            raise BadInput(
+                f"plugins: {plugin} cannot be imported ({' '.join(str(error).split())}), and axolotl would train on "
+                "without it; mend the name or install it."
+            ) from None
+    return known
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute)
+
+
+def _fields(schema: Any) -> dict[str, Any]:
+    """A pydantic model's fields by name and by alias."""
+    fields = dict(schema.model_fields)
+    for field in schema.model_fields.values():
+        alias = field.validation_alias
+        fields |= dict.fromkeys([alias] if isinstance(alias, str) else getattr(alias, "choices", ()), field)
+    return fields
+
+
+def _unknown(values: dict[Any, Any], known: dict[str, Any], prefix: str, is_preference: bool) -> list[str]:
+    unknown = []
+    for key, value in values.items():
+        if key not in known:
+            unknown.append(f"{prefix}{key}")
+            continue
+        schemas = list(_schemas_in(known[key].annotation))
+        if key in ("datasets", "test_datasets") and not is_preference:
+            # Of all forms of data the first, plain fine-tuning; axolotl reads an entry as that whatever its keys.
+            schemas = schemas[:1]
+        entries = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for index, entry in entries:
+            if schemas and isinstance(entry, dict):
+                place = f"{prefix}{key}." if index is None else f"{prefix}{key}[{index}]."
+                unknown += sorted((_unknown(entry, _fields(s), place, is_preference) for s in schemas), key=len)[0]
     return unknown
 
 
-def _field_names(schema: Any) -> set[str]:
-    names = set(schema.model_fields)
-    for field in schema.model_fields.values():
-        alias = field.validation_alias
-        names |= {alias} if isinstance(alias, str) else set(getattr(alias, "choices", ()))
-    return names
+def _schemas_in(annotation: Any) -> Iterator[Any]:
+    """The pydantic models that a field's type names."""
+    if hasattr(annotation, "model_fields"):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _schemas_in(argument)

@@ -115,7 +115,14 @@ def test_misspelt_keys_are_found_at_every_level() -> None:
     values["learning_rat"] = 1
     values["datasets"][1]["feild"] = "text"
     values["special_tokens"] = {"padding": "x"}
-    assert unknown_keys(values) == ["learning_rat", "datasets[1].feild", "special_tokens.padding"]
+    values["test_datasets"] = [{"path": "x.jsonl", "spilt": "train"}]
+    values["peft"] = {"loftq_config": {"loftq_bit": 4}}
+    values["deepspeed"] = {"its": "own"}
+    values[3] = "three"
+    assert unknown_keys(values) == [
+        *("datasets[1].feild", "learning_rat", "special_tokens.padding", "test_datasets[0].spilt"),
+        *("peft.loftq_config.loftq_bit", "3"),
+    ]
 
 
 def test_every_model_of_the_paper_has_its_config_and_adapters_from_8b_on() -> None:

@@ -1,7 +1,10 @@
 """`smt check` on written configs with one thing wrong each: one sentence a problem, never a traceback."""
 
+import copy
 import json
 import os
+import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ import yaml
 from click.testing import CliRunner
 
 from smt_plugin.cli import cli
+from smt_plugin.errors import BadInput
 from smt_plugin.mix import MixSettings, mix_run
+from smt_plugin.shipped import config_files
 from smt_plugin.training_check import Checked, check_config
-from smt_plugin.training_data import write_axolotl_config
+from smt_plugin.training_data import read_config, write_axolotl_config
 from tests.tiny_llama import LLAMA_LIKE, make_model, make_tokenizer
 from tests.training_records import CHATS, write, write_records
 
@@ -189,6 +194,91 @@ def test_hours_and_memory_follow_from_the_shipped_formula(config: Path) -> None:
     facts = "\n".join(check_config(config, 4).facts)
     assert "6 x 8e+09 parameters (by its name" in facts
     assert "4 GPUs x 0.4 x 9.89e+14 FLOP/s x 3600 s" in facts
+
+
+def test_values_of_the_wrong_kind_are_named_with_the_rest_that_is_wrong(config: Path) -> None:
+    (config.parent / "mix/qa.jsonl").unlink()
+    odd = {"sequence_len": [2048], "num_epochs": "many", "micro_batch_size": 0, "warmup_ratio": 2, "optimizer": "adamm"}
+    entries = yaml.safe_load(config.read_text())["datasets"]
+    found = check_config(changed(config, **odd, learning_rat=1, datasets=[entries[0], {**entries[1], "type": 3}]), 1)
+    assert sorted(found.problems) == [
+        f"datasets[0]: {entries[0]['path']} does not exist; run `smt mix`, or mend the path.",
+        "datasets[1].type: axolotl refuses 3: Input should be a valid string.",
+        "learning_rat: axolotl does not know this key and would ignore it; remove it or mend its name.",
+        "micro_batch_size: 0 makes no sense; give a number above 0.",
+        "num_epochs: axolotl refuses 'many': Input should be a valid number, unable to parse string as a number.",
+        "optimizer: neither axolotl nor transformers knows 'adamm'; mend its name.",
+        "sequence_len: axolotl refuses [2048]: Input should be a valid integer.",
+        "warmup_ratio: 2 makes no sense; give a number from 0 to 1.",
+    ]
+
+
+def test_numbers_written_as_text_are_read_as_axolotl_reads_them(config: Path) -> None:
+    facts = check_config(config, 1).facts
+    texts = {"sequence_len": "256", "num_epochs": "5", "micro_batch_size": "1", "learning_rate": "1e-3"}
+    found = check_config(changed(config, **texts), 1)
+    assert (found.problems, found.facts) == ([], facts)
+
+
+def test_texts_are_also_measured_where_axolotl_refuses_something_else(config: Path) -> None:
+    path = with_own_data(config, CHATS * 10, ["short. " * 10] * 20 + ["so long. " * 40] * 3)
+    found = check_config(changed(path, warmup_steps=3), 1)
+    assert len(found.problems) == 2
+    assert "warmup_steps" in found.problems[0]
+    assert "3 of 23 texts of" in found.problems[1]
+
+
+def test_a_turn_without_content_is_named_with_its_line(config: Path) -> None:
+    broken = [*CHATS * 10, [{"role": "user"}]]
+    said = only_problem(check_config(with_own_data(config, broken, ["fine. " * 20] * 20), 1))
+    assert "chats.jsonl, line 41: a turn has no `role`, or no `content`" in said
+
+
+def test_a_key_given_twice_is_an_error_since_yaml_would_keep_the_last(config: Path) -> None:
+    config.write_text(config.read_text() + "num_epochs: 7\n")
+    result = CliRunner().invoke(cli, ["check", str(config)])
+    assert "the key 'num_epochs' is given twice" in str(result.exception)
+
+
+ODD = [None, "", "nonsense", "7", -1, 0, 1.5, float("nan"), 10**400, True, [], [None], {}, {1: {"x": None}}, "\0"]
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The keys and indexes that lead to each value in a config."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [each for key, below in inner for each in [(*place, key), *places(below, (*place, key))]]
+
+
+def mutated(values: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """A config with a value at a random place replaced by an odd one or taken out, or with a foreign key beside it."""
+    values = copy.deepcopy(values)
+    place = rng.choice(places(values))
+    holder: Any = values
+    for key in place[:-1]:
+        holder = holder[key]
+    kind = rng.random()
+    if kind < 0.2:
+        del holder[place[-1]]
+    elif kind < 0.3 and isinstance(holder, dict):
+        holder[rng.choice(["unheard_of", 3])] = rng.choice(ODD)
+    else:
+        holder[place[-1]] = copy.deepcopy(rng.choice(ODD))
+    return values
+
+
+@pytest.mark.parametrize("name", ["as written by smt mix", *config_files()])
+def test_whatever_stands_in_a_config_there_is_a_sentence_a_problem_and_no_traceback(name: str, config: Path) -> None:
+    rng = random.Random(name)
+    written = name not in config_files()
+    values = read_config(config if written else name)
+    for _ in range(30 if written else 6):
+        config.write_text(yaml.safe_dump(mutated(values, rng)))
+        result = CliRunner().invoke(cli, ["check", str(config)])
+        what = config.read_text() + result.output
+        assert result.exit_code in (0, 2) or isinstance(result.exception, BadInput), what
+        problems = [line for line in result.stderr.splitlines() if not line.startswith("note: ")]
+        assert all(re.fullmatch(rf"error: {config}: \S.*[.)]", line) for line in problems), what
+        assert len(problems) == len(set(problems)), what
 
 
 def test_the_command_exits_with_2_and_a_sentence_a_problem(config: Path) -> None:

@@ -200,3 +200,11 @@ def test_packed_and_unpacked_losses_agree(tmp_path: Path) -> None:
     assert rows[True] < 0.7 * rows[False]
     assert counts[True] == counts[False]
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+
+
+def test_a_config_of_ones_own_with_values_of_the_wrong_kind_is_refused_with_the_key(run: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    for key, value in (("datasets", "mix/qa.jsonl"), ("datasets", [5]), ("special_tokens", ["x"]), ("eot_tokens", "x")):
+        own.write_text(yaml.safe_dump({key: value}))
+        with pytest.raises(BadInput, match=rf"own\.yaml: {key}: give "):
+            written(run, own)
