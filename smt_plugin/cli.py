@@ -626,17 +626,31 @@ def retrieve(name: str, data: Path | None, values: tuple[str, ...], output: Path
     )
 
 
-@cli.command(epilog="\b\nExample:\n  smt judge --against labels.jsonl --endpoint http://127.0.0.1:8001/v1")
+@cli.command(
+    epilog="\b\nExamples:\n  smt judge --against labels.jsonl --endpoint http://127.0.0.1:8001/v1\n"
+    "  smt judge smt.yaml --against labels.jsonl"
+)
+@click.argument("run_file", type=click.Path(path_type=Path), metavar="[RUN.YAML]", required=False)
 @click.option(
     "--against", type=click.Path(path_type=Path), required=True, help="question, gold, answer, correct a line"
 )
-@click.option("--endpoint", required=True, help="base URL of an OpenAI-compatible server")
-@click.option("--model", default="Qwen/Qwen3-14B", show_default=True)
-def judge(against: Path, endpoint: str, model: str) -> None:
-    """Measure how far the judge of free-form answers agrees with labels that people gave."""
+@click.option("--endpoint", help="base URL of an OpenAI-compatible server, without a run file")
+@click.option("--model", default="Qwen/Qwen3-14B", show_default=True, help="of that server")
+def judge(run_file: Path | None, against: Path, endpoint: str | None, model: str) -> None:
+    """Measure how far the judge of free-form answers, a run file's or another, agrees with labels that people gave."""
+    from smt_plugin.config import read_run_file
     from smt_plugin.judge import JudgeSettings, agreement
 
-    click.echo(agreement(against, JudgeSettings(endpoint, model)).text)
+    if (run_file is None) == (endpoint is None):
+        raise BadInput("smt judge: give a run file with evaluate.judge in it, or --endpoint, and not both.")
+    if run_file is None:
+        settings = JudgeSettings(endpoint or "", model)
+    else:
+        section = read_run_file(run_file).evaluate
+        if section is None or section.judge is None:
+            raise BadInput(f"run file {run_file}: evaluate.judge: this key is missing; add it.")
+        settings = JudgeSettings.read(section.judge.values)
+    click.echo(agreement(against, settings).text)
 
 
 @cli.group(cls=_Commands)

@@ -151,15 +151,33 @@ class TrainSection(_Section):
 
 
 class JudgeSection(_Section):
-    """The model that judges free-form answers; see judge.py. Its API key comes from SMT_JUDGE_API_KEY."""
+    """The model that judges free-form answers; see judge.py. An endpoint's API key comes from SMT_JUDGE_API_KEY."""
 
-    endpoint: Annotated[str, AfterValidator(checked_url)] = Field(
-        description="base URL of any OpenAI-compatible server"
+    kind: Literal["openai", "vllm"] = Field(default="openai", description="an endpoint, or a `vllm serve` of our own")
+    endpoint: Annotated[str, AfterValidator(checked_url)] | None = Field(
+        default=None, description="base URL of any OpenAI-compatible server"
     )
     model: str = "Qwen/Qwen3-14B"
     options: dict[str, Any] = Field(
         default={"chat_template_kwargs": {"enable_thinking": False}}, description="added to every request"
     )
+    command: list[str] = Field(default=["vllm", "serve"], min_length=1, description="up to the model's name")
+    arguments: dict[str, Any] = Field(default={}, description="options of vllm serve, without dashes")
+    startup_timeout: float = Field(default=1800, gt=0, description="seconds")
+
+    @model_validator(mode="after")
+    def _check(self) -> "JudgeSection":
+        if (self.kind == "openai") != (self.endpoint is not None):
+            raise ValueError("give `endpoint: http://...`, or `kind: vllm` to start a server here, and not both")
+        if self.kind == "openai" and self.model_fields_set & {"command", "arguments", "startup_timeout"}:
+            raise ValueError("command, arguments and startup_timeout are for `kind: vllm`; remove them")
+        return self
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What lm_eval's --metadata gets as `judge`: the keys that this kind has."""
+        unused = {"endpoint"} if self.kind == "vllm" else {"kind", "command", "arguments", "startup_timeout"}
+        return self.model_dump(exclude=unused)
 
 
 class RetentionSection(_Section):
@@ -240,6 +258,7 @@ evaluate:
   benchmark: corpus               # your own questions; or quality, longhealth, financebench
   data: {corpus}                  # with questions.jsonl in it; for a benchmark, the folder of its files
   # judge: {{endpoint: http://127.0.0.1:8001/v1, model: Qwen/Qwen3-14B}}   # for questions without options
+  # judge: {{kind: vllm}}           # or `vllm serve Qwen/Qwen3-14B`, started for the evaluation
   arms: [base, base_rag, base_full, trained, trained_rag]
 """
 

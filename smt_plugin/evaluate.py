@@ -109,7 +109,7 @@ def arm_commands(
         if split is not None:
             metadata["split"] = split
         if settings.judge is not None:
-            metadata["judge"] = settings.judge.model_dump()
+            metadata["judge"] = settings.judge.values
         if metadata:
             command += ["--metadata", json.dumps(metadata)]
         if settings.limit is not None:

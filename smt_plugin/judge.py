@@ -8,11 +8,12 @@ import hashlib
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -21,41 +22,54 @@ from smt_plugin.benchmarks import cache_dir
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_jsonl
 from smt_plugin.prompts import Prompts
+from smt_plugin.vllm_server import VLLMBackend
 
 DEFAULT_MODEL = "Qwen/Qwen3-14B"
 API_KEY_VARIABLE = "SMT_JUDGE_API_KEY"
 NUMBER_TOLERANCE = 0.005  # our choice: what rounding to three figures can move a number by
 _ATTEMPTS = 3
+_Result = TypeVar("_Result")
 _VERDICT = re.compile(r"VERDICT\W+(CORRECT|WRONG|INCORRECT)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """The model that judges; its API key, if it needs one, is in the environment variable SMT_JUDGE_API_KEY.
+    """The model that judges: at an endpoint, or (`kind` "vllm") in a `vllm serve` that is started for it.
+
+    The server is started when it is first needed and ends with this process; its log is in the cache folder.
 
     Attributes:
-        endpoint: base URL of an OpenAI-compatible server, e.g. `http://127.0.0.1:8000/v1`.
+        endpoint: base URL of an OpenAI-compatible server, e.g. `http://127.0.0.1:8000/v1`; its API key, if it needs
+            one, is in the environment variable SMT_JUDGE_API_KEY.
+        command: what starts a server, up to the model's name; `env CUDA_VISIBLE_DEVICES=1 vllm serve` gives it a GPU
+            of its own.
+        arguments: options of `vllm serve`, without dashes.
         options: added to every request; by default they turn thinking off where the chat template knows it.
             A server that refuses unknown options needs `{}`.
     """
 
-    endpoint: str
+    endpoint: str = ""
     model: str = DEFAULT_MODEL
     options: dict[str, Any] = field(default_factory=lambda: {"chat_template_kwargs": {"enable_thinking": False}})
     concurrency: int = 16
     patience: float = 300.0
+    kind: str = "openai"
+    command: Sequence[str] = ("vllm", "serve")
+    arguments: dict[str, Any] = field(default_factory=dict)
+    startup_timeout: float = 1800.0
 
     @classmethod
     def read(cls, values: Any) -> "JudgeSettings":
         """Make the settings of a mapping, as in `--metadata '{"judge": {"endpoint": ...}}'`.
 
         Raises:
-            BadInput: not a mapping, no endpoint, or an unknown key.
+            BadInput: not a mapping, neither an endpoint nor the kind `vllm`, or an unknown key.
         """
         known = set(cls.__dataclass_fields__)
-        if not isinstance(values, dict) or not values.get("endpoint") or not set(values) <= known:
+        local = isinstance(values, dict) and values.get("kind", "openai") == "vllm"
+        if not isinstance(values, dict) or bool(values.get("endpoint")) == local or not set(values) <= known:
             raise BadInput(
-                f'judge: expected {{"endpoint": "http://..."}} and of these keys what you need: '
+                'judge: expected {"endpoint": "http://..."} or {"kind": "vllm"}, and of these keys what you need: '
                 f"{', '.join(sorted(known))}; got {values!r}."
             )
         return cls(**values)
@@ -86,9 +100,7 @@ def judge(answers: Sequence[Answer], settings: JudgeSettings) -> list[bool]:
         verdicts |= {answer: found for answer in rest if (found := kept.get(keys[answer])) is not None}
         missing = [answer for answer in rest if answer not in verdicts]
         if missing:
-            # A thread of its own, since the caller may be inside a running event loop.
-            with ThreadPoolExecutor(1) as thread:
-                replies = thread.submit(asyncio.run, _ask_all(missing, prompts, settings)).result()
+            replies = _with_backend(settings, lambda backend: _ask_all(missing, prompts, settings, backend))
             for answer, reply in zip(missing, replies, strict=True):
                 if isinstance(reply, BaseException):
                     continue
@@ -103,47 +115,99 @@ def judge(answers: Sequence[Answer], settings: JudgeSettings) -> list[bool]:
 
 
 def check_judge(settings: JudgeSettings) -> None:
-    """Find out that the judge is there before hours are spent on answers that it must judge.
+    """Find out that the judge is there before hours are spent on answers that it must judge; start it if it is local.
 
     Raises:
-        BadInput: the endpoint cannot be reached, refuses the key, or does not serve the model.
+        BadInput: the endpoint cannot be reached, refuses the key, or does not serve the model; vLLM is not there.
+        RuntimeError: the server does not get healthy; the end of its log is in the message.
     """
 
-    async def probe() -> None:
-        backend = _backend(settings)
-        try:
-            await backend.start()
-        finally:
-            await backend.close()
+    async def nothing(backend: OpenAIBackend) -> None:
+        pass
 
     try:
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, probe()).result()
+        _with_backend(settings, nothing)
     except BadInput as error:
         raise BadInput(f"judge: {error}") from None
 
 
-def _backend(settings: JudgeSettings) -> OpenAIBackend:
-    return OpenAIBackend(
-        [settings.endpoint],
-        settings.model,
-        api_key=os.environ.get(API_KEY_VARIABLE) or None,
-        max_concurrency=settings.concurrency,
-        timeout=600,
-        patience=settings.patience,
-    )
+def _with_backend(settings: JudgeSettings, work: Callable[[OpenAIBackend], Coroutine[Any, Any, _Result]]) -> _Result:
+    """Do some work with the judge: in another thread, since the caller may be inside a running event loop."""
+    if settings.kind == "vllm":
+        server = _server(settings)
+        return asyncio.run_coroutine_threadsafe(work(server.backend), server.loop).result()
 
-
-async def _ask_all(answers: Sequence[Answer], prompts: Prompts, settings: JudgeSettings) -> "list[str | BaseException]":
-    """Return the judge's reply to each, or why there is none: what is paid for is kept even if another fails."""
-    backend = _backend(settings)
-    try:
-        await backend.start()
-        return await asyncio.gather(
-            *(_ask(answer, prompts, settings, backend) for answer in answers), return_exceptions=True
+    async def once() -> _Result:
+        backend = OpenAIBackend(
+            [settings.endpoint],
+            settings.model,
+            api_key=os.environ.get(API_KEY_VARIABLE) or None,
+            max_concurrency=settings.concurrency,
+            timeout=600,
+            patience=settings.patience,
         )
-    finally:
-        await backend.close()
+        try:
+            await backend.start()
+            return await work(backend)
+        finally:
+            await backend.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, once()).result()
+
+
+class _Server:
+    """A `vllm serve` of this process, which its guard ends with it, and the thread that looks after it."""
+
+    def __init__(self, settings: JudgeSettings) -> None:
+        self.backend = VLLMBackend(
+            settings.model,
+            list(settings.command),
+            1,
+            settings.arguments,
+            cache_dir() / "judge",
+            settings.startup_timeout,
+            max_concurrency=settings.concurrency,
+            timeout=600,
+            patience=settings.patience,
+        )
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        try:
+            asyncio.run_coroutine_threadsafe(self.backend.start(), self.loop).result()
+        except BaseException:
+            asyncio.run_coroutine_threadsafe(self.backend.close(), self.loop).result()
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            raise
+
+
+_servers: dict[bytes, _Server] = {}
+_servers_lock = threading.Lock()
+
+
+def _server(settings: JudgeSettings) -> _Server:
+    """The server of these settings, started on first use."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise BadInput(
+            "each of several processes would start a server; start it yourself, once, and give `endpoint` instead of "
+            "`kind: vllm`."
+        )
+    key = orjson.dumps([settings.model, settings.command, settings.arguments])
+    with _servers_lock:
+        if key not in _servers:
+            try:
+                _servers[key] = _Server(settings)
+            except BadInput as error:
+                raise BadInput(str(error).replace("backend.", "")) from None
+        return _servers[key]
+
+
+async def _ask_all(
+    answers: Sequence[Answer], prompts: Prompts, settings: JudgeSettings, backend: OpenAIBackend
+) -> "list[str | BaseException]":
+    """Return the judge's reply to each, or why there is none: what is paid for is kept even if another fails."""
+    asked = (_ask(answer, prompts, settings, backend) for answer in answers)
+    return await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSettings, backend: OpenAIBackend) -> str:
@@ -154,8 +218,9 @@ async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSettings, backen
         try:
             reply = await backend.complete(Request(_messages(answer, prompts), sampling, attempt, None, "judge"))
         except Refused as error:
+            place = settings.endpoint or settings.model
             raise BadInput(
-                f"judge: {settings.endpoint} refused a request ({error}); mend the judge's `options` or `model`."
+                f"judge: {place} refused a request ({error}); mend the judge's `options` or `model`."
             ) from None
         if verdict_of(reply.text) is not None:
             return reply.text

@@ -41,7 +41,7 @@ def dataset(
         data: folder with the benchmark's files, from `--metadata '{"data": "..."}'`.
         retrieval: for `rag`, from `--metadata`: a retrieval file, or settings that replace the benchmark's own, with
             which, as without them, a file is built once and kept.
-        judge: endpoint, model and so on of the model that judges free-form answers, from `--metadata`.
+        judge: endpoint or kind, model and so on of the model that judges free-form answers, from `--metadata`.
         split: from `--metadata`: `tuning` asks only about the documents that retrieval is tuned on, see tune.py.
         free_form: whether the task can ask questions without options; set there.
 
@@ -115,7 +115,8 @@ def _checked_judge(settings: dict[str, Any] | None) -> str:
     if settings is None:
         raise BadInput(
             "these questions are free-form, and no judge is set; give one in the run file under evaluate.judge, or "
-            'to lm_eval with --metadata \'{"judge": {"endpoint": "http://127.0.0.1:8000/v1", "model": "..."}}\'.'
+            'to lm_eval with --metadata \'{"judge": {"endpoint": "http://127.0.0.1:8000/v1", "model": "..."}}\', or '
+            'with {"judge": {"kind": "vllm"}} to start Qwen3-14B here.'
         )
     from smt_plugin.judge import JudgeSettings, check_judge
 

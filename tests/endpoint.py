@@ -23,6 +23,9 @@ def mark_of(prompt: str, sample: str) -> str:
 def answer(prompt: str, sample: str) -> str:
     """Answer a shipped prompt in the form it asks for, differently for each document and sample."""
     mark = mark_of(prompt, sample)
+    if "<given_answer>" in prompt:
+        gold, given = (prompt.split(f"<{tag}>")[1].split("</")[0] for tag in ("right_answer", "given_answer"))
+        return f"VERDICT: {'CORRECT' if given == gold else 'WRONG'}"
     if "question-answer pairs" in prompt:
         pairs = [{"question": f"What is {mark} {n}?", "answer": f"It is {n}. The answer is {n}."} for n in range(4)]
         return json.dumps({"pairs": pairs})

@@ -1,15 +1,22 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 
 from smt_plugin.cli import cli
+from smt_plugin.config import JudgeSection
 from smt_plugin.errors import BadInput
 from smt_plugin.judge import Answer, JudgeSettings, agreement, check_judge, judge, same_number, verdict_of
 from smt_plugin.scoring import free_answer, process_results
 from tests.endpoint import MODEL, status
 from tests.endpoint import serve_in_thread as judge_server
+from tests.official_data import write_financebench
+from tests.processes import processes, wait_for
 
 YES = "Both say the same.\nVERDICT: CORRECT"
 NO = "They differ.\nVERDICT: WRONG"
@@ -184,3 +191,84 @@ def test_agreement_with_labels_is_measured_by_one_command(tmp_path: Path) -> Non
     path.write_text('{"question": "x", "gold": "y", "answer": "z", "correct": "yes"}\n')
     with pytest.raises(BadInput, match=r"labels\.jsonl, line 1: expected question"):
         agreement(path, JudgeSettings("http://127.0.0.1:9/v1"))
+
+
+def local_judge(tmp_path: Path, *more: str) -> dict[str, Any]:
+    """A judge whose server is started for it; the folder on its command line tells its processes."""
+    arguments = {"label": str(tmp_path), **dict.fromkeys(more, True)}
+    return {
+        "kind": "vllm",
+        "model": MODEL,
+        "command": [sys.executable, "-m", "tests.fake_vllm"],
+        "arguments": arguments,
+    }
+
+
+def test_a_local_judge_is_started_once_for_all_tasks_and_goes_with_its_process(tmp_path: Path) -> None:
+    folder = write_financebench(tmp_path / "f")
+    code = (
+        "from tests.test_lm_eval_tasks import *\n"
+        f"judge, folder = {local_judge(tmp_path)!r}, Path({str(folder)!r})\n"
+        "tasks = ['financebench_smt', 'financebench_smt_full']\n"
+        "right = evaluate(tasks, lambda doc, n: f\"The answer is: {doc['gold']}\", folder, judge)\n"
+        "wrong = evaluate(tasks[:1], lambda doc, n: f'The answer is: {n} of it.', folder, judge)\n"
+        "print([found['results'][task]['acc,all'] for found in (right, wrong) for task in found['results']])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[1.0, 1.0, 0.0]"
+    assert done.stderr.count("starting ") == 1
+    log = (tmp_path / "cache" / "smt-plugin" / "judge" / "vllm-0.log").read_text()
+    assert log.count("Application startup complete") == 1
+    assert log.count("answered") > 8
+    assert wait_for(lambda: not processes(tmp_path), 30)
+
+
+def test_a_run_files_local_judge_is_measured_by_one_command(tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "a.txt").write_text("The ferry was late.")
+    (tmp_path / "labels.jsonl").write_text(
+        json.dumps({"question": "What did Yun bring?", "gold": "Pears", "answer": "Pears", "correct": True}) + "\n"
+    )
+    settings = {
+        "run": "run",
+        "corpus": "documents",
+        "backend": {"kind": "microworld"},
+        "methods": {"synthetic_qa": {"tokens": 1000}},
+        "evaluate": {"benchmark": "corpus", "judge": local_judge(tmp_path)},
+    }
+    run_file = tmp_path / "smt.yaml"
+    run_file.write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "smt_plugin", "judge", str(run_file), "--against", str(tmp_path / "labels.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "agree on 100.0%" in done.stdout
+    assert wait_for(lambda: not processes(tmp_path), 30)
+    settings["evaluate"]["judge"] = local_judge(tmp_path, "break")
+    run_file.write_text(json.dumps(settings))
+    # The verdict above is kept: another answer needs the server.
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text(labels.read_text().replace('"answer": "Pears"', '"answer": "Plums"'))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "CUDA out of memory, or so" in done.stderr.splitlines()[-1]
+    assert not processes(tmp_path)
+    found = CliRunner().invoke(cli, ["judge", "--against", str(labels)])
+    assert "give a run file with evaluate.judge in it, or --endpoint" in str(found.exception)
+
+
+def test_a_local_judge_that_cannot_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    local = JudgeSettings.read({"kind": "vllm", "command": ["no-such-vllm", "serve"]})
+    assert local.model == "Qwen/Qwen3-14B"
+    with pytest.raises(BadInput, match=r"^judge: command: no-such-vllm is not found; install vLLM"):
+        check_judge(local)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(BadInput, match="each of several processes would start a server"):
+        check_judge(local)
+    with pytest.raises(BadInput, match=r'judge: expected .* or \{"kind": "vllm"\}'):
+        JudgeSettings.read({"kind": "vllm", "endpoint": "http://127.0.0.1:9/v1"})
+    for wrong in (
+        {},
+        {"kind": "vllm", "endpoint": "http://127.0.0.1:9/v1"},
+        {"endpoint": "http://a", "command": ["x"]},
+    ):
+        with pytest.raises(ValidationError):
+            JudgeSection.model_validate(wrong)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from smt_plugin.assets import asset_dir
-from tests.endpoint import MODEL, serve_in_thread
+from tests.endpoint import MODEL, answer, serve_in_thread
 from tests.official_data import write_financebench, write_longhealth
 from tests.quality_data import STORIES, own_rows, write_own
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
@@ -251,17 +251,10 @@ def make_free_form(data: Path) -> None:
     (data / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def verdict(prompt: str, count: str) -> str:
-    gold, given = (
-        prompt.split(f"<{tag}>")[1].split(f"</{tag}>")[0].strip() for tag in ("right_answer", "given_answer")
-    )
-    return f"VERDICT: {'CORRECT' if given == gold else 'WRONG'}"
-
-
 def test_gold_answers_score_one_and_others_zero_in_financebench(tmp_path: Path) -> None:
     folder = write_financebench(tmp_path / "f")
     tasks = [f"financebench_smt{arm}" for arm in ("", "_rag", "_full")]
-    with serve_in_thread(verdict) as server:
+    with serve_in_thread(answer) as server:
         judge = {"endpoint": server.url, "model": MODEL}
         right = evaluate(tasks, lambda doc, n: f"Let us see. The answer is: {doc['gold']}", folder, judge)
         wrong = evaluate(tasks[:1], lambda doc, n: "The answer is: I do not know.", folder, judge)
@@ -282,7 +275,7 @@ def test_a_corpus_may_hold_both_kinds_of_question(data: Path) -> None:
     def gold(doc: dict[str, Any], n: int) -> str:
         return letter(doc) if doc["options"] else "The answer is: Mirel"
 
-    with serve_in_thread(verdict) as server:
+    with serve_in_thread(answer) as server:
         results = evaluate(["corpus_smt"], gold, data, {"endpoint": server.url, "model": MODEL})
     assert results["results"]["corpus_smt"]["acc,all"] == 1.0
     first, second = prompts(results, "corpus_smt")[:2]
