@@ -505,7 +505,8 @@ class OpenAIBackend:
         if 300 <= status < 400:
             raise BadInput(self._moved(endpoint.url, headers.get("Location", "")))
         if status in (401, 403, 404):
-            raise BadInput(f"endpoint {endpoint.url} answered status {status} to a completion: {message}")
+            mend = "the address must end before /chat/completions, often in /v1" if status == 404 else "set another key"
+            raise BadInput(f"endpoint {endpoint.url} answered status {status} to a completion: {message}; {mend}.")
         overloaded = status in (429, 503, 529)
         retry_after = _seconds(headers.get("Retry-After"), headers.get("Date"))
         reason = f"status {status}{fault}: {message}".removesuffix(": ")

@@ -267,7 +267,7 @@ def generate(run_file: Path, methods: tuple[str, ...], retry_failed: bool, shard
     from smt_plugin.generate import backend_of
 
     settings = read_run_file(run_file)
-    _generate(settings, backend_of(settings), only=methods, shard=shard, retry_refused=retry_failed)
+    _generate(settings, backend_of(settings, shard), only=methods, shard=shard, retry_refused=retry_failed)
 
 
 def _generate(settings: Any, backend: Any, **options: Any) -> Any:

@@ -608,8 +608,8 @@ def methods_of(run_file: RunFile, only: Collection[str] = ()) -> dict[str, tuple
     return methods
 
 
-def backend_of(run_file: RunFile) -> Backend:
-    """Make the backend of a run file; the API key comes from the environment."""
+def backend_of(run_file: RunFile, shard: tuple[int, int] | None = None) -> Backend:
+    """Make the backend of a run file, or of one of its shards; the API key comes from the environment."""
     settings = run_file.backend
     if settings.kind == "microworld":
         from smt_plugin.microworld.scripted import ScriptedBackend
@@ -627,7 +627,7 @@ def backend_of(run_file: RunFile) -> Backend:
             settings.command,
             settings.replicas,
             settings.arguments,
-            log_folder=run_file.run,
+            log_folder=shard_folder(run_file.run, shard) if shard else run_file.run,
             startup_timeout=settings.startup_timeout,
             ray=settings.ray,
             resources=settings.resources,

@@ -586,3 +586,12 @@ def test_metrics_that_are_no_numbers_leave_what_was_known() -> None:
             await backend.close()
 
     asyncio.run(run())
+
+
+def test_an_address_without_its_last_part_is_named_with_the_mend() -> None:
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+            with pytest.raises(BadInput, match=r"status 404 to a completion: .*; the address must end before /chat/"):
+                await ask(OpenAIBackend([endpoint.url.removesuffix("/v1")], MODEL), REQUEST)
+
+    asyncio.run(run())

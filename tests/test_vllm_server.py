@@ -1,4 +1,5 @@
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -50,6 +51,21 @@ def test_two_replicas_are_started_on_their_own_gpus_asked_and_stopped(tmp_path: 
     assert "GPUs 0,1" in logs[0]
     assert "GPUs 2,3" in logs[1]
     assert "'--tensor-parallel-size', '2', '--enforce-eager'" in logs[0]
+
+
+def test_the_servers_of_a_shard_write_their_log_into_its_folder(tmp_path: Path, corpus: Path) -> None:
+    command = [sys.executable, "-m", "tests.fake_vllm"]
+    content = {
+        "run": "run",
+        "corpus": str(corpus),
+        "backend": {"kind": "vllm", "model": MODEL, "command": command},
+        "methods": {"wrap": {"tokens": 100}},
+    }
+    (tmp_path / "smt.yaml").write_text(json.dumps(content))
+    arguments = [sys.executable, "-m", "smt_plugin", "generate", "smt.yaml", "--shard", "2/2"]
+    subprocess.run(arguments, cwd=tmp_path, check=True)
+    logs = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.log")]
+    assert logs == ["run/shards/2-of-2/vllm-0.log"]
 
 
 def test_a_server_that_breaks_at_the_start_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
