@@ -47,7 +47,8 @@ _DONE_SHARE = 0.95
 class MethodCount:
     """Where one method stands; `tokens` are those of its records, `short` lists documents given up.
 
-    `parts` are the documents, or parts of long ones, that are done.
+    `budget` is that of the documents asked about: in a shard a part of the run's. `parts` are the documents, or parts
+    of long ones, that are done.
     """
 
     budget: int
@@ -321,13 +322,15 @@ async def generate(
         BackendDown: no endpoint answered for too long; what came before is kept.
     """
     # The first pass checks every document before anything is spent.
-    total_length = num_documents = num_parts = 0
+    total_length = own_length = num_documents = num_parts = 0
     for document in read_documents(corpus):
         total_length += len(document.text)
         if in_shard(document, shard):
+            own_length += len(document.text)
             num_documents += 1
             num_parts += len(split_document(document, max_document_tokens))
-    budgets = {name: MethodCount(budget) for name, (_, budget) in methods.items()}
+    share = own_length / total_length
+    budgets = {name: MethodCount(round(budget * share)) for name, (_, budget) in methods.items()}
     summary = Summary(budgets, num_documents, num_parts, currency=price.currency if price else "")
     started = time.monotonic()
     # Everything gets closed, even where closing one of them fails.

@@ -63,7 +63,7 @@ def progress_line(summary: "Summary", seconds_left: float | None) -> str:
     kind = "documents" if summary.num_parts == summary.num_documents else "parts of documents"
     seconds = max(summary.seconds, 1e-9)
     line = [
-        f"{min(tokens_of(summary) / budget_of(summary), 1.0):4.0%} of {budget_of(summary):,} tokens",
+        f"{min(tokens_of(summary) / max(budget_of(summary), 1), 1.0):4.0%} of {budget_of(summary):,} tokens",
         f"{documents:,}/{summary.num_parts:,} {kind}",
         f"{summary.asked:,} completions ({summary.reused:,} reused)",
         f"in {summary.prompt_tokens / seconds:,.0f} out {summary.completion_tokens / seconds:,.0f} tokens/s",

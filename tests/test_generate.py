@@ -273,6 +273,10 @@ def test_two_shards_give_the_records_of_one_process(tmp_path: Path) -> None:
         records(tmp_path / "sharded", "synthetic_qa")
     second, _ = run_generate(tmp_path / "sharded", corpus, ALL, seed=1, shard=(2, 2))
     assert first.num_documents + second.num_documents == 4
+    for method, budget in ALL.items():
+        counts = [first.methods[method], second.methods[method]]
+        assert sum(count.budget for count in counts) == budget
+        assert all(count.tokens == pytest.approx(count.budget, rel=0.1) for count in counts)
     assert first.num_documents > 0
     assert second.num_documents > 0
     for method in ALL:

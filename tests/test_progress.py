@@ -17,6 +17,10 @@ def test_the_line_says_share_rates_failures_and_time_left() -> None:
     )
 
 
+def test_a_shard_that_happens_to_hold_no_document_has_a_line_too() -> None:
+    assert progress_line(Summary({"wrap": MethodCount(0)}, 0, 0), None).startswith("  0% of 0 tokens, 0/0 documents")
+
+
 def test_the_line_says_cache_and_money_when_they_are_known() -> None:
     now = summary()
     now.cache, now.money, now.currency = CacheUse(9999, 1000, 950), 12.345, "EUR"
