@@ -392,8 +392,18 @@ async def generate(
                 os.replace(file.name, file.name.removesuffix(".partial"))
     on_progress(summary)
     if not summary.deferred:
-        (run / "generate.json").write_bytes(orjson.dumps(summary.to_json(), option=orjson.OPT_INDENT_2))
+        _write_summary(run / "generate.json", summary)
     return summary
+
+
+def _write_summary(path: Path, summary: Summary) -> None:
+    """Write a call's summary; methods that it left alone stay as an earlier call wrote them, like their records."""
+    content = summary.to_json()
+    if path.is_file():
+        content["methods"] = orjson.loads(path.read_bytes())["methods"] | content["methods"]
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+    os.replace(partial, path)
 
 
 @contextmanager

@@ -262,6 +262,18 @@ def test_bad_documents_are_found_before_anything_is_asked_or_written(tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+def test_the_summary_keeps_the_methods_that_a_call_left_alone(tmp_path: Path, corpus: Path) -> None:
+    def counts() -> dict[str, int]:
+        content = json.loads((tmp_path / "run" / "generate.json").read_bytes())
+        return {name: count["records"] for name, count in content["methods"].items()}
+
+    run_generate(tmp_path / "run", corpus, {"synthetic_qa": 400, "wrap": 400})
+    before = counts()
+    run_generate(tmp_path / "run", corpus, {"synthetic_qa": 400, "wrap": 1200}, only=["wrap"])
+    assert counts()["synthetic_qa"] == before["synthetic_qa"] > 0
+    assert counts()["wrap"] > before["wrap"]
+
+
 def test_two_shards_give_the_records_of_one_process(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
