@@ -247,7 +247,7 @@ methods:                          # budgets in tokens that the backend writes
 mix:
   shares: {{synthetic_qa: 1, focal_rewrite: 1}}   # by tokens of the target's tokenizer
   # budgets: [10M, 30M]           # several nested mixes; without: one, as large as the shares allow
-  # replay: HuggingFaceFW/fineweb # general text, so that the model forgets less; or a JSONL file
+  replay: HuggingFaceFW/fineweb   # general text, streamed, so that the model forgets less; or a JSONL file
   replay_share: 0.1
   sequence_len: 2048
 

@@ -89,8 +89,12 @@ def check_config(path: Path, num_gpus: int) -> Checked:
 def _check(path: Path, values: dict[Any, Any], num_gpus: int) -> Checked:
     found = Checked()
     accepted, refused = _accepted(values, found)
-    files = _data_files(values, accepted, refused, found)
+    files = _data_files("datasets", values, accepted, found)
+    _data_files("test_datasets", values, accepted, found)
+    if not values.get("datasets"):
+        found.problems.append("datasets: there are none; name at least one file, as `smt mix` does.")
     config = _validated(accepted, refused, num_gpus, found)
+    deepspeed = _deepspeed(config, found)
     tokenizer = None
     if accepted.get("base_model"):
         tokenizer = _tokenizer(path, config, found)
@@ -100,7 +104,7 @@ def _check(path: Path, values: dict[Any, Any], num_gpus: int) -> Checked:
     if refused or not accepted.get("base_model"):
         found.notes.append("while axolotl refuses keys, not all of texts, lengths, steps and hours can be checked.")
     elif files and all(data.tokens is not None for data in files):
-        _size(path, config, files, num_gpus, found)
+        _size(path, config, files, deepspeed, num_gpus, found)
     return found
 
 
@@ -236,17 +240,13 @@ def _line(error: Any) -> str:
     return lines[0].removeprefix("Value error, ").rstrip(".") if lines else type(error).__name__
 
 
-def _data_files(values: dict[Any, Any], accepted: dict[str, Any], refused: set[str], found: Checked) -> list[_Data]:
-    """The local JSONL files among `datasets`, each there and well-formed."""
+def _data_files(key: str, values: dict[Any, Any], accepted: dict[str, Any], found: Checked) -> list[_Data]:
+    """The local JSONL files among `datasets` or `test_datasets`, each there and readable."""
     files: list[_Data] = []
-    entries = values.get("datasets")
-    if not entries:
-        found.problems.append("datasets: there are none; name at least one file, as `smt mix` does.")
-    if not isinstance(entries, list):
-        return files
-    for index, entry in enumerate(entries):
-        where = f"datasets[{index}]"
-        if not any(entry is each for each in accepted.get("datasets") or ()):
+    entries, fine = values.get(key), accepted.get(key) or ()
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        where = f"{key}[{index}]"
+        if not any(entry is each for each in fine):
             continue
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or not entry["path"]:
             found.problems.append(f"{where}: it has no `path`; add the data's file.")
@@ -263,6 +263,17 @@ def _data_files(values: dict[Any, Any], accepted: dict[str, Any], refused: set[s
         else:
             files.append(_Data(where, path, entry))
     return files
+
+
+def _deepspeed(config: Any, found: Checked) -> dict[str, Any]:
+    """The config's DeepSpeed settings, which may stand in a file of their own; empty without."""
+    settings = config.deepspeed
+    if isinstance(settings, str):
+        try:
+            settings = orjson.loads(Path(settings).read_bytes())
+        except (OSError, ValueError) as error:
+            found.problems.append(f"deepspeed: {settings} cannot be read as JSON ({_line(error)}); mend the path.")
+    return settings if isinstance(settings, dict) else {}
 
 
 def _tokenizer(path: Path, config: Any, found: Checked) -> Any:
@@ -504,7 +515,9 @@ def _check_prepared(files: list[_Data], config: Any, tokenizer: Any, found: Chec
             )
 
 
-def _size(path: Path, config: Any, files: list[_Data], num_gpus: int, found: Checked) -> None:
+def _size(
+    path: Path, config: Any, files: list[_Data], deepspeed: dict[str, Any], num_gpus: int, found: Checked
+) -> None:
     """Steps, tokens, FLOP, hours and memory, and the settings that do not fit them."""
     tokens, rows = sum(data.tokens or 0 for data in files), sum(data.rows for data in files)
     epochs = float(config.num_epochs or 1)
@@ -549,17 +562,17 @@ def _size(path: Path, config: Any, files: list[_Data], num_gpus: int, found: Che
         f"FLOP:   {4 if adapter else 6} x {count:.3g} parameters ({origin}) x {trained:.3g} tokens = {flop:.2g}",
         f"hours:  {flop:.2g} FLOP / ({num_gpus} GPUs x {UTILIZATION} x {PEAK_FLOPS:.3g} FLOP/s x 3600 s) = "
         f"{hours:.3g}, at {UTILIZATION:.0%} of an H100",
-        f"memory: {_memory(config, count, num_gpus)}",
+        f"memory: {_memory(config, deepspeed, count, num_gpus)}",
     ]
 
 
-def _memory(config: Any, count: float, num_gpus: int) -> str:
+def _memory(config: Any, deepspeed: dict[str, Any], count: float, num_gpus: int) -> str:
     if config.adapter:
         return f"2 bytes x {count:.3g} frozen parameters = {2 * count / 1e9:.3g} GB a GPU, the adapter and activations"
-    in_bf16_alone = (config.bf16 or config.bfloat16) and not config.deepspeed
+    in_bf16_alone = (config.bf16 or config.bfloat16) and not deepspeed
     each = 8 if in_bf16_alone else 16
     total = f"{each} bytes x {count:.3g} (weights, gradients, two moments) = {each * count / 1e9:.3g} GB"
-    zero = config.deepspeed.get("zero_optimization") if isinstance(config.deepspeed, dict) else None
+    zero = deepspeed.get("zero_optimization")
     stage = zero.get("stage") if isinstance(zero, dict) else None
     shared = (
         f" over {num_gpus} GPUs, {each * count / 1e9 / num_gpus:.3g} GB each"

@@ -228,6 +228,22 @@ def test_texts_are_also_measured_where_axolotl_refuses_something_else(config: Pa
     assert "3 of 23 texts of" in found.problems[1]
 
 
+def test_held_out_data_and_deepspeed_settings_that_are_not_there_are_named(config: Path) -> None:
+    entry = {"path": str(config.parent / "mix/validation_qa.jsonl"), "type": "chat_template", "split": "train"}
+    found = check_config(changed(config, test_datasets=[entry], deepspeed="nowhere/zero3.json"), 4)
+    assert found.problems == [
+        f"test_datasets[0]: {entry['path']} does not exist; run `smt mix`, or mend the path.",
+        "deepspeed: nowhere/zero3.json cannot be read as JSON ([Errno 2] No such file or directory: "
+        "'nowhere/zero3.json'); mend the path.",
+    ]
+
+
+def test_deepspeed_settings_in_a_file_of_their_own_count_as_those_in_the_config(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "zero3.json").write_text('{"zero_optimization": {"stage": 3}}')
+    facts = check_config(changed(config, deepspeed=str(tmp_path / "zero3.json")), 4).facts
+    assert "16 bytes x 2.88e+04 (weights, gradients, two moments) = 0.000461 GB over 4 GPUs" in facts[-1]
+
+
 def test_a_turn_without_content_is_named_with_its_line(config: Path) -> None:
     broken = [*CHATS * 10, [{"role": "user"}]]
     said = only_problem(check_config(with_own_data(config, broken, ["fine. " * 20] * 20), 1))
