@@ -9,17 +9,19 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    _InOrder = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+
 # Two texts that share 0.8 of their shingles meet in some band with a chance of 99.8 %, that share 0.2 with 0.1 %.
 BANDS, ROWS = 20, 6
 # A shingle is what stands in so many bytes from a word's start: four or five words of English, eight Chinese signs.
 _WINDOW = 24
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\t\n\v\f\r", b"abcdefghijklmnopqrstuvwxyz     ")
-_IN_WORD = np.zeros(256, dtype=bool)
-_IN_WORD[list(b"abcdefghijklmnopqrstuvwxyz0123456789")] = True
-_IN_WORD[128:] = True
-# First bytes of the scripts that are written without spaces: each sign starts a word.
-_SIGN = np.zeros(256, dtype=bool)
-_SIGN[0xE3:0xEE] = True
+_BETWEEN, _LETTER, _SIGN = range(3)
+# What each folded byte is; signs are the first bytes of the scripts that are written without spaces.
+_KINDS = bytes(
+    _SIGN if 0xE3 <= byte < 0xEE else _LETTER if byte >= 128 or chr(byte).isalnum() else _BETWEEN for byte in range(256)
+)
+_CHARACTERS = 200_000
 _MIX = [np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)]
 _SHIFT = np.uint64(31)
 _FACTORS = np.random.default_rng(0).integers(2**31, 2**32, (BANDS, ROWS, 1), dtype=np.uint32) | np.uint32(1)
@@ -30,19 +32,21 @@ def shingles(texts: list[str]) -> "tuple[NDArray[np.uint64], NDArray[np.int64]]"
 
     Case and the kind of white space do not count. Every text has at least one shingle.
     """
-    gap = b" " * _WINDOW
-    folded = [text.encode().translate(_FOLD) for text in texts]
-    data = np.frombuffer(gap.join([b"", *folded, b""]), dtype=np.uint8)
-    begins = np.cumsum([_WINDOW, *(len(text) + _WINDOW for text in folded)])[:-1]
-    is_start = _IN_WORD[data]
-    is_start[1:] &= ~is_start[:-1]
-    is_start |= _SIGN[data]
+    encoded = [text.encode() for text in texts]
+    folded = (b" " * _WINDOW).join([b"", *encoded, b""]).translate(_FOLD)
+    data = np.frombuffer(folded, dtype=np.uint8)
+    kinds = np.frombuffer(folded.translate(_KINDS), dtype=np.uint8)
+    begins = np.cumsum([_WINDOW, *(len(text) + _WINDOW for text in encoded)])[:-1]
+    is_start = np.zeros(len(data), dtype=bool)
+    np.greater(kinds[1:], kinds[:-1], out=is_start[1:])
+    if not folded.isascii():
+        is_start |= kinds == _SIGN
     is_start[begins] = True
     starts = np.flatnonzero(is_start)
     eights = np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
     hashes = np.zeros(len(starts), dtype=np.uint64)
     for part, factor in enumerate(_MIX):
-        hashes += eights[starts + 8 * part]
+        hashes += eights[8 * part :][starts]
         hashes *= factor
         hashes ^= hashes >> _SHIFT
     return hashes, np.searchsorted(starts, begins)
@@ -50,10 +54,20 @@ def shingles(texts: list[str]) -> "tuple[NDArray[np.uint64], NDArray[np.int64]]"
 
 def band_keys(texts: list[str]) -> "NDArray[np.uint64]":
     """One row of `BANDS` keys for each text: near duplicates have some key in common."""
+    # So many texts at a time that the numbers stay in the processor's cache.
+    step = 1 + len(texts) * _CHARACTERS // (1 + sum(map(len, texts)))
+    return np.concatenate([_band_keys(texts[begin : begin + step]) for begin in range(0, len(texts), step)])
+
+
+def _band_keys(texts: list[str]) -> "NDArray[np.uint64]":
     hashes, begins = shingles(texts)
     short = (hashes >> np.uint64(32)).astype(np.uint32)
     # A band at a time: fewer, larger steps, since each lets go of the interpreter and waits to get it back.
-    least = np.stack([np.minimum.reduceat(short * factors, begins, axis=1) for factors in _FACTORS])
+    products = np.empty((ROWS, len(short)), dtype=np.uint32)
+    least = np.empty((BANDS, ROWS, len(texts)), dtype=np.uint32)
+    for band, factors in enumerate(_FACTORS):
+        np.multiply(short, factors, out=products)
+        np.minimum.reduceat(products, begins, axis=1, out=least[band])
     keys = np.zeros((BANDS, len(texts)), dtype=np.uint64)
     for row in range(ROWS):
         keys *= _MIX[0]
@@ -64,9 +78,38 @@ def band_keys(texts: list[str]) -> "NDArray[np.uint64]":
 
 def shared(one: str, other: str) -> float:
     """The part of the shingles of two texts that both have (Jaccard similarity, exact)."""
-    first, second = (np.unique(shingles([text])[0]) for text in (one, other))
+    hashes, (_, begin) = shingles([one, other])
+    first, second = np.unique(hashes[:begin]), np.unique(hashes[begin:])
     common = len(np.intersect1d(first, second, assume_unique=True))
     return common / (len(first) + len(second) - common)
+
+
+def repeats(
+    values: "NDArray[np.uint64]", is_candidate: "NDArray[np.bool_]", in_order: "_InOrder"
+) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+    """Return the candidates whose value an earlier candidate has, and for each the first one with that value.
+
+    Args:
+        values: a number for each text.
+        is_candidate: for each text whether it counts.
+        in_order: sorts the numbers of some texts.
+    """
+    by_value = np.argsort(values)
+    ordered = values[by_value]
+    is_same = ordered[1:] == ordered[:-1]
+    del ordered
+    is_repeated = np.zeros(len(values), dtype=bool)
+    is_repeated[1:] |= is_same
+    is_repeated[:-1] |= is_same
+    repeated = by_value[is_repeated]
+    del by_value
+    repeated = in_order(repeated[is_candidate[repeated]])
+    repeated = repeated[np.argsort(values[repeated], kind="stable")]
+    ordered = values[repeated]
+    is_first = np.ones(len(repeated), dtype=bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    first = np.maximum.accumulate(np.where(is_first, np.arange(len(repeated)), 0))
+    return repeated[~is_first], repeated[first[~is_first]]
 
 
 class NearDuplicates:
@@ -82,29 +125,26 @@ class NearDuplicates:
             file.write(column.tobytes())
 
     def find(
-        self, order: "NDArray[np.int64]", text_of: Callable[[int], str], threshold: float
-    ) -> "Iterator[tuple[int, int, float]]":
+        self,
+        is_candidate: "NDArray[np.bool_]",
+        in_order: "_InOrder",
+        text_of: Callable[[int], str],
+        threshold: float,
+    ) -> Iterator[tuple[int, int, float]]:
         """Yield (text, earlier text, shared part) for each text that shares at least `threshold` with an earlier one.
 
         Candidates are compared exactly, with the first text of their band, so time grows with the number of texts.
 
         Args:
-            order: numbers of the texts to look at; the earlier one of two stays.
+            is_candidate: for each text whether to look at it; the texts that are yielded are taken out of it.
+            in_order: sorts the numbers of some texts; the earlier one of two stays.
         """
         for file in self._files:
             file.close()
-        dropped = np.zeros(int(order.max(initial=-1)) + 1, dtype=bool)
         for path in self._paths:
-            order = order[~dropped[order]]
-            keys = np.fromfile(path, dtype=np.uint64)[order]
-            by_key = np.argsort(keys, kind="stable")
-            keys = keys[by_key]
-            is_first = np.ones(len(keys), dtype=bool)
-            is_first[1:] = keys[1:] != keys[:-1]
-            first = np.maximum.accumulate(np.where(is_first, np.arange(len(keys)), 0))
-            for position in np.flatnonzero(~is_first):
-                text, earlier = int(order[by_key[position]]), int(order[by_key[first[position]]])
+            later, first = repeats(np.fromfile(path, dtype=np.uint64), is_candidate, in_order)
+            for text, earlier in zip(later.tolist(), first.tolist(), strict=True):
                 part = shared(text_of(text), text_of(earlier))
                 if part >= threshold:
-                    dropped[text] = True
+                    is_candidate[text] = False
                     yield text, earlier, part

@@ -3,8 +3,9 @@
 Every length is counted as axolotl will train it: question-answer records in the target model's chat
 template, documents with the tokens that its tokenizer adds and an end-of-text token.
 
-A mix takes one pass over the records, which measures them all and writes the training rows to a scratch file;
-what stays in memory is some 60 bytes a record. Each mix is then a choice among these rows, copied in shuffled order.
+A mix takes one pass over the records, which measures them all and writes the training rows, and what to know of each,
+to scratch files; in memory is then what is being sorted, some 40 bytes a record. Each mix is a choice among these rows,
+copied in shuffled order.
 """
 
 import hashlib
@@ -16,10 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import orjson
 
@@ -44,6 +47,7 @@ FINEWEB = "HuggingFaceFW/fineweb"
 _CHAT, _TEXT, _PLAIN_QA = range(3)
 _FILES = {_CHAT: CHAT_FILE, _TEXT: TEXT_FILE, _PLAIN_QA: PLAIN_QA_FILE}
 _REPLAY_FILES = {_TEXT: REPLAY_TEXT_FILE, _CHAT: REPLAY_CHAT_FILE}
+_PART_STEP = 0x9E3779B97F4A7C15
 _BATCH = 1024
 _BATCHES_AHEAD = 4
 # Each read and write lets go of the interpreter, and gets it back only after the other threads' turns: so, few of them.
@@ -157,8 +161,7 @@ def _mix(
     sources: list[_Source] = []
     for name in settings.shares:
         path = settings.sources.get(name) or run_folder / "records" / f"{name}.jsonl"
-        file = files.enter_context((scratch / f"rows{len(sources)}").open("w+b", _BUFFER))
-        source = _Source(name, str(path), file, settings)
+        source = _Source(name, str(path), files.enter_context(_Scratch(scratch / f"source{len(sources)}")), settings)
         source.read(_record_lines(path), ruler, near, drop)
         sources.append(source)
     _drop_duplicates(sources, near, settings.near_duplicates)
@@ -182,8 +185,8 @@ def _mix(
         raise BadInput(f"mix: {budgets[0]:,.0f} tokens hold not one text; give a larger budget.")
 
     if settings.replay is not None and settings.replay_share > 0:
-        file = files.enter_context((scratch / "replay").open("w+b", _BUFFER))
-        replay = _Source("replay", str(settings.replay), file, settings, is_replay=True)
+        store = files.enter_context(_Scratch(scratch / "replay"))
+        replay = _Source("replay", str(settings.replay), store, settings, is_replay=True)
         per_token = settings.replay_share / (1 - settings.replay_share)
         asked = [sum(choice.tokens for choice in chosen) * per_token for chosen in choices]
         replay.read(_replay_lines(settings), ruler, None, drop, enough=asked[-1])
@@ -238,11 +241,12 @@ def _record_lines(path: Path) -> Iterator[tuple[str, bytes]]:
         raise BadInput(f"{path} does not exist; give a JSONL file or a folder of them.")
     empty = True
     for file in files:
+        place = f"{file}, line "
         with file.open("rb", _BUFFER) as lines:
             for number, line in enumerate(lines, start=1):
-                if line.strip():
+                if not line.isspace():
                     empty = False
-                    yield f"{file}, line {number}", line
+                    yield f"{place}{number}", line
     if empty:
         raise BadInput(f"{path} is empty; generate records first.")
 
@@ -289,7 +293,7 @@ def _stream(settings: MixSettings) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from None
 
 
-@dataclass
+@dataclass(slots=True)
 class _Row:
     """One line of a source on its way to the scratch file."""
 
@@ -300,44 +304,105 @@ class _Row:
     contents: str
 
 
-@dataclass
+@dataclass(slots=True)
 class _Measured:
-    """What the worker threads found out about a batch: each row's pieces and their tokens, and the keys of all."""
+    """What a worker thread found out about a batch.
 
-    rows: list[_Row]
-    pieces: list[list[bytes]]
-    tokens: list[list[int]]
+    Attributes:
+        blob: for each record its id, then its training rows, a line each.
+        begins: where each record begins in the blob.
+        pieces: how many training rows each record has; 0 if it is too long.
+        piece_begins, piece_sizes, piece_tokens: of each training row, its place in the blob and its tokens.
+        too_long: record of the batch -> its tokens.
+        keys: of the records, for near duplicates.
+    """
+
+    blob: bytes
+    begins: list[int]
+    pieces: list[int]
+    piece_begins: list[int]
+    piece_sizes: list[int]
+    piece_tokens: list[int]
+    too_long: dict[int, int]
     keys: "NDArray[np.uint64] | None"
 
 
 @dataclass
 class _Choice:
-    """What is taken of a source: the first `count` pieces in its order."""
+    """What is taken of a source: the first pieces in its order."""
 
     source: "_Source"
     asked: float
     tokens: int
-    pieces: "NDArray[np.int64]"
+    pieces: "NDArray[np.uint32]"
     is_dry: bool
 
 
-class _Source:
-    """One source of a mix: its measured training rows in a scratch file, and what to know of each in memory."""
+class _Scratch:
+    """Training rows, and columns of numbers about them, in files: numbers take memory only while they are used."""
 
-    def __init__(self, name: str, origin: str, file: IO[bytes], settings: MixSettings, is_replay: bool = False) -> None:
-        self.name, self.is_replay, self._origin, self._file = name, is_replay, origin, file
+    # `order` shuffles; `pieces` are a record's training rows. The last three have an entry for each of these.
+    _TYPES = MappingProxyType(
+        {"content": "Q", "order": "Q", "document": "Q", "part": "I", "round": "I", "index": "I", "form": "B"}
+        | {"begin": "Q", "pieces": "H", "piece_begin": "Q", "piece_size": "I", "piece_tokens": "I"}
+    )
+
+    def __init__(self, path: Path) -> None:
+        self._paths = {name: path.with_name(f"{path.name}-{name}") for name in self._TYPES}
+        for file in self._paths.values():
+            file.touch()
+        self._rows = path.open("w+b", _BUFFER)
+        # What waits to be written.
+        self.columns = {name: array(code) for name, code in self._TYPES.items()}
+        self.size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._rows.close()
+
+    def write(self, blob: bytes) -> None:
+        """Append to the rows, and write the columns down."""
+        self._rows.write(blob)
+        self.size += len(blob)
+        for name, column in self.columns.items():
+            with self._paths[name].open("ab", 0) as file:
+                file.write(column)
+            del column[:]
+
+    def flush(self) -> None:
+        """After this the rows can be read."""
+        self._rows.flush()
+
+    def column(self, name: str) -> "NDArray[Any]":
+        """All numbers of a column, as a view of the file."""
+        import numpy as np
+
+        path, kind = self._paths[name], np.dtype(self._TYPES[name])
+        return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
+
+    def read(self, begin: int, size: int) -> bytes:
+        """So many bytes of the rows."""
+        return os.pread(self._rows.fileno(), size, begin)
+
+
+class _Source:
+    """One source of a mix: its measured training rows, and what to know of each, in scratch files."""
+
+    def __init__(
+        self, name: str, origin: str, scratch: _Scratch, settings: MixSettings, is_replay: bool = False
+    ) -> None:
+        self.name, self.is_replay, self._origin, self._scratch = name, is_replay, origin, scratch
         self._seed, self._as_text = settings.seed, settings.qa_form == "text" and not is_replay
         self.training_files = _REPLAY_FILES if is_replay else _FILES
-        self._offset, self._content, self._order, self._document = (array("Q") for _ in range(4))
-        self._size, self._part, self._round, self._index = (array("I") for _ in range(4))
-        self._form = array("B")
-        self._piece_record, self._piece_number, self._piece_tokens = array("I"), array("H"), array("I")
         # Record -> why it was dropped; and those that were dropped before they were measured.
         self._drops: dict[int, str] = {}
         self._unread: list[dict[str, str]] = []
         self.counts = {"duplicates": 0, "near_duplicates": 0, "too_long": 0, "left_out": 0, "empty": 0}
         self.lines = 0
         self.available = 0
+        self._len = 0
 
     def read(
         self,
@@ -363,12 +428,18 @@ class _Source:
                         near.add(measured.keys)
                 if not batch:
                     break
-        self._file.flush()
+        self._scratch.flush()
+        self._begins = self.column("begin")
 
     def _rows(
         self, lines: Iterable[tuple[str, bytes | dict[str, Any]]], ruler: Ruler, drop: Mapping[str, str]
     ) -> Iterator[_Row]:
         seen = set()
+        columns = self._scratch.columns
+        contents_, orders, documents, forms = (columns[name] for name in ("content", "order", "document", "form"))
+        places = [(name, columns[name]) for name in ("part", "round", "index")]
+        # Records of a document mostly stand close together.
+        hash_of_document = lru_cache(4096)(_hash)
         for where, line in lines:
             row = _parsed(line, where)
             self.lines += 1
@@ -380,9 +451,6 @@ class _Source:
             if identity in drop:
                 self._drop_unread(identity, "left_out", drop[identity])
                 continue
-            place = [row.get(key) or 0 for key in ("part", "round", "index")]
-            if not all(isinstance(number, int) and 0 <= number < 2**32 for number in place):
-                raise BadInput(f"{where}: `part`, `round` and `index` must be whole numbers from 0 on.")
             form, training, rendered, contents = self._training_row(row, ruler)
             content = _hash(contents)
             if self.is_replay:
@@ -391,12 +459,16 @@ class _Source:
                     self._drop_unread(identity, "duplicates", "duplicate of an earlier replay text")
                     continue
                 seen.add(content)
-            self._content.append(content)
-            self._order.append(_hash(f"{self._seed}:{identity}"))
-            self._document.append(_hash(str(row.get("doc_id") or identity)))
-            for column, value in zip((self._part, self._round, self._index), place, strict=True):
-                column.append(value)
-            self._form.append(form)
+            try:
+                for name, column in places:
+                    column.append(row.get(name) or 0)
+            except (TypeError, OverflowError):
+                message = f"{where}: `part`, `round` and `index` must be whole numbers from 0 on."
+                raise BadInput(message) from None
+            contents_.append(content)
+            orders.append(_hash(f"{self._seed}:{identity}"))
+            documents.append(hash_of_document(str(row.get("doc_id") or identity)))
+            forms.append(form)
             yield _Row(identity, form, training, rendered, contents)
 
     def _drop_unread(self, identity: str, count: str, reason: str) -> None:
@@ -416,32 +488,26 @@ class _Source:
         return _CHAT, {"messages": turns}, ruler.render(turns), contents
 
     def _keep(self, measured: _Measured, limit: int) -> int:
-        """Write a batch to the scratch file: for each record its id, then its training rows. Returns the tokens."""
-        total = 0
-        for row, pieces, tokens in zip(measured.rows, measured.pieces, measured.tokens, strict=True):
-            number = len(self._offset)
-            blob = b"\n".join([orjson.dumps(row.id), *pieces])
-            self._offset.append(self._offset[-1] + self._size[-1] if number else 0)
-            self._size.append(len(blob))
-            self._file.write(blob)
-            if not pieces:
-                self.drop(number, "too_long", f"longer than sequence_len: {tokens[0]} tokens, at most {limit} fit")
-                continue
-            for position, length in enumerate(tokens):
-                self._piece_record.append(number)
-                self._piece_number.append(position)
-                self._piece_tokens.append(length)
-                total += length
-        return total
+        """Write a batch to the scratch files. Returns its tokens."""
+        base, columns = self._scratch.size, self._scratch.columns
+        columns["begin"].extend([base + begin for begin in measured.begins])
+        columns["pieces"].extend(measured.pieces)
+        columns["piece_begin"].extend([base + begin for begin in measured.piece_begins])
+        columns["piece_size"].extend(measured.piece_sizes)
+        columns["piece_tokens"].extend(measured.piece_tokens)
+        self._scratch.write(measured.blob)
+        for number, tokens in measured.too_long.items():
+            reason = f"longer than sequence_len: {tokens} tokens, at most {limit} fit"
+            self.drop(self._len + number, "too_long", reason)
+        self._len += len(measured.begins)
+        return sum(measured.piece_tokens)
 
     def __len__(self) -> int:
-        return len(self._offset)
+        return self._len
 
-    def places(self) -> "tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint64]]":
-        """Content, round and shuffled order of every record."""
-        import numpy as np
-
-        return np.asarray(self._content), np.asarray(self._round), np.asarray(self._order)
+    def column(self, name: str) -> "NDArray[Any]":
+        """Numbers about all records, or all pieces, as a view of a file."""
+        return self._scratch.column(name)
 
     def drop(self, record: int, count: str, reason: str) -> None:
         """Take a record out."""
@@ -449,21 +515,23 @@ class _Source:
             self.counts[count] += 1
             self._drops[record] = reason
 
-    def _blob(self, record: int) -> list[bytes]:
-        return os.pread(self._file.fileno(), self._size[record], self._offset[record]).split(b"\n")
+    def _lines(self, record: int) -> list[bytes]:
+        begin = int(self._begins[record])
+        end = int(self._begins[record + 1]) if record + 1 < self._len else self._scratch.size
+        return self._scratch.read(begin, end - begin).splitlines()
 
-    def row(self, piece: int) -> bytes:
-        """The training row of a piece."""
-        return self._blob(self._piece_record[piece])[1 + self._piece_number[piece]]
+    def row(self, begin: int, size: int) -> bytes:
+        """A training row, as a line."""
+        return self._scratch.read(begin, size)
 
     def id(self, record: int) -> str:
         """The record's id, or its file and line."""
-        identity: str = orjson.loads(self._blob(record)[0])
+        identity: str = orjson.loads(self._lines(record)[0])
         return identity
 
     def contents(self, record: int) -> str:
         """What a record says, without roles and templates."""
-        rows = [orjson.loads(row) for row in self._blob(record)[1:]]
+        rows = [orjson.loads(row) for row in self._lines(record)[1:]]
         return " ".join(row.get("text") or "\n".join(turn["content"] for turn in row["messages"]) for row in rows)
 
     def put_in_order(self, validation_rounds: int) -> None:
@@ -472,62 +540,83 @@ class _Source:
 
         keep = np.ones(len(self), dtype=bool)
         keep[list(self._drops)] = False
-        kept = np.flatnonzero(keep)
-        document, part, round_, index, order = (
-            np.asarray(column)[kept] for column in (self._document, self._part, self._round, self._index, self._order)
-        )
-        by_place = np.lexsort((order, index, round_, part, document))
-        is_first = np.ones(len(kept), dtype=bool)
-        new_round = np.ones(len(kept), dtype=bool)
-        same_part = (np.diff(document[by_place]) == 0) & (np.diff(part[by_place]) == 0)
-        is_first[1:] = ~same_part
-        new_round[1:] = ~same_part | (np.diff(round_[by_place]) != 0)
-        begins = np.flatnonzero(is_first)
-        sizes = np.diff(np.append(begins, len(kept)))
-        rank = np.arange(len(kept)) - np.repeat(begins, sizes)
-        rounds_before = np.cumsum(new_round)
-        rounds_before -= np.repeat(rounds_before[begins], sizes)
-        num_rounds = np.repeat(rounds_before[np.append(begins[1:], len(kept)) - 1] + 1, sizes) if len(kept) else rank
-        held = (validation_rounds > 0) & (num_rounds > validation_rounds)
-        held &= rounds_before >= num_rounds - validation_rounds
-        # How far through its part of the document a record stands, 0 to below 1.
-        progress = np.full(len(self), np.inf)
-        progress[kept[by_place]] = rank / np.repeat(sizes, sizes)
-        progress[kept[by_place][held]] = np.inf
-        if self.is_replay:
-            # Replay is taken in the order of its stream.
-            progress[kept] = kept
-        held_records = np.zeros(len(self), dtype=bool)
-        held_records[kept[by_place][held]] = True
+        records = np.flatnonzero(keep).astype(np.uint32)
+        self._kept, held = len(records), records[:0]
+        if not self.is_replay:
+            records, held, progress = self._by_progress(records, validation_rounds)
+            records = records[np.lexsort((records, self.column("order")[records], progress))]
+        # Replay is taken in the order of its stream.
+        self._held = len(held)
+        self._pieces, self._held_pieces = self._pieces_of(records), self._pieces_of(held)
+        self.available = int(self.column("piece_tokens")[self._pieces].sum())
 
-        record = np.asarray(self._piece_record)
-        taken = np.flatnonzero(np.isfinite(progress[record]))
-        ranks = record[taken]
-        sort = np.lexsort((taken, np.asarray(self._order)[ranks], progress[ranks]))
-        self._pieces = taken[sort]
-        self._held_pieces = np.flatnonzero(held_records[record])
-        self._sums = np.cumsum(np.asarray(self._piece_tokens)[self._pieces], dtype=np.int64)
-        self.available = int(self._sums[-1]) if len(self._sums) else 0
-        self._kept = int(keep.sum())
-        self._held = int(held_records.sum())
+    def _by_progress(
+        self, records: "NDArray[np.uint32]", validation_rounds: int
+    ) -> "tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float64]]":
+        """Records to train on, those that are held out, and how far through its part of the document each of the
+        first stands, 0 to below 1.
+        """
+        import numpy as np
+
+        # A part of a document, as one number.
+        part = self.column("document")[records]
+        part += self.column("part")[records] * np.uint64(_PART_STEP)
+        place = self.column("round")[records].astype(np.uint64) << np.uint64(32)
+        place |= self.column("index")[records]
+        by_place = np.lexsort((self.column("order")[records], place, part))
+        records, part, round_ = records[by_place], part[by_place], place[by_place] >> np.uint64(32)
+        del by_place, place
+        is_first = np.ones(len(records), dtype=bool)
+        is_first[1:] = part[1:] != part[:-1]
+        del part
+        begins = np.flatnonzero(is_first).astype(np.uint32)
+        sizes = np.diff(begins, append=np.uint32(len(records)))
+        rank = np.arange(len(records), dtype=np.uint32)
+        rank -= np.repeat(begins, sizes)
+        progress = rank / np.repeat(sizes, sizes)
+        if not validation_rounds:
+            return records, records[:0], progress
+        is_first[1:] |= round_[1:] != round_[:-1]
+        rounds_before = np.cumsum(is_first)
+        rounds_before -= np.repeat(rounds_before[begins], sizes)
+        ends = np.append(begins[1:], len(records)).astype(np.int64) - 1
+        num_rounds = np.repeat(rounds_before[ends] + 1, sizes) if len(records) else rounds_before
+        held = (num_rounds > validation_rounds) & (rounds_before >= num_rounds - validation_rounds)
+        return records[~held], np.sort(records[held]), progress[~held]
+
+    def _pieces_of(self, records: "NDArray[np.uint32]") -> "NDArray[np.uint32]":
+        """The numbers of all pieces of these records, in this order."""
+        import numpy as np
+
+        counts = self.column("pieces")
+        ends = np.cumsum(counts, dtype=np.uint32)[records]
+        counts = counts[records]
+        shift = ends - np.cumsum(counts, dtype=np.uint32)
+        pieces = np.arange(counts.sum(dtype=np.int64), dtype=np.uint32)
+        pieces += np.repeat(shift, counts)
+        return pieces
+
+    def _record_of_pieces(self) -> "NDArray[np.uint32]":
+        import numpy as np
+
+        return np.repeat(np.arange(len(self), dtype=np.uint32), self.column("pieces"))
 
     def take(self, budget: float) -> _Choice:
         """Choose the pieces whose sum comes nearest to `budget` tokens."""
         import numpy as np
 
-        count = int(np.searchsorted(self._sums, budget, side="right"))
-        below = float(self._sums[count - 1]) if count else 0.0
-        if count < len(self._sums) and self._sums[count] - budget < budget - below:
+        sums = np.cumsum(self.column("piece_tokens")[self._pieces], dtype=np.int64)
+        count = int(np.searchsorted(sums, budget, side="right"))
+        below = float(sums[count - 1]) if count else 0.0
+        if count < len(sums) and sums[count] - budget < budget - below:
             count += 1
-        tokens = int(self._sums[count - 1]) if count else 0
-        is_dry = count == len(self._sums) and budget - tokens > _TOLERANCE * budget
+        tokens = int(sums[count - 1]) if count else 0
+        is_dry = count == len(sums) and budget - tokens > _TOLERANCE * budget
         return _Choice(self, budget, tokens, self._pieces[:count], is_dry)
 
     def held_out(self) -> _Choice:
         """Choose the pieces that are held out for validation."""
-        import numpy as np
-
-        tokens = int(np.asarray(self._piece_tokens)[self._held_pieces].sum())
+        tokens = int(self.column("piece_tokens")[self._held_pieces].sum())
         return _Choice(self, tokens, tokens, self._held_pieces, False)
 
     def dropped_rows(self) -> Iterator[dict[str, Any]]:
@@ -536,22 +625,18 @@ class _Source:
         for record, reason in sorted(self._drops.items()):
             yield {"source": self.name, "id": self.id(record), "reason": reason}
 
-    def piece_columns(
-        self, pieces: "NDArray[np.int64]", form: int
-    ) -> "tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint32]]":
-        """Those of the pieces that have a form, with their shuffled order and their tokens."""
-        import numpy as np
-
-        record = np.asarray(self._piece_record)
-        chosen = pieces[np.asarray(self._form)[record[pieces]] == form]
-        return chosen, np.asarray(self._order)[record[chosen]], np.asarray(self._piece_tokens)[chosen]
+    def of_form(self, pieces: "NDArray[np.uint32]", form: int) -> "tuple[NDArray[np.uint32], NDArray[np.uint64]]":
+        """Those of the pieces that have a form, with their shuffled order."""
+        records = self._record_of_pieces()[pieces]
+        chosen = self.column("form")[records] == form
+        return pieces[chosen], self.column("order")[records[chosen]]
 
     def report(self, choice: _Choice, of_tokens: int) -> dict[str, Any]:
         """Counts for the manifest; `of_tokens` is what the share is a part of."""
         import numpy as np
 
-        record = np.asarray(self._piece_record)
-        used, pieces = np.unique(record[choice.pieces], return_counts=True)
+        is_used = np.zeros(len(self), dtype=bool)
+        is_used[self._record_of_pieces()[choice.pieces]] = True
         return {
             "file": self._origin,
             "lines": self.lines,
@@ -559,10 +644,10 @@ class _Source:
             "held_out": self._held,
             "records_available": self._kept - self._held,
             "tokens_available": self.available,
-            "records": len(used),
-            "documents": len(np.unique(np.asarray(self._document)[used])) if not self.is_replay else None,
+            "records": int(is_used.sum()),
+            "documents": len(np.unique(self.column("document")[is_used])) if not self.is_replay else None,
             "rows": len(choice.pieces),
-            "records_cut": int((np.bincount(record, minlength=1)[used] > 1).sum()) if len(pieces) else 0,
+            "records_cut": int((self.column("pieces")[is_used] > 1).sum()),
             "tokens_asked": round(choice.asked),
             "tokens": choice.tokens,
             "share": round(choice.tokens / of_tokens, 6),
@@ -591,75 +676,92 @@ def _parsed(line: bytes | dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check(row: dict[str, Any], where: str) -> None:
-    if bool(row.get("text")) == bool(row.get("messages")):
+    text, messages = row.get("text"), row.get("messages")
+    if bool(text) == bool(messages):
         raise BadInput(f"{where}: expected an object with either `text` or `messages`.")
-    if row.get("messages"):
-        messages = row["messages"]
-        if (
-            not isinstance(messages, list)
-            or not all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in messages)
-            or not all(isinstance(turn["content"], str) for turn in messages)
-            or messages[-1]["role"] != "assistant"
-        ):
+    if messages:
+        if not isinstance(messages, list) or not all(map(_is_turn, messages)) or messages[-1]["role"] != "assistant":
             raise BadInput(f"{where}: `messages` must be turns with role and content, the assistant's last.")
-    elif not isinstance(row["text"], str):
+    elif not isinstance(text, str):
         raise BadInput(f"{where}: `text` must be a string.")
+
+
+def _is_turn(turn: object) -> bool:
+    return isinstance(turn, dict) and "role" in turn and isinstance(turn.get("content"), str)
 
 
 def _measure(rows: list[_Row], ruler: Ruler, with_keys: bool) -> _Measured:
     """Tokens of a batch. Runs in a thread beside the reading one: the tokenizer and numpy let go of the interpreter."""
     chats = iter(ruler.chats([row.rendered for row in rows if row.form == _CHAT]))
     texts = iter(ruler.texts([row.rendered for row in rows if row.form != _CHAT]))
-    pieces, tokens = [], []
-    for row in rows:
+    measured = _Measured(b"", [], [], [], [], [], {}, None)
+    lines: list[bytes] = []
+    begin = 0
+    for number, row in enumerate(rows):
         length = next(chats if row.form == _CHAT else texts)
-        if length <= ruler.sequence_len:
-            pieces.append([orjson.dumps(row.row)])
-            tokens.append([length])
-        elif row.form == _TEXT:
+        pieces, tokens = [row.row], [length]
+        if length > ruler.sequence_len and row.form == _TEXT:
             parts = ruler.cut(row.row["text"])
-            pieces.append([orjson.dumps({"text": part}) for part in parts])
-            tokens.append(ruler.texts(parts))
-        else:
-            pieces.append([])
-            tokens.append([length])
-    keys = None
+            pieces, tokens = [{"text": part} for part in parts], ruler.texts(parts)
+        elif length > ruler.sequence_len:
+            measured.too_long[number] = length
+            pieces, tokens = [], []
+        line = orjson.dumps(row.id, option=orjson.OPT_APPEND_NEWLINE)
+        lines.append(line)
+        measured.begins.append(begin)
+        measured.pieces.append(len(pieces))
+        measured.piece_tokens += tokens
+        begin += len(line)
+        for piece in pieces:
+            line = orjson.dumps(piece, option=orjson.OPT_APPEND_NEWLINE)
+            lines.append(line)
+            measured.piece_begins.append(begin)
+            measured.piece_sizes.append(len(line))
+            begin += len(line)
+    measured.blob = b"".join(lines)
     if with_keys:
         from smt_plugin.duplicates import band_keys
 
-        keys = band_keys([row.contents for row in rows])
-    return _Measured(rows, pieces, tokens, keys)
+        measured.keys = band_keys([row.contents for row in rows])
+    return measured
 
 
 def _drop_duplicates(sources: list[_Source], near: "NearDuplicates | None", threshold: float) -> None:
     """Take out exact and near duplicates among all records; of two, the one of the earlier source and round stays."""
     import numpy as np
 
-    sizes = [len(source) for source in sources]
-    begins = np.concatenate([[0], np.cumsum(sizes)])
-    owner = np.repeat(np.arange(len(sources)), sizes)
+    from smt_plugin.duplicates import repeats
+
+    begins = np.concatenate([[0], np.cumsum([len(source) for source in sources])])
 
     def place(number: int) -> tuple[_Source, int]:
         source = int(np.searchsorted(begins, number, side="right")) - 1
         return sources[source], number - int(begins[source])
 
-    content, round_, order = (np.concatenate(columns) for columns in zip(*(s.places() for s in sources), strict=True))
-    by_place = np.lexsort((order, round_, owner))
-    by_content = by_place[np.argsort(content[by_place], kind="stable")]
-    is_first = np.ones(len(content), dtype=bool)
-    is_first[1:] = np.diff(content[by_content]) != 0
-    first = by_content[np.maximum.accumulate(np.where(is_first, np.arange(len(content)), 0))]
-    for number, original in zip(by_content[~is_first], first[~is_first], strict=True):
-        source, record = place(int(number))
-        owner_of_it, original_record = place(int(original))
+    def in_order(numbers: "NDArray[np.int64]") -> "NDArray[np.int64]":
+        numbers = np.sort(numbers)
+        ordered = []
+        for source, begin, end in zip(sources, begins, begins[1:], strict=False):
+            part = numbers[np.searchsorted(numbers, begin) : np.searchsorted(numbers, end)]
+            columns = (source.column("order"), source.column("round"))
+            ordered.append(part[np.lexsort([column[part - begin] for column in columns])])
+        return np.concatenate(ordered)
+
+    is_unique = np.ones(begins[-1], dtype=bool)
+    later, first = repeats(np.concatenate([source.column("content") for source in sources]), is_unique, in_order)
+    is_unique[later] = False
+    for number, original in zip(later.tolist(), first.tolist(), strict=True):
+        source, record = place(number)
+        owner_of_it, original_record = place(original)
         source.drop(record, "duplicates", f"duplicate of {owner_of_it.id(original_record)}")
     if near is None:
         return
-    unique = np.zeros(len(content), dtype=bool)
-    unique[by_content[is_first]] = True
-    for number, original, part in near.find(
-        by_place[unique[by_place]], lambda number: place(number)[0].contents(place(number)[1]), threshold
-    ):
+
+    def contents(number: int) -> str:
+        source, record = place(number)
+        return source.contents(record)
+
+    for number, original, part in near.find(is_unique, in_order, contents, threshold):
         source, record = place(number)
         owner_of_it, original_record = place(original)
         reason = f"near duplicate of {owner_of_it.id(original_record)}: {part:.2f} of the shingles shared"
@@ -737,38 +839,51 @@ def _write_files(folder: Path, chosen: list[_Choice], prefix: str = "") -> dict[
         path = folder / (prefix + name)
         path.unlink(missing_ok=True)
         drawn = [
-            (choice.source, *choice.source.piece_columns(choice.pieces, form))
+            (choice.source, *choice.source.of_form(choice.pieces, form))
             for choice in chosen
             if choice.source.training_files.get(form) == name
         ]
-        rows = sum(len(pieces) for _, pieces, _, _ in drawn)
+        rows = sum(len(pieces) for _, pieces, _ in drawn)
         if rows:
             files[path.name] = {
                 "rows": rows,
-                "tokens": sum(int(tokens.sum()) for _, _, _, tokens in drawn),
+                "tokens": sum(int(source.column("piece_tokens")[pieces].sum()) for source, pieces, _ in drawn),
                 "form": "messages" if form == _CHAT else "text",
                 "sha256": _write_rows(path, drawn),
             }
     return files
 
 
-def _write_rows(path: Path, drawn: list[Any]) -> str:
+def _write_rows(path: Path, drawn: "list[tuple[_Source, NDArray[np.uint32], NDArray[np.uint64]]]") -> str:
     """Copy rows from the scratch files in shuffled order; returns the file's SHA-256."""
     import numpy as np
 
-    owner = np.repeat(np.arange(len(drawn)), [len(pieces) for _, pieces, _, _ in drawn])
-    pieces = np.concatenate([part for _, part, _, _ in drawn])
-    keys = np.concatenate([part for _, _, part, _ in drawn])
+    owner = np.repeat(np.arange(len(drawn), dtype=np.uint16), [len(pieces) for _, pieces, _ in drawn])
+    sort = np.lexsort(
+        (np.concatenate([part for _, part, _ in drawn]), owner, np.concatenate([part for _, _, part in drawn]))
+    )
+    begins, sizes = (
+        np.concatenate([source.column(name)[part] for source, part, _ in drawn])
+        for name in ("piece_begin", "piece_size")
+    )
     digest = hashlib.sha256()
     partial = path.with_name(path.name + ".partial")
-    sort = np.lexsort((pieces, owner, keys))
-    with partial.open("wb") as file:
-        for begin in range(0, len(sort), _BATCH):
-            batch = sort[begin : begin + _BATCH]
-            rows = [drawn[o][0].row(p) for o, p in zip(owner[batch].tolist(), pieces[batch].tolist(), strict=True)]
-            block = b"\n".join([*rows, b""])
+    with partial.open("wb") as file, ThreadPoolExecutor(1) as thread:
+
+        def write(block: bytes) -> None:
             digest.update(block)
             file.write(block)
+
+        writing: list[Future[None]] = []
+        for begin in range(0, len(sort), _BATCH):
+            batch = sort[begin : begin + _BATCH]
+            places = zip(owner[batch].tolist(), begins[batch].tolist(), sizes[batch].tolist(), strict=True)
+            block = b"".join([drawn[number][0].row(place, size) for number, place, size in places])
+            while writing:
+                writing.pop().result()
+            writing.append(thread.submit(write, block))
+        while writing:
+            writing.pop().result()
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

@@ -42,7 +42,7 @@ class Ruler:
         declared = self._rust.get_added_tokens_decoder().values()
         # A token inside a longer one is broken up with it, so the longest come first.
         self._special = sorted((token.content for token in declared if token.special), key=len, reverse=True)
-        self._special_start = re.compile("|".join({re.escape(token[0]) for token in self._special} | {"<", r"\["}))
+        self._special_starts = {token[0] for token in self._special} | {"<", "["}
         self._frames: dict[tuple[str, ...], list[str] | None] = {}
         self._rendered = 0
         template = tokenizer.chat_template or ""
@@ -50,7 +50,10 @@ class Ruler:
 
     def defused(self, text: str) -> str:
         """The text with every chat-control token, and every token that this tokenizer declares special, broken up."""
-        return defuse(text, self._special) if self._special_start.search(text) else text
+        for start in self._special_starts:
+            if start in text:
+                return defuse(text, self._special)
+        return text
 
     def render(self, messages: list[dict[str, str]]) -> str:
         """A dialogue in the model's chat template.

@@ -29,6 +29,14 @@ def test_scripts_without_spaces_and_texts_without_words_have_shingles() -> None:
     assert band_keys(["", "..."]).shape == (2, BANDS)
 
 
+def test_the_keys_of_a_text_do_not_depend_on_the_texts_beside_it() -> None:
+    rng = random.Random(1)
+    texts = [" ".join(words(rng, rng.choice([1, 50, 3000]))) for _ in range(90)] + ["", "灯台守は毎晩"]
+    assert sum(map(len, texts)) > 400_000
+    together = band_keys(texts)
+    assert all((band_keys([text])[0] == keys).all() for text, keys in zip(texts, together, strict=True))
+
+
 @pytest.mark.parametrize("order", ["forwards", "backwards"])
 def test_every_near_duplicate_is_found_and_nothing_that_shares_less(tmp_path: Path, order: str) -> None:
     rng = random.Random(0)
@@ -43,11 +51,13 @@ def test_every_near_duplicate_is_found_and_nothing_that_shares_less(tmp_path: Pa
     near = NearDuplicates(tmp_path)
     for begin in range(0, len(texts), 100):
         near.add(band_keys(texts[begin : begin + 100]))
-    numbers = np.arange(len(texts))
-    found = list(near.find(numbers if order == "forwards" else numbers[::-1], texts.__getitem__, 0.8))
+    is_candidate = np.ones(len(texts), dtype=bool)
+    step = 1 if order == "forwards" else -1
+    found = list(near.find(is_candidate, lambda numbers: np.sort(numbers)[::step], texts.__getitem__, 0.8))
     assert 100 < similar < 300
     assert len(found) >= 0.99 * similar
     for text, earlier, part in found:
-        assert text == earlier + (1 if order == "forwards" else -1)
+        assert text == earlier + step
         assert part == shared(texts[text], texts[earlier]) >= 0.8
     assert len({text for text, _, _ in found}) == len(found)
+    assert set(np.flatnonzero(~is_candidate)) == {text for text, _, _ in found}
