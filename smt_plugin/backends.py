@@ -7,6 +7,7 @@ import logging
 import math
 import random
 import re
+import resource
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -38,6 +39,8 @@ _SPILL_AFTER = 1.0
 _SILENT_SECONDS = 60.0
 _WATCH_SECONDS = 15.0
 _PROBE_SECONDS = 30.0
+# Files that a process has open beside its connections, with room to spare.
+_OTHER_FILES = 256
 # Documents whose endpoint is remembered: more than any cache holds.
 _MOST_REMEMBERED = 4096
 
@@ -242,6 +245,7 @@ class OpenAIBackend:
         """
         import aiohttp
 
+        _allow_files(round(self._most * len(self._endpoints)) + _OTHER_FILES)
         self._session = aiohttp.ClientSession(
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=self._timeout, connect=30),
@@ -541,6 +545,15 @@ class OpenAIBackend:
             await asyncio.gather(self._watcher, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+
+
+def _allow_files(count: int) -> None:
+    """Let this process open so many files, connections among them, as far as the system lets it; many allow 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (count if hard == resource.RLIM_INFINITY else min(count, hard), hard)
+        )
 
 
 def _cut(endpoint: _Endpoint) -> None:

@@ -136,6 +136,19 @@ def test_a_full_disk_under_the_records_stops_the_run_and_the_next_goes_on(folder
         goes_on(folder, endpoint, calm)
 
 
+def test_more_requests_than_files_are_allowed_at_first_are_in_flight_at_once(folder: Path) -> None:
+    def few_files() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+    endpoint = Endpoint()
+    endpoint.seconds = 0.5
+    with in_thread(endpoint):
+        write_run_file(folder, endpoint.url, max_concurrency=100)
+        said = finish(start(folder, before=few_files))
+    assert "Too many open files" not in said
+    assert endpoint.most_under_way > 40
+
+
 @pytest.mark.parametrize(
     "signals",
     [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT] * 2, [signal.SIGHUP, signal.SIGTERM]],
