@@ -295,7 +295,7 @@ def load_yaml(path: Path) -> Any:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-        _check_size(content)
+        _check_values(content)
     # PyYAML raises a plain ValueError for a date such as 2026-13-45.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from None
@@ -328,8 +328,8 @@ def read_run_file(path: Path) -> RunFile:
     return _resolve(run_file, path.parent)
 
 
-def _check_size(content: Any) -> None:
-    """Refuse YAML whose aliases repeat each other into something huge or endless."""
+def _check_values(content: Any) -> None:
+    """Refuse what no path can hold, and YAML whose aliases repeat each other into something huge or endless."""
     left = [content]
     for _ in range(_MOST_VALUES):
         if not left:
@@ -339,6 +339,8 @@ def _check_size(content: Any) -> None:
             left += value.values()
         elif isinstance(value, list):
             left += value
+        elif isinstance(value, str) and "\0" in value:
+            raise ValueError("a text holds a NUL character")
     raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
 
 

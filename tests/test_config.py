@@ -86,6 +86,7 @@ BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'lol'}]\n
         (GOOD + "mix: {tokens: true}\n", "'True' is not a number of tokens"),
         (GOOD + "mix: {tokens: [1]}\n", "'list' is not a number of tokens"),
         (GOOD.replace("1.5M", "&b [1, *b]"), "more than 100,000 values"),
+        (GOOD + 'prompts: "own\\0"\n', "a text holds a NUL character"),
     ],
 )
 def test_a_hostile_run_file_is_refused_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:

@@ -33,8 +33,8 @@ def method_class(name: str) -> type[Any]:
         )
     try:
         found = getattr(import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise BadInput(f"method {name!r} cannot be imported: {error}.") from None
+    except Exception as error:  # whatever a module of the user does when it is imported
+        raise BadInput(f"method {name!r} cannot be imported: {type(error).__name__}: {error}.") from None
     if not (isinstance(found, type) and is_dataclass(found) and callable(getattr(found, "round", None))):
         raise BadInput(f"method {name!r} is no dataclass with a `round`; see docs/reference.md.")
     return found

@@ -29,6 +29,7 @@ def test_options_reach_the_method_and_a_method_of_ones_own_is_imported() -> None
     [
         ("haiku", {}, "unknown method 'haiku'; use one of synthetic_qa, active_reading, focal_rewrite, wrap"),
         ("no.such:Thing", {}, "method 'no.such:Thing' cannot be imported"),
+        ("../own:Thing", {}, "method '../own:Thing' cannot be imported"),
         ("synthetic_qa", {"pears": 3}, r"methods\.synthetic_qa\.pears: unknown key"),
         (
             "synthetic_qa",
