@@ -74,8 +74,8 @@ def _card(
         f"# {base}, trained on synthetic text about a corpus",
         "",
         f"Trained from `{base}` ({how}) on {trained_at:%Y-%m-%d}, with synthetic question-answer pairs and documents "
-        "that a generator model wrote about a corpus (Synthetic Mixed Training, arXiv 2603.23562). Meant for questions "
-        "about that corpus; nothing else was tested but what stands below.",
+        f"that {_generator(training.run)} wrote about a corpus (Synthetic Mixed Training, arXiv 2603.23562). Meant "
+        "for questions about that corpus; nothing else was tested but what stands below.",
         "",
         "## Data",
         "",
@@ -98,11 +98,21 @@ def _card(
             "yes" if source["ran_dry"] else "no",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", *(f"- {warning}" for warning in manifest["warnings"]), "", "## Evaluation", ""]
+    warnings = [warning.replace(f"{training.run.resolve()}/", "") for warning in manifest["warnings"]]
+    lines += ["", *(f"- {warning}" for warning in warnings), "", "## Evaluation", ""]
     lines += results
     lines += ["", "## Training", "", "```yaml", _config_text(training.run, config), "```", "", "## Versions", ""]
     lines += [f"- {name} {number}" for name, number in _versions(manifest).items()]
     return "\n".join(lines) + "\n\n"
+
+
+def _generator(run_folder: Path) -> str:
+    """The model that wrote the run's records, as `smt generate` noted it."""
+    path = run_folder / "run.yaml"
+    backend = yaml.safe_load(path.read_text(encoding="utf-8"))["backend"] if path.is_file() else {}
+    if backend.get("kind") == "microworld":
+        return "a script"
+    return f"`{backend['model']}`" if "model" in backend else "a generator model"
 
 
 def _cell(value: int | None) -> str:

@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> Path:
     run = write_records(tmp_path, count=20)
     base = make_model(make_tokenizer(tmp_path / "base", MICROWORLD_LIKE))
     settings = MixSettings(str(base), tokens=3000, replay=tmp_path / "replay.jsonl", sequence_len=256, seed=7)
-    mix_run(run, settings)
+    mix_run(run, settings, drop={json.loads((run / "records/synthetic_qa.jsonl").open().readline())["id"]: "a leak"})
     write_axolotl_config(run, "microworld/full", base_model=str(base))
     make_model(make_tokenizer(run / "model", MICROWORLD_LIKE))
     (run / "model" / "README.md").write_text(TRAINERS_CARD)
@@ -30,6 +30,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_card_says_on_what_and_how_the_model_was_trained_and_names_no_folder(run: Path) -> None:
+    (run / "run.yaml").write_text("backend: {kind: openai, model: some/Writer-30B}\n")
     text = write_card(Training(run)).read_text()
     manifest = json.loads((run / "mix/manifest.json").read_text())
     qa = manifest["sources"]["synthetic_qa"]
@@ -40,6 +41,8 @@ def test_a_card_says_on_what_and_how_the_model_was_trained_and_names_no_folder(r
     assert "path: mix/qa.jsonl" in text
     assert "- axolotl 0.19.0" in text
     assert "None since the training." in text
+    assert "documents that `some/Writer-30B` wrote about a corpus" in text
+    assert "records were dropped; mix/dropped.jsonl says which and why" in text
     assert str(run.parent) not in text
 
 
