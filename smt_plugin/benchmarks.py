@@ -5,8 +5,9 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import orjson
 
@@ -91,6 +92,7 @@ def find_folder(benchmark: str, folder: Path | None = None) -> Path | None:
         raise BadInput(_where_to_put(benchmark, cached))
     if _is_ours(cached) or official.is_whole_in(cached):
         return cached
+    _refuse_zip(cached, official.files)
     print(
         f"smt: fetching {benchmark} from {official.source} into {cached}; licence: {official.licence}",
         file=sys.stderr,
@@ -137,6 +139,8 @@ def _read(benchmark: str, folder: Path | None) -> tuple[list[Document], list[Que
     official = OFFICIAL.get(benchmark)
     if official and (place := official.folder_in(folder)):
         return official.read(place)
+    if official:
+        _refuse_zip(folder, official.files)
     raise BadInput(f"{folder} does not hold the {benchmark} data; put {_wanted(benchmark)} there.")
 
 
@@ -176,6 +180,21 @@ def _check_frozen(questions: Path) -> None:
             f"{questions} has changed since `smt questions` froze it; put the old one back, or remove {manifest} "
             "to say that it is another evaluation set."
         )
+
+
+def _refuse_zip(folder: Path, names: Iterable[str]) -> None:
+    """Say how to unpack a ZIP file, given itself or lying in the folder, that holds files of these names."""
+    for path in [folder] if folder.suffix == ".zip" else sorted(folder.glob("*.zip")):
+        try:
+            with ZipFile(path) as packed:
+                found = {PurePosixPath(name).name for name in packed.namelist()}
+        except (OSError, BadZipFile) as error:
+            raise BadInput(f"{path} cannot be read as a ZIP file ({error}); fetch it anew or take it away.") from None
+        if found & set(names):
+            place = path.parent
+            raise BadInput(
+                f"{path} is packed; unpack it with: unzip -j {path} -d {place}; and name the folder {place}."
+            )
 
 
 def _is_ours(folder: Path) -> bool:

@@ -79,6 +79,7 @@ class Endpoint:
         self.bodies.append(body)
         prompt = body["messages"][-1]["content"]
         self.asked[prompt] += 1
+        count = self.asked[prompt]  # while this one waits, others of the same prompt may come
         if number in self.faults:
             return await self.faults[number](request)
         self.under_way += 1
@@ -89,7 +90,7 @@ class Endpoint:
             self.under_way -= 1
         # A seed makes the answer depend on the request alone.
         seed = body.get("seed")
-        text = self.answer(prompt, str(self.asked[prompt] if seed is None else seed))
+        text = self.answer(prompt, str(count if seed is None else seed))
         return web.json_response(
             {
                 "choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}],

@@ -1,6 +1,8 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from click.testing import CliRunner
@@ -183,3 +185,20 @@ def test_a_corpus_of_text_files_with_questions_needs_no_documents_jsonl(tmp_path
     (tmp_path / "questions.jsonl").unlink()
     with pytest.raises(BadInput, match=r"put questions.jsonl beside your .txt or .md files"):
         load("corpus", tmp_path)
+
+
+def test_files_that_are_still_packed_are_named_with_the_command_that_unpacks_them(tmp_path: Path) -> None:
+    folder = write_official(tmp_path / "files")
+    for place in (tmp_path / "zip", tmp_path / "cache" / "smt-plugin" / "quality"):
+        place.mkdir(parents=True)
+        packed = place / "QuALITY.v1.0.1.zip"
+        with ZipFile(packed, "w") as file:
+            for path in folder.iterdir():
+                file.write(path, f"QuALITY/{path.name}")
+        says = re.escape(f"unzip -j {packed} -d {place}; and name the folder {place}.")
+        for given in (None,) if "cache" in place.parts else (place, packed):
+            with pytest.raises(BadInput, match=says):
+                load("quality", given)
+    packed.write_bytes(packed.read_bytes()[:100])
+    with pytest.raises(BadInput, match="cannot be read as a ZIP file"):
+        load("quality", packed)
