@@ -203,34 +203,33 @@ class CompletionStore:
                 raise self._explain(error) from None
             raise
 
+    def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._explain(error) from None
+
     def uses(self, model: str) -> dict[str, PromptUse]:
         """Return prompt -> how often it was answered by a model, and at what length."""
-        rows = self._connection.execute(
+        query = (
             "SELECT prompt, SUM(status = 'done'), SUM(status = 'rejected'), "
             "SUM(CASE WHEN status = 'done' THEN completion_tokens ELSE 0 END) FROM completions "
-            "WHERE model = ? GROUP BY prompt",
-            (model,),
+            "WHERE model = ? GROUP BY prompt"
         )
-        return {prompt: PromptUse(*counts) for prompt, *counts in rows}
+        return {prompt: PromptUse(*counts) for prompt, *counts in self._rows(query, model)}
 
     def typical(self, model: str) -> Iterator[Completion]:
         """Yield one usable completion of each prompt: the one of median length among some that a model gave."""
+        query = f"SELECT {_COLUMNS} FROM completions WHERE model = ? AND prompt = ? AND status = 'done' LIMIT 99"
         for prompt in self.uses(model):
-            rows = self._connection.execute(
-                f"SELECT {_COLUMNS} FROM completions WHERE model = ? AND prompt = ? AND status = 'done' LIMIT 99",
-                (model, prompt),
-            ).fetchall()
+            rows = self._rows(query, model, prompt)
             found = sorted(map(_from_row, rows), key=lambda completion: completion.reply.completion_tokens)
             if found:
                 yield found[len(found) // 2]
 
     def tokens_of_documents(self) -> dict[str, int]:
         """Return, for each document id that has completions, how many tokens they have together."""
-        query = "SELECT doc_id, SUM(completion_tokens) FROM completions GROUP BY doc_id"
-        try:
-            return dict(self._connection.execute(query).fetchall())
-        except sqlite3.Error as error:
-            raise self._explain(error) from None
+        return dict(self._rows("SELECT doc_id, SUM(completion_tokens) FROM completions GROUP BY doc_id"))
 
     def __len__(self) -> int:
         return int(self._connection.execute("SELECT COUNT(*) FROM completions").fetchone()[0])

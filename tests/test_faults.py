@@ -38,9 +38,11 @@ def write_run_file(folder: Path, *urls: str, tokens: int = 8000, run: str = "run
     (folder / "smt.yaml").write_text(json.dumps(content))
 
 
-def start(folder: Path, *arguments: str, before: Callable[[], object] | None = None, **environment: str) -> Any:
+def start(
+    folder: Path, command: str = "generate", before: Callable[[], object] | None = None, **environment: str
+) -> Any:
     return subprocess.Popen(
-        [sys.executable, "-m", "smt_plugin", "generate", "smt.yaml", *arguments],
+        [sys.executable, "-m", "smt_plugin", command, "smt.yaml"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
@@ -349,10 +351,11 @@ def test_a_damaged_store_is_named_with_the_mend_and_never_taken_for_an_empty_one
             }[damage]
         )
         damaged = path.read_bytes()
-        said = finish(start(folder), 2)
-        assert "completions.sqlite" in said
-        assert "move it away" in said
-        assert said.count("\n") == 1
+        for command in ("generate", "plan"):
+            said = finish(start(folder, command=command), 2)
+            assert "completions.sqlite" in said
+            assert "move it away" in said
+            assert said.count("\n") == 1
         assert len(endpoint.bodies) == before
         assert path.read_bytes() == damaged
 

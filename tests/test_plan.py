@@ -92,7 +92,7 @@ def test_a_probe_measures_speed_and_what_it_paid_for_is_reused(tmp_path: Path, c
     async def main() -> tuple[Plan, int, Summary]:
         async with serve(Endpoint()) as endpoint:
             endpoint.seconds = 0.05
-            plan = await make_plan(file, OpenAIBackend([endpoint.url], MODEL, max_concurrency=16), probe_seconds=1.0)
+            plan = await make_plan(file, OpenAIBackend([endpoint.url], MODEL, max_concurrency=16), probe_seconds=3.0)
             paid = len(endpoint.bodies)
             endpoint.seconds = 0.0
             summary = await generate_run(file, OpenAIBackend([endpoint.url], MODEL))
