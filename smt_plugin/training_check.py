@@ -79,8 +79,8 @@ def check_config(path: Path, num_gpus: int) -> Checked:
     try:
         require("axolotl", "train")
         found = _check(path, values, num_gpus)
-        # Names and paths may have line breaks.
-        found.problems = [" ".join(problem.split()) for problem in found.problems]
+        # Names and paths may have line breaks, and several files the same problem.
+        found.problems = list(dict.fromkeys(" ".join(problem.split()) for problem in found.problems))
         return found
     finally:
         logging.disable(logging.NOTSET)
