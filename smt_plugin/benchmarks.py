@@ -62,7 +62,14 @@ def load(benchmark: str, folder: Path | None = None) -> tuple[list[Document], li
     Raises:
         BadInput: unknown benchmark, no files, or a file that is not what it should be.
     """
-    return _read(benchmark, find_folder(benchmark, folder))
+    from smt_plugin.official_files import OFFICIAL
+
+    folder = find_folder(benchmark, folder)
+    documents, questions = _read(benchmark, folder)
+    official = OFFICIAL.get(benchmark)
+    if official and folder and not _is_ours(folder) and (problem := official.count_problem(documents, questions)):
+        print(f"smt: {benchmark}'s files in {folder} are not whole: {problem}; fetch them anew", file=sys.stderr)
+    return documents, questions
 
 
 def find_folder(benchmark: str, folder: Path | None = None) -> Path | None:
@@ -102,13 +109,11 @@ def find_folder(benchmark: str, folder: Path | None = None) -> Path | None:
     except BadInput as error:
         raise BadInput(f"{error}; {_where_to_put(benchmark, cached)}") from None
     documents, questions = official.read(official.folder_in(cached) or cached)
-    if (len(documents), len(questions)) != (official.documents, official.questions):
+    if problem := official.count_problem(documents, questions):
         for path in official.downloads:
             (cached / path).unlink(missing_ok=True)
         raise BadInput(
-            f"what {official.address} gave holds {len(questions):,} questions about {len(documents):,} documents, but "
-            f"{benchmark} has {official.questions:,} about {official.documents:,}, and was thrown away; "
-            + _where_to_put(benchmark, cached)
+            f"what {official.address} gave was thrown away, since {problem}; " + _where_to_put(benchmark, cached)
         )
     unknown = [path for path, blob in official.downloads.items() if blob is None]
     if unknown:
@@ -138,7 +143,10 @@ def _read(benchmark: str, folder: Path | None) -> tuple[list[Document], list[Que
 
     official = OFFICIAL.get(benchmark)
     if official and (place := official.folder_in(folder)):
-        return official.read(place)
+        documents, questions = official.read(place)
+        if not questions:
+            raise BadInput(f"{place} holds no questions; fetch {' and '.join(official.files)} anew.")
+        return documents, questions
     if official:
         _refuse_zip(folder, official.files)
     raise BadInput(f"{folder} does not hold the {benchmark} data; put {_wanted(benchmark)} there.")
@@ -247,11 +255,8 @@ def check(benchmark: str, folder: Path | None = None) -> Check:
             facts.append(f"not {benchmark}'s official files: scores compare with no published ones")
         return Check(documents, questions, facts, problems)
     facts += [f"source: {official.source}", f"licence: {official.licence}"]
-    if (len(documents), len(questions)) != (official.documents, official.questions):
-        problems.append(
-            f"{benchmark} has {official.questions:,} questions about {official.documents:,} documents, but these "
-            f"files hold {len(questions):,} about {len(documents):,}; fetch them anew."
-        )
+    if problem := official.count_problem(documents, questions):
+        problems.append(f"{benchmark}: {problem}; fetch the files anew.")
     for name, known in official.files.items():
         found = blob_id(place / name)
         if known is None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,15 @@ class Official:
             if all((place / name).is_file() for name in self.files):
                 return place
         return None
+
+    def count_problem(self, documents: Sized, questions: Sized) -> str | None:
+        """What to say of documents or questions that are missing or too many; None where the numbers are right."""
+        if (len(documents), len(questions)) == (self.documents, self.questions):
+            return None
+        return (
+            f"there should be {self.questions:,} questions about {self.documents:,} documents, but there are "
+            f"{len(questions):,} about {len(documents):,}"
+        )
 
     def is_whole_in(self, folder: Path) -> bool:
         """Whether a download has nothing left to fetch into a folder, or somebody put the files there."""

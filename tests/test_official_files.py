@@ -170,7 +170,7 @@ def test_the_command_says_what_is_off_and_writes_the_form_of_a_corpus(tmp_path: 
         cli, ["benchmark", "longhealth", "--data", str(folder), "--output", str(tmp_path / "out")]
     )
     assert result.exit_code == 1
-    assert "off: longhealth has 400 questions about 20 documents" in result.output
+    assert "off: longhealth: there should be 400 questions about 20 documents, but there are 4 about 2" in result.output
     assert load("longhealth", tmp_path / "out") == load("longhealth", folder)
     assert json.loads((tmp_path / "out" / "documents.jsonl").read_text().splitlines()[0])["doc_id"] == "patient_01"
 
@@ -202,3 +202,16 @@ def test_files_that_are_still_packed_are_named_with_the_command_that_unpacks_the
     packed.write_bytes(packed.read_bytes()[:100])
     with pytest.raises(BadInput, match="cannot be read as a ZIP file"):
         load("quality", packed)
+
+
+def test_files_that_lack_documents_are_read_with_a_warning_and_those_without_any_question_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_longhealth(tmp_path)
+    assert len(load("longhealth", folder)[1]) == 4
+    assert "400 questions about 20 documents, but there are 4 about 2; fetch them anew" in capsys.readouterr().err
+    (folder / "benchmark_v5.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"holds no questions; fetch benchmark_v5\.json anew"):
+        load("longhealth", folder)
+    load("quality", write_own(tmp_path / "own"))
+    assert capsys.readouterr().err == ""
