@@ -1,16 +1,19 @@
 """How fast is a mix beside the tokenizer alone, and how much memory does it take?
 
     python benchmarks/mixing.py --folder /tmp/mixing --tokens 10M 30M 100M --interleave 10M
+    python benchmarks/mixing.py --folder /tmp/mixing --records 3.7M
 
 Writes invented records (Zipf-distributed words, the fields of real ones, 1:1 by tokens, 1 % of them near duplicates)
 and a byte-level BPE tokenizer of 128K entries trained on such text, or takes those that lie in --folder from a
 run before. Then, each in a process of its own and one after the other: the raw `encode_batch_fast` of the texts that
 are mixed, already in memory; `smt mix` of all of them, with everything that it does; and, for comparison,
 `datasets.map` with the same count and `datasets.interleave_datasets`. Imports are not timed, loading the tokenizer is
-(but not in the raw speed). CPU seconds are those of all threads. Prints Markdown tables.
+(but not in the raw speed). CPU seconds are those of all threads. Prints Markdown tables. With --records it mixes so
+many short texts instead, to show what memory their number takes.
 """
 
 import argparse
+import random
 import resource
 import shutil
 import subprocess
@@ -153,6 +156,18 @@ def invented(writer: Writer, method: str, words: int, count: int) -> Iterator[Re
         )
 
 
+def make_short_records(run: Path, count: int) -> None:
+    """Write so many texts of three random numbers."""
+    rng = random.Random(3)
+    (run / "records").mkdir(parents=True)
+    with (run / "records" / "focal_rewrite.jsonl").open("wb") as file:
+        for number in range(count):
+            place, document = divmod(number, NUM_DOCUMENTS)
+            text = f"{rng.getrandbits(30)} {rng.getrandbits(30)} {rng.getrandbits(30)}"
+            row = {"id": str(number), "doc_id": f"document-{document}", "round": place, "text": text}
+            file.write(orjson.dumps(row) + b"\n")
+
+
 def nearly_again(record: Record) -> Record:
     """The same record with its last word changed, in a later round."""
     content: dict[str, Any] = {}
@@ -203,7 +218,8 @@ def measure_raw(run: Path, tokenizer: Path) -> dict[str, Any]:
 def measure_mix(run: Path, tokenizer: Path, near_duplicates: float) -> dict[str, Any]:
     """Mix everything."""
     transformers.AutoTokenizer.__name__  # noqa: B018  imports it
-    settings = MixSettings(str(tokenizer), shares=SHARES, replay_share=0, near_duplicates=near_duplicates)
+    shares = {name: share for name, share in SHARES.items() if (run / "records" / f"{name}.jsonl").is_file()}
+    settings = MixSettings(str(tokenizer), shares=shares, replay_share=0, near_duplicates=near_duplicates)
     clock = Clock()
     manifest = mix_run(run, settings)
     spent = clock.spent()
@@ -211,7 +227,7 @@ def measure_mix(run: Path, tokenizer: Path, near_duplicates: float) -> dict[str,
     return {
         **spent,
         "tokens": manifest["tokens"],
-        "share": manifest["sources"]["synthetic_qa"]["share"],
+        "share": manifest["sources"].get("synthetic_qa", {}).get("share"),
         "lines": sum(source["lines"] for source in sources),
         "near": sum(source["near_duplicates"] for source in sources),
     }
@@ -261,12 +277,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--tokens", type=parse_tokens, nargs="+", default=[10_000_000])
     parser.add_argument("--interleave", type=parse_tokens, nargs="*", default=[], help="of --tokens, where to compare")
+    parser.add_argument("--records", type=parse_tokens, help="mix so many short texts instead, for the memory")
     parser.add_argument("--prepare", action="store_true", help="write the records and stop")
     parser.add_argument("--measure", choices=["raw", "mix", "mix_exact", "interleave", "idle"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     tokenizer = arguments.folder / "tokenizer"
     if arguments.measure:
-        run = arguments.folder / budget_name(arguments.tokens[0])
+        run = arguments.folder / (
+            f"short-{arguments.records}" if arguments.records else budget_name(arguments.tokens[0])
+        )
         found = {
             "raw": lambda: measure_raw(run, tokenizer),
             "mix": lambda: measure_mix(run, tokenizer, 0.8),
@@ -279,6 +298,13 @@ def main() -> None:
         return
     if not tokenizer.is_dir():
         make_tokenizer(tokenizer)
+    if arguments.records:
+        run = arguments.folder / f"short-{arguments.records}"
+        if not (run / "records").is_dir():
+            make_short_records(run, arguments.records)
+        found = measured("--folder", str(arguments.folder), "--records", str(arguments.records), "--measure", "mix")
+        print(f"{found['lines']:,} records, {found['tokens']:,} tokens: {found['peak'] / 2**20:,.0f} MiB")
+        return
     for tokens in arguments.tokens:
         run = arguments.folder / budget_name(tokens)
         if not (run / "records").is_dir():
