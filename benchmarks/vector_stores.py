@@ -160,6 +160,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=20)
+    parser.add_argument(
+        "--stores",
+        nargs="+",
+        choices=STORES,
+        default=["faiss", "lancedb", "duckdb"],
+        help="which; chroma takes hours to fill with a million",
+    )
     parser.add_argument("--store", choices=STORES, help="only this one, in this process, as JSON")
     arguments = parser.parse_args()
     if arguments.store:
@@ -167,7 +174,7 @@ def main() -> None:
         return
     print("| store | filled in, s | one search, ms (median) | of the nearest | peak memory, MiB | on disk, MiB |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for store in STORES:
+    for store in arguments.stores:
         command = [sys.executable, __file__, "--store", store]
         command += ["--vectors", str(arguments.vectors), "--queries", str(arguments.queries)]
         r = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
