@@ -173,6 +173,11 @@ def _mix(
     if settings.tokens is None and not settings.budgets:
         scarcest = min(sources, key=lambda source: source.available / settings.shares[source.name])
         limited_by = scarcest.name
+        if not scarcest.available:
+            raise BadInput(
+                f"mix.shares.{limited_by}: it has no text to train on that fits into {settings.sequence_len} tokens; "
+                "raise mix.sequence_len, or leave the source out."
+            )
         budgets = [scarcest.available / settings.shares[scarcest.name] * weights]
     else:
         budgets = [float(tokens) for tokens in sorted(set(settings.budgets)) or [settings.tokens or 0]]
@@ -287,9 +292,10 @@ def _stream(settings: MixSettings) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{name}, text {number + 1}", row
     # Hub, network and every file format have errors of their own, and all of them mean the same to the user.
     except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
-            f"mix.replay {name}: the data set cannot be streamed ({str(error).strip().splitlines()[0]}); without a "
-            "network, download it first and give its folder, or give a JSONL file of general text."
+            f"mix.replay {name}: the data set cannot be streamed ({reason}); without a network, download it first and "
+            "give its folder, or give a JSONL file of general text."
         ) from None
 
 

@@ -209,6 +209,8 @@ def test_bad_input_is_named_in_one_sentence(run: Path, tokenizer: str) -> None:
         mix_run(run, settings(run, str(run / "no-model")))
     with pytest.raises(BadInput, match="shares"):
         settings(run, tokenizer, shares={"synthetic_qa": 0})
+    with pytest.raises(BadInput, match=r"mix\.shares\.synthetic_qa: .* fits into 64 tokens; raise mix\.sequence_len"):
+        mix_run(run, settings(run, tokenizer, tokens=None, sequence_len=64))
     with pytest.raises(BadInput, match=r"1 tokens hold not one text; give a larger budget"):
         mix_run(run, settings(run, tokenizer, tokens=1))
     with pytest.raises(BadInput, match=r"mix\.tokens and mix\.budgets are both given"):
