@@ -163,8 +163,14 @@ def _own_corpus(path: Path) -> tuple[list[Document], list[Question]]:
     questions = questions_file(path)
     if not questions.is_file():
         raise BadInput(f"{questions} does not exist; put {_wanted('corpus')} there.")
-    _check_frozen(questions)
+    frozen = _check_frozen(questions)
     documents = list(read_documents(path))
+    if frozen and frozen["documents_sha256"] != documents_hash(documents):
+        print(
+            f"smt: the documents in {path} are not those that {questions} was made of; what has changed may be asked "
+            "about in vain",
+            file=sys.stderr,
+        )
     return documents, read_questions(questions, documents)
 
 
@@ -178,16 +184,26 @@ def frozen_manifest(questions: Path) -> Path:
     return questions.with_name("questions.manifest.json")
 
 
-def _check_frozen(questions: Path) -> None:
+def documents_hash(documents: Iterable[Document]) -> str:
+    """The hash by which `smt questions` remembers the documents that it asked about."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(orjson.dumps([document.id, document.identity, document.text]))
+    return digest.hexdigest()
+
+
+def _check_frozen(questions: Path) -> dict[str, Any] | None:
+    """Return the manifest of frozen questions that are as they were; None of questions without one."""
     manifest = frozen_manifest(questions)
     if not manifest.is_file():
-        return
-    frozen = orjson.loads(manifest.read_bytes())["sha256"]
-    if hashlib.sha256(questions.read_bytes()).hexdigest() != frozen:
+        return None
+    frozen: dict[str, Any] = orjson.loads(manifest.read_bytes())
+    if hashlib.sha256(questions.read_bytes()).hexdigest() != frozen["sha256"]:
         raise BadInput(
             f"{questions} has changed since `smt questions` froze it; put the old one back, or remove {manifest} "
             "to say that it is another evaluation set."
         )
+    return frozen
 
 
 def _refuse_zip(folder: Path, names: Iterable[str]) -> None:
@@ -319,6 +335,9 @@ def _question(row: dict[str, Any], known: set[str], where: str) -> Question:
                 f"{where}: 'answer' is {answer!r}, but must be the number of the right option, "
                 f"from 0 to {len(options) - 1}."
             )
+        right = options[answer].strip()
+        if [option.strip() for option in options].count(right) > 1:
+            raise BadInput(f"{where}: the right option {right[:80]!r} is given twice; options must differ.")
     _check_evidence(meta.get("evidence"), where)
     question = Question(row["question_id"], row["doc_id"], row["question"], options, answer, meta)
     for doc_id in (question.doc_id, *question.evidence):

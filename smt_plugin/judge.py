@@ -13,12 +13,14 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from smt_plugin.backends import BackendDown, OpenAIBackend, Refused, Request
 from smt_plugin.benchmarks import cache_dir
+from smt_plugin.config import checked_url
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_jsonl
 from smt_plugin.prompts import Prompts
@@ -48,22 +50,23 @@ class JudgeSettings:
             A server that refuses unknown options needs `{}`.
     """
 
-    endpoint: str = ""
-    model: str = DEFAULT_MODEL
+    endpoint: Annotated[str, AfterValidator(checked_url)] = ""
+    model: Annotated[str, Field(min_length=1)] = DEFAULT_MODEL
     options: dict[str, Any] = field(default_factory=lambda: {"chat_template_kwargs": {"enable_thinking": False}})
-    concurrency: int = 16
-    patience: float = 300.0
-    kind: str = "openai"
-    command: Sequence[str] = ("vllm", "serve")
+    concurrency: Annotated[int, Field(ge=1)] = 16
+    patience: Annotated[float, Field(gt=0)] = 300.0
+    kind: Literal["openai", "vllm"] = "openai"
+    command: Annotated[Sequence[str], Field(min_length=1)] = ("vllm", "serve")
     arguments: dict[str, Any] = field(default_factory=dict)
-    startup_timeout: float = 1800.0
+    startup_timeout: Annotated[float, Field(gt=0)] = 1800.0
 
     @classmethod
     def read(cls, values: Any) -> "JudgeSettings":
         """Make the settings of a mapping, as in `--metadata '{"judge": {"endpoint": ...}}'`.
 
         Raises:
-            BadInput: not a mapping, neither an endpoint nor the kind `vllm`, or an unknown key.
+            BadInput: not a mapping, neither an endpoint nor the kind `vllm`, an unknown key, or a value of the wrong
+                kind.
         """
         known = set(cls.__dataclass_fields__)
         local = isinstance(values, dict) and values.get("kind", "openai") == "vllm"
@@ -72,7 +75,15 @@ class JudgeSettings:
                 'judge: expected {"endpoint": "http://..."} or {"kind": "vllm"}, and of these keys what you need: '
                 f"{', '.join(sorted(known))}; got {values!r}."
             )
-        return cls(**values)
+        try:
+            return _CHECKED.validate_python(values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(str(part) for part in problem["loc"])
+            raise BadInput(f"judge: {key}: {problem['msg'].removeprefix('Value error, ')}.") from None
+
+
+_CHECKED = TypeAdapter(JudgeSettings)
 
 
 @dataclass(frozen=True, slots=True)

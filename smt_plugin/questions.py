@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from smt_plugin.backends import Backend, Reply
-from smt_plugin.benchmarks import Question, frozen_manifest
+from smt_plugin.benchmarks import Question, documents_hash, frozen_manifest
 from smt_plugin.completions import CompletionStore
 from smt_plugin.corpus import Document, read_documents, split_document
 from smt_plugin.errors import BadInput
@@ -61,16 +61,15 @@ async def make_questions(
     """
     if path.exists():
         raise BadInput(f"{path} is there already, and an evaluation set stays as it is; give another folder.")
-    if any((run / "records").glob("*.jsonl")):
+    if any(run.glob("records/*.jsonl")) or any(run.glob("shards/*/records/*.jsonl")):
         raise BadInput(
-            f"{run / 'records'} holds records already, but questions are to be fixed before any training text is made; "
+            f"{run} holds records already, but questions are to be fixed before any training text is made; "
             "make them with a run folder of their own."
         )
     order = [document.id for document in read_documents(corpus)]
     found: dict[str, list[Question]] = {}
     store = CompletionStore(run)
     summary = Summary({}, len(order))
-    documents = hashlib.sha256()
     try:
         await backend.start()
         asker = Asker(backend, store, prompts, summary, retry_refused=False)
@@ -87,15 +86,13 @@ async def make_questions(
     finally:
         await backend.close()
         await store.close()
-    for document in read_documents(corpus):
-        documents.update(orjson.dumps([document.id, document.identity, document.text]))
     count = sum(len(questions) for questions in found.values())
     if not count:
         reasons = "; ".join(summary.failures) or "no reply had one"
         raise BadInput(f"the model {backend.model} wrote no usable question about {corpus} ({reasons[:300]}).")
-    write_jsonl(path, (asdict(question) for doc_id in order for question in found[doc_id]))
+    rows = [asdict(question) for doc_id in order for question in found[doc_id]]
     manifest = {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(b"".join(orjson.dumps(row) + b"\n" for row in rows)).hexdigest(),
         "questions": count,
         "documents": len(order),
         "short": [doc_id for doc_id in order if len(found[doc_id]) < per_document],
@@ -103,10 +100,12 @@ async def make_questions(
         "prompt": _prompt(free_form),
         "prompt_hash": prompts.hash(_prompt(free_form)),
         "sampling": SAMPLING,
-        "documents_sha256": documents.hexdigest(),
+        "documents_sha256": documents_hash(read_documents(corpus)),
         "created": int(time.time()),
     }
+    # The manifest first: a call killed between the two would leave questions that nothing freezes.
     frozen_manifest(path).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+    write_jsonl(path, rows)
     return manifest
 
 

@@ -24,7 +24,7 @@ def stated_answer(text: str, options: Sequence[str]) -> int | None:
     """Return the 0-based index of the option that `text` ends up with, or None if it states none.
 
     The last readable "answer is ..." counts. Behind it, either an option's letter, "(B)" or "B", or an
-    option's text is read; case and punctuation of the text do not matter.
+    option's text is read; case and punctuation of the text matter only where options differ in nothing else.
     """
     wanted = [_plain(option) for option in options]
     window = max(_WINDOW, *(2 * len(option) for option in options))
@@ -33,8 +33,8 @@ def stated_answer(text: str, options: Sequence[str]) -> int | None:
         core = _LEAD.sub("", rest)
         for found in (
             _letter(_BRACKETED_LETTER, core, len(options)),
-            _option_text(rest, wanted),
-            _option_text(core, wanted),
+            _option_text(rest, wanted, options),
+            _option_text(core, wanted, options),
             _letter(_BARE_LETTER, core, len(options)),
         ):
             if found is not None:
@@ -59,10 +59,16 @@ def _letter(pattern: re.Pattern[str], rest: str, count: int) -> int | None:
     return index if index < count else None
 
 
-def _option_text(rest: str, wanted: list[str]) -> int | None:
+def _option_text(rest: str, wanted: list[str], options: Sequence[str]) -> int | None:
     said = _plain(rest) + " "
     fitting = [index for index, option in enumerate(wanted) if option and said.startswith(option + " ")]
-    return max(fitting, key=lambda index: len(wanted[index]), default=None)
+    longest = max((len(wanted[index]) for index in fitting), default=0)
+    fitting = [index for index in fitting if len(wanted[index]) == longest]
+    if len(fitting) > 1:  # "-5 %" and "5 %", or "C", "C++" and "C#": the signs tell
+        start = " ".join(rest.strip(" \t\r\n:*_`\"'“‘").casefold().split())
+        spelt = [index for index in fitting if start.startswith(" ".join(options[index].casefold().split()))]
+        return max(spelt, key=lambda index: len(options[index]), default=None)
+    return fitting[0] if fitting else None
 
 
 def _plain(text: str) -> str:
@@ -84,8 +90,10 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
     if not doc["options"]:
         return _judged(doc, samples)
     stated = [stated_answer(sample, doc["options"]) for sample in samples]
+    # An official file may give an option twice.
+    right = {index for index, option in enumerate(doc["options"]) if option == doc["options"][doc["answer"]]}
     return {
-        "acc": sum(index == doc["answer"] for index in stated) / len(stated),
+        "acc": sum(index in right for index in stated) / len(stated),
         "unparsed": sum(index is None for index in stated) / len(stated),
     }
 

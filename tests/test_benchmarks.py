@@ -90,6 +90,7 @@ def test_an_unknown_benchmark_is_refused() -> None:
         ({"answer": "B"}, "from 0 to 3"),
         ({"options": ["only one"]}, "'options' must be"),
         ({"options": None}, "needs a string as 'answer'"),
+        ({"options": ["Tea", "Rum", "Tea ", "Beer"], "answer": 0}, "the right option 'Tea' is given twice"),
         ({"question": " "}, "'question' is missing"),
         ({"question_id": "50001_W0_1"}, "given twice"),
         ({"doc_id": "nowhere"}, "unknown document 'nowhere'"),

@@ -147,6 +147,27 @@ def test_a_judge_that_is_not_there_refuses_or_lacks_the_model_is_one_sentence(mo
             JudgeSettings.read(wrong)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("endpoint", 8000),
+        ("endpoint", "127.0.0.1:8000"),
+        ("model", None),
+        ("options", "no"),
+        ("concurrency", "many"),
+        ("concurrency", 0),
+        ("patience", -1),
+        ("kind", "local"),
+        ("command", "vllm serve"),
+        ("arguments", []),
+    ],
+)
+def test_a_setting_of_the_judge_of_the_wrong_kind_is_named_before_anything_is_asked(key: str, value: Any) -> None:
+    with pytest.raises(BadInput, match=rf"^judge: {key}: .*\.$") as error:
+        JudgeSettings.read({"endpoint": "http://127.0.0.1:9/v1", key: value})
+    assert "\n" not in str(error.value)
+
+
 def test_free_form_samples_are_scored_by_the_judge_and_those_without_an_answer_are_wrong() -> None:
     with judge_server(knows_pears) as server:
         doc = {

@@ -10,6 +10,7 @@ from smt_plugin.backends import OpenAIBackend, Reply
 from smt_plugin.benchmarks import load
 from smt_plugin.cli import cli
 from smt_plugin.errors import BadInput
+from smt_plugin.jsonl import write_jsonl
 from smt_plugin.methods.base import Unparsable
 from smt_plugin.prompts import Prompts
 from smt_plugin.questions import make_questions, parse_questions
@@ -94,6 +95,42 @@ def test_the_set_is_frozen_and_neither_made_again_nor_changed_unseen(tmp_path: P
         load("corpus", corpus)
     path.write_bytes(before)
     assert len(load("corpus", corpus)[1]) == 24
+
+
+def test_documents_that_changed_since_the_set_was_made_are_said(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask(tmp_path / "run", corpus)
+    load("corpus", corpus)
+    assert capsys.readouterr().err == ""
+    path = next(path for path in corpus.iterdir() if not path.name.startswith("questions"))
+    path.write_bytes(path.read_bytes().replace(b"the", b"any"))
+    assert len(load("corpus", corpus)[1]) == 24
+    assert "are not those that" in capsys.readouterr().err
+
+
+def test_questions_that_are_there_are_frozen_also_where_a_call_was_killed_right_after_writing_them(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_and_die(path: Path, rows: list[dict[str, Any]]) -> None:
+        write_jsonl(path, rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("smt_plugin.questions.write_jsonl", write_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        ask(tmp_path / "run", corpus)
+    path = corpus / "questions.jsonl"
+    assert len(load("corpus", corpus)[1]) == 24
+    path.write_bytes(path.read_bytes().replace(b"Right", b"right", 1))
+    with pytest.raises(BadInput, match="has changed since `smt questions` froze it"):
+        load("corpus", corpus)
+
+
+@pytest.mark.parametrize("folder", ["records", "shards/1-of-2/records"])
+def test_no_questions_are_made_in_a_run_that_holds_records(tmp_path: Path, corpus: Path, folder: str) -> None:
+    write_jsonl(tmp_path / "run" / folder / "synthetic_qa.jsonl", [{"id": "r1"}])
+    with pytest.raises(BadInput, match="holds records already"):
+        ask(tmp_path / "run", corpus)
 
 
 def test_a_call_that_was_stopped_goes_on_from_the_store(tmp_path: Path, corpus: Path) -> None:

@@ -48,6 +48,22 @@ def test_an_option_that_looks_like_a_lead_word_is_still_found() -> None:
         assert stated_answer(f"The answer is {option.lower()} .", options) == index
 
 
+@pytest.mark.parametrize("options", [["-5%", "5%", "0.5%"], ["C++", "C#", "C"], ["It rose.", "It rose?"]])
+def test_options_that_differ_in_signs_alone_are_told_apart_or_not_read(options: list[str]) -> None:
+    for index, option in enumerate(options):
+        assert stated_answer(f"The answer is {option}", options) == index
+        assert stated_answer(f"The answer is: **{option}**", options) == index
+    assert stated_answer("The answer is (it rose).", ["It rose!", "It rose?"]) is None
+
+
+def test_an_option_that_an_official_file_gives_twice_is_right_in_both_places() -> None:
+    doc = {"options": ["Rum", "Tea", "Rum"], "answer": 2}
+    assert process_results(doc, [["The answer is (A).", "The answer is (C).", "The answer is rum.", "(C)"]]) == {
+        "acc": 0.75,
+        "unparsed": 0.25,
+    }
+
+
 def test_every_option_is_read_from_its_own_letter_and_text() -> None:
     options = [f"{word} thing" for word in "red blue green grey pink".split()]
     for index, option in enumerate(options):
@@ -62,10 +78,10 @@ def test_all_samples_count_and_what_cannot_be_read_is_wrong() -> None:
 
 
 def test_degenerate_repetition_is_scored_fast() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     for _ in range(20):
         assert stated_answer("the answer is so " * 1000, OPTIONS) is None
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 def test_a_whole_qualitys_answers_are_scored_in_under_a_minute() -> None:
