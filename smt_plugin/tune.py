@@ -96,9 +96,7 @@ def tune(
     )
     trials = []
     for chunk_tokens, top_k, order in points:
-        point = {"chunk_tokens": chunk_tokens, "top_k": top_k, "order": order}
-        if top_k > settings.candidates:
-            point["candidates"] = top_k
+        point = _point(chunk_tokens, top_k, order, settings)
         if chunk_tokens <= settings.overlap_tokens:
             raise BadInput(f"chunk_tokens {chunk_tokens} must be above overlap_tokens ({settings.overlap_tokens}).")
         path = cached_retrieval(section.benchmark, documents, questions, settings.changed(point))
@@ -123,7 +121,7 @@ def tune(
     )
     result = {
         "by": by,
-        "chosen": {"chunk_tokens": best.chunk_tokens, "top_k": best.top_k, "order": best.order},
+        "chosen": _point(best.chunk_tokens, best.top_k, best.order, settings),
         "held_out": ids,
         "questions": len(asked),
         "tried": [asdict(trial) for trial in trials],
@@ -131,6 +129,12 @@ def tune(
     run.mkdir(parents=True, exist_ok=True)
     (run / "tune.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
     return result
+
+
+def _point(chunk_tokens: int, top_k: int, order: str, settings: Settings) -> dict[str, Any]:
+    """The settings of a point of the grid; more chunks than there are candidates need more candidates."""
+    point = {"chunk_tokens": chunk_tokens, "top_k": top_k, "order": order}
+    return point | ({"candidates": top_k} if top_k > settings.candidates else {})
 
 
 def trial_text(trial: Trial) -> str:

@@ -65,6 +65,9 @@ def test_by_recall_the_size_with_the_highest_recall_is_chosen_and_k_and_order_st
     best = max(tuned["tried"], key=lambda trial: trial["recall"])
     assert tuned["chosen"] == {"chunk_tokens": best["chunk_tokens"], "top_k": 1, "order": "best_first"}
     assert (tuned["held_out"], tuned["questions"]) == (["50003"], 2)
+    few = settings.model_copy(update={"retrieval": settings.retrieval | {"candidates": 2}})
+    chosen = tune(tmp_path / "few", few, "none", "recall", Grid((40,), (4,)))["chosen"]
+    assert chosen == {"chunk_tokens": 40, "top_k": 4, "order": "best_first", "candidates": 4}
     with pytest.raises(BadInput, match="unknown way to tune 'luck'"):
         tune(tmp_path / "run", settings, "none", "luck")
 
