@@ -19,6 +19,7 @@ from smt_plugin import __version__
 from smt_plugin.errors import BadInput
 
 if TYPE_CHECKING:
+    from smt_plugin.config import EvaluateSection, RunFile
     from smt_plugin.evaluate import ArmCommand
 
 T = TypeVar("T")
@@ -482,20 +483,27 @@ def copy_shipped(config: str, destination: Path) -> None:
 def evaluate(run_file: Path, arms: tuple[str, ...], dry_run: bool) -> None:
     """Run lm_eval on every arm of the run file, skipping those that are done."""
     from smt_plugin.config import read_run_file
-    from smt_plugin.evaluate import arm_commands
-    from smt_plugin.training_data import base_model_of, trainings_of
-    from smt_plugin.tune import read_tuned
 
     settings = read_run_file(run_file)
     if settings.evaluate is None:
         raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
-    section = settings.evaluate.model_copy(update={"arms": list(arms)}) if arms else settings.evaluate
+    _run_lm_eval(*_arm_commands(settings, settings.evaluate, arms), dry_run)
+
+
+def _arm_commands(
+    settings: "RunFile", section: "EvaluateSection", arms: tuple[str, ...] = (), check: bool = True
+) -> "tuple[list[ArmCommand], list[str]]":
+    """The commands of `smt evaluate`, with retrieval as it was tuned."""
+    from smt_plugin.evaluate import arm_commands
+    from smt_plugin.training_data import base_model_of, trainings_of
+    from smt_plugin.tune import read_tuned
+
+    section = section.model_copy(update={"arms": list(arms)}) if arms else section
     if tuned := read_tuned(settings.run):
         section = section.model_copy(update={"retrieval": tuned["chosen"] | section.retrieval})
     base_model = base_model_of(settings.train.config, settings.train.base_model)
     trainings = trainings_of(settings.run, settings.mix.budgets)
-    commands, missing = arm_commands(settings.run, section, base_model, trainings, settings.seed)
-    _run_lm_eval(commands, missing, dry_run)
+    return arm_commands(settings.run, section, base_model, trainings, settings.seed, check=check)
 
 
 @cli.command(epilog="\b\nExample:\n  smt retention smt.yaml && smt report smt.yaml")
@@ -554,7 +562,8 @@ def report(run_file: Path) -> None:
     from rich.console import Console
 
     from smt_plugin.config import read_run_file
-    from smt_plugin.report import arm_results, retention_table, run_facts, table, write_report
+    from smt_plugin.evaluate import outdated
+    from smt_plugin.report import arm_results, retention_table, run_facts, tables, write_report
     from smt_plugin.retention import retention_results
     from smt_plugin.training_data import trainings_of
 
@@ -564,11 +573,18 @@ def report(run_file: Path) -> None:
     trainings = trainings_of(settings.run, settings.mix.budgets)
     results = arm_results(settings.run, settings.evaluate.arms, trainings)
     changes = retention_results(settings.run, trainings)
-    path = write_report(settings.run, results, run_facts(settings), changes)
-    width = max(shutil.get_terminal_size().columns, 120)
-    Console(width=width).print(table(results))
-    if changes:
-        Console(width=width).print(retention_table(changes))
+    facts = run_facts(settings)
+    # A report can be made all the same where the models, lm-eval or the data are not.
+    with suppress(BadInput):
+        if old := outdated(_arm_commands(settings, settings.evaluate, check=False)[0]):
+            facts["not up to date"] = (
+                f"{', '.join(old)}: settings, model, data or tasks have changed since; `smt evaluate` runs them again"
+            )
+            click.echo(f"not up to date: {facts['not up to date']}", err=True)
+    path = write_report(settings.run, results, facts, changes)
+    console = Console(width=max(shutil.get_terminal_size().columns, 80))
+    for shown in [*tables(results), *([retention_table(changes)] if changes else [])]:
+        console.print(shown, "")
     click.echo(f"report: {path}")
     missing = [result.arm for result in results if result.accuracy is None]
     if missing:

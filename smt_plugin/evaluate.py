@@ -79,18 +79,21 @@ def arm_commands(
     trainings: Sequence[Training],
     seed: int = 0,
     split: str | None = None,
+    check: bool = True,
 ) -> tuple[list[ArmCommand], list[str]]:
     """Return the commands of the arms that the settings name, and a sentence for each whose model is not there yet.
 
     Args:
         split: `tuning` asks only about the documents that retrieval is tuned on.
+        check: find out first that lm-eval is there and that questions and settings can be read.
 
     Raises:
         BadInput: an unknown arm or benchmark, not one arm whose model is there, or questions that cannot be read.
     """
-    require("lm_eval", "eval")
-    load(settings.benchmark, settings.data)
-    default_settings(settings.benchmark).changed(settings.retrieval)
+    if check:
+        require("lm_eval", "eval")
+        load(settings.benchmark, settings.data)
+        default_settings(settings.benchmark).changed(settings.retrieval)
     commands, missing = [], []
     for arm, training in arms_of(settings.arms, trainings).items():
         if training is not None and (sentence := training.unready()):
@@ -141,20 +144,52 @@ def evaluate(commands: list[ArmCommand], say: Callable[[str], None]) -> None:
         RuntimeError: lm-eval failed.
     """
     for arm in commands:
-        stamp = {"arm": arm.arm, "command": arm.text, "inputs": _inputs_hash(arm.command)}
+        stamp = _stamp(arm)
         marker = arm.folder / "arm.json"
-        if marker.is_file() and stamp.items() <= orjson.loads(marker.read_bytes()).items():
+        if marker.is_file() and _is_of(stamp, marker):
             say(f"arm {arm.arm}: done before, skipped")
             continue
         say(f"arm {arm.arm}: {arm.text}")
         if arm.folder.exists():
             shutil.rmtree(arm.folder)
         environment = {"TOKENIZERS_PARALLELISM": "true", **os.environ}
-        status = subprocess.run(arm.command, env=environment, check=False).returncode
+        status = _run(arm.command, environment)
         if status != 0:
             raise RuntimeError(f"arm {arm.arm}: lm_eval ended with status {status}; its own message stands above")
         _check_answers(arm)
-        marker.write_bytes(orjson.dumps({**stamp, "tokens": _count_tokens(arm)}))
+        partial = marker.with_suffix(".partial")
+        partial.write_bytes(orjson.dumps({**stamp, "tokens": _count_tokens(arm)}))
+        os.replace(partial, marker)
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command that ends with this process, even where this one is killed, and return its exit status."""
+    with subprocess.Popen(command, env=environment) as process:
+        # An lm_eval left behind would hold the GPU, and write its results among those of the next call.
+        guard = subprocess.Popen(
+            ["sh", "-c", 'read -r _ || kill "$0"', str(process.pid)], stdin=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            return process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            guard.communicate(b"\n")
+
+
+def outdated(commands: list[ArmCommand]) -> list[str]:
+    """Return the arms whose results are there, but of other settings, models, data or tasks: these run again."""
+    done = [(arm, arm.folder / "arm.json") for arm in commands]
+    return [arm.arm for arm, marker in done if marker.is_file() and not _is_of(_stamp(arm), marker)]
+
+
+def _stamp(arm: ArmCommand) -> dict[str, str]:
+    return {"arm": arm.arm, "command": arm.text, "inputs": _inputs_hash(arm.command)}
+
+
+def _is_of(stamp: dict[str, str], marker: Path) -> bool:
+    return bool(stamp.items() <= orjson.loads(marker.read_bytes()).items())
 
 
 def _check_answers(arm: ArmCommand) -> None:
@@ -214,8 +249,8 @@ def _inputs_hash(command: list[str]) -> str:
     """Hash what an arm's result depends on: the model's and the benchmark's files by name, size and time, the
     tasks and their scoring by content.
     """
-    model = command[command.index("--model_args") + 1].split(",")[0].removeprefix("pretrained=")
-    folders = [Path(model)]
+    model = Path(command[command.index("--model_args") + 1].split(",")[0].removeprefix("pretrained="))
+    folders = [model]
     metadata = json.loads(command[command.index("--metadata") + 1]) if "--metadata" in command else {}
     if "data" in metadata:
         data = Path(metadata["data"])
@@ -224,7 +259,8 @@ def _inputs_hash(command: list[str]) -> str:
     digest = hashlib.sha256()
     for folder in folders:
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if file.is_file():
+            # A model's card, which `smt card` makes of its results, and a log change no answer.
+            if file.is_file() and not (folder == model and file.suffix in (".md", ".log")):
                 state = file.stat()
                 digest.update(orjson.dumps([str(file), state.st_size, state.st_mtime_ns]))
     package = Path(__file__).parent

@@ -157,16 +157,36 @@ def _estimate_without(rows: list[dict[str, Any]], leaked: set[str]) -> Estimate 
     return estimate([row["acc"] for row in kept], [row["doc_id"] for row in kept])
 
 
-def table(results: list[ArmResult]) -> "Table":
-    """Return the results as a table for the terminal; a missing arm says so."""
+def tables(results: list[ArmResult]) -> "list[Table]":
+    """Return the results as two tables for a terminal of 80 columns: what was scored, and how; a missing arm says so.
+
+    `report.html` has all of it in one.
+    """
+    rows = rows_of(results)
+    scores = _table("Accuracy, with 95 % intervals clustered by document")
+    scores.caption = "The intervals leave out what training again with another seed would change."
+    scores.caption_justify = "left"
+    for column in ("arm", "accuracy", "less base + RAG, paired", "p"):
+        scores.add_column(column, justify="left" if column == "arm" else "right", no_wrap=column != "arm")
+    for result, (arm, _, _, _, difference, p_value, *_) in zip(results, rows, strict=True):
+        scores.add_row(arm, _interval(result.accuracy) if result.accuracy else "missing", difference, p_value)
+    details = _table("How it was scored")
+    places = [COLUMNS.index(column) for column in ("questions (documents)", "n", "unparsed")]
+    places += [COLUMNS.index("without leaks")] * any(result.without_leaks for result in results)
+    places += [COLUMNS.index(column) for column in ("tokens in / out", "seconds")]
+    for place in (0, *places):
+        details.add_column(COLUMNS[place], justify="left" if place == 0 else "right", no_wrap=place == 0)
+    for result, cells in zip(results, rows, strict=True):
+        if result.accuracy is not None:
+            details.add_row(*(cells[place] for place in (0, *places)))
+    return [scores, details]
+
+
+def _table(title: str) -> "Table":
+    from rich import box
     from rich.table import Table
 
-    shown = Table(title="Accuracy in %, with 95 % intervals clustered by document")
-    for column in COLUMNS:
-        shown.add_column(column, justify="left" if column == "arm" else "right", no_wrap=column == "arm")
-    for cells in rows_of(results):
-        shown.add_row(*cells)
-    return shown
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
 
 
 def rows_of(results: list[ArmResult]) -> list[list[str]]:
@@ -202,7 +222,7 @@ def _cells(result: ArmResult) -> list[str]:
         *cells,
         str(result.n),
         f"{unparsed:.1%}",
-        f"{clean.mean:.1%} ({clean.low:.1%} to {clean.high:.1%})" if clean else "",
+        _interval(clean) if clean else "",
         tokens,
         f"{result.seconds:,.0f}" if result.seconds is not None else "",
     ]
@@ -227,9 +247,7 @@ def retention_rows(changes: list[Change]) -> list[list[str]]:
 
 def retention_table(changes: list[Change]) -> "Table":
     """Return what was forgotten as a table for the terminal."""
-    from rich.table import Table
-
-    shown = Table(title="What was forgotten: lm-eval's own tasks before and after training")
+    shown = _table("What was forgotten: lm-eval's own tasks before and after training")
     for column in RETENTION_COLUMNS:
         shown.add_column(column, justify="left" if column == "task" else "right")
     for cells in retention_rows(changes):
@@ -239,6 +257,10 @@ def retention_table(changes: list[Change]) -> "Table":
 
 def _difference(difference: Estimate) -> str:
     return f"{difference.mean * 100:+.1f} ({difference.low * 100:+.1f} to {difference.high * 100:+.1f})"
+
+
+def _interval(accuracy: Estimate) -> str:
+    return f"{accuracy.mean:.1%} ({accuracy.low * 100:.1f} to {accuracy.high * 100:.1f})"
 
 
 def _p_value(difference: Estimate) -> str:

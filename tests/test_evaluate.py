@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,9 @@ from typing import Any
 import pytest
 
 from smt_plugin.config import EvaluateSection
-from smt_plugin.evaluate import ArmCommand, arm_commands, evaluate, read_arm, read_tokens
+from smt_plugin.evaluate import ArmCommand, arm_commands, evaluate, outdated, read_arm, read_tokens
 from tests.endpoint import MODEL, serve_in_thread, status
+from tests.processes import wait_for
 from tests.quality_data import write_own
 from tests.tiny_llama import MICROWORLD_LIKE, make_tokenizer
 
@@ -108,3 +112,45 @@ def test_the_judge_goes_into_the_command_without_its_key(tmp_path: Path) -> None
         "model": "Qwen/Qwen3-14B",
         "options": {"chat_template_kwargs": {"enable_thinking": False}},
     }
+
+
+def test_lm_eval_ends_where_smt_is_killed_and_the_arm_is_run_again(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    slow = f"import os, pathlib, time; pathlib.Path({str(told)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    code = (
+        "import pathlib, sys; from smt_plugin.evaluate import ArmCommand, evaluate; "
+        f"command = [sys.executable, '-c', {slow!r}, '--model', 'hf', '--model_args', 'pretrained=x']; "
+        f"evaluate([ArmCommand('base', command, pathlib.Path({str(tmp_path / 'arm')!r}))], print)"
+    )
+    smt = subprocess.Popen([sys.executable, "-c", code])
+    assert wait_for(lambda: told.is_file() and told.read_text(), 60)
+    smt.send_signal(signal.SIGKILL)
+    smt.wait()
+    lm_eval = Path("/proc") / told.read_text() / "cmdline"
+    # Without a command line it has ended, and waits for whoever inherited it.
+    assert wait_for(lambda: not lm_eval.exists() or not lm_eval.read_bytes(), 20)
+    assert read_arm(tmp_path / "arm") is None
+    arm = answering(tmp_path / "arm", [["a", "b"]], "hf")
+    evaluate([arm], lambda text: None)
+    assert len(read_arm(arm.folder) or []) == 1
+
+
+def test_an_arm_of_another_model_or_setting_is_outdated_and_a_models_card_or_log_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    arm = answering(tmp_path / "arm", [["a", "b"]], "hf")
+    assert outdated([arm]) == []
+    arm.command[-1] = f"pretrained={model}"
+    evaluate([arm], lambda text: None)
+    (model / "README.md").write_text("What it was trained on.")
+    (model / "debug.log").write_text("x")
+    assert outdated([arm]) == []
+    os.utime(model / "config.json", (1, 1))
+    assert outdated([arm]) == ["base"]
+    evaluate([arm], lambda text: None)
+    assert outdated([arm]) == []
+    arm.command.extend(["--limit", "3"])
+    assert outdated([arm]) == ["base"]

@@ -1,13 +1,15 @@
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from smt_plugin.benchmarks import Question
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.leaks import find_leaks
-from smt_plugin.report import COLUMNS, arm_results, leaks_text, rows_of, write_report
+from smt_plugin.report import COLUMNS, arm_results, leaks_text, rows_of, tables, write_report
 from tests.test_leaks import pair, write_records
 
 ARMS = ["base", "base_rag", "trained"]
@@ -107,3 +109,19 @@ def test_the_time_an_arm_took_is_read_from_lm_evals_own_file(tmp_path: Path) -> 
     (folder / "results_2026.json").write_text('{"total_evaluation_time_seconds": "1234.5"}')
     (result,) = arm_results(tmp_path, ["base_rag"])
     assert rows_of([result])[0][COLUMNS.index("seconds")] == "1,234"
+
+
+def test_the_tables_for_the_terminal_fit_80_columns_with_their_headings_whole(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0])
+    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5])
+    results = arm_results(tmp_path, [*ARMS, "trained_full"])
+    printed = io.StringIO()
+    Console(file=printed, width=80).print(*tables(results))
+    lines = printed.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert "…" not in printed.getvalue()
+    for words in ("less base + RAG, paired", "unparsed", "tokens in / out", "seconds", "another seed"):
+        assert sum(words in line for line in lines) == 1
+    # One line an arm, also where it is missing.
+    assert sum("-50.0 (-50.0 to -50.0)" in line and line.startswith("base, closed-book") for line in lines) == 1
+    assert sum(line.startswith("trained + full document") and "missing" in line for line in lines) == 1
