@@ -252,8 +252,9 @@ def _inputs_hash(command: list[str]) -> str:
     model = Path(command[command.index("--model_args") + 1].split(",")[0].removeprefix("pretrained="))
     folders = [model]
     metadata = json.loads(command[command.index("--metadata") + 1]) if "--metadata" in command else {}
-    if "data" in metadata:
-        data = Path(metadata["data"])
+    benchmark = command[command.index("--tasks") + 1].split("_smt")[0] if "--tasks" in command else ""
+    if named := metadata.get("data") or os.environ.get(f"SMT_{benchmark.upper()}_DIR"):
+        data = Path(named)
         # A corpus may be a file with its questions beside it, and a benchmark's folder a clone with `data` in it.
         folders += [data if data.is_dir() else data.parent, data / "data"]
     digest = hashlib.sha256()

@@ -472,7 +472,8 @@ class _Source:
                 message = f"{where}: `part`, `round` and `index` must be whole numbers from 0 on."
                 raise BadInput(message) from None
             contents_.append(content)
-            orders.append(_hash(f"{self._seed}:{identity}"))
+            # The file's place must not set the order, or the same run in another folder would be another training.
+            orders.append(_hash(f"{self._seed}:{content if identity is where else identity}"))
             documents.append(hash_of_document(str(row.get("doc_id") or identity)))
             forms.append(form)
             yield _Row(identity, form, training, rendered, contents)

@@ -135,6 +135,21 @@ def test_lm_eval_ends_where_smt_is_killed_and_the_arm_is_run_again(tmp_path: Pat
     assert len(read_arm(arm.folder) or []) == 1
 
 
+def test_an_arm_is_outdated_when_the_environment_names_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = answering(tmp_path / "arm", [["a", "b"]], "hf")
+    arm.command.extend(["--tasks", "quality_smt_rag"])
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "QuALITY.v1.0.1.dev").write_text(name)
+    monkeypatch.setenv("SMT_QUALITY_DIR", str(tmp_path / "one"))
+    evaluate([arm], lambda text: None)
+    assert outdated([arm]) == []
+    monkeypatch.setenv("SMT_QUALITY_DIR", str(tmp_path / "other"))
+    assert outdated([arm]) == ["base"]
+
+
 def test_an_arm_of_another_model_or_setting_is_outdated_and_a_models_card_or_log_changes_nothing(
     tmp_path: Path,
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -116,6 +117,14 @@ def test_the_same_settings_give_the_same_files_and_another_seed_others(run: Path
     other = mix_run(run, settings(run, tokenizer, seed=1))
     assert first == again
     assert first["content_hash"] != other["content_hash"]
+
+
+def test_the_same_run_in_another_folder_gives_the_same_files(run: Path, tokenizer: str) -> None:
+    moved = run / "elsewhere"
+    shutil.copytree(run / "records", moved / "records")
+    shutil.copy(run / "replay.jsonl", moved)
+    hashes = [mix_run(folder, settings(folder, tokenizer))["content_hash"] for folder in (run, moved)]
+    assert hashes[0] == hashes[1]
 
 
 def test_nothing_is_repeated_and_duplicates_are_counted(run: Path, tokenizer: str) -> None:
