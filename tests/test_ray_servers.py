@@ -139,24 +139,26 @@ def test_replicas_killed_midway_are_replaced_and_change_nothing(
 def test_a_replica_whose_node_is_gone_is_placed_on_another(
     cluster: Cluster, expected: set[str], tmp_path: Path
 ) -> None:
-    node = cluster.add_node(num_cpus=1, resources={"elsewhere": 1}, object_store_memory=100 << 20)
-    other = None
+    # Both are there before the run starts, which might be over before a node has joined.
+    nodes = [cluster.add_node(resources={"elsewhere": 1}, object_store_memory=100 << 20) for _ in range(2)]
     process = start_on(cluster, tmp_path, resources={"elsewhere": 1}, arguments={"seconds": 0.5})
     try:
         assert wait_for(lambda: log(tmp_path, 0).count("answered") > 5, 120)
         (first,) = servers_of(tmp_path)
         # It is not on the driver's node, so it has to be reached over the network.
         assert b"127.0.0.1" not in Path(f"/proc/{first}/cmdline").read_bytes()
-        other = cluster.add_node(num_cpus=1, resources={"elsewhere": 1}, object_store_memory=100 << 20)
-        cluster.remove_node(node, allow_graceful=False)
+        raylet = int(_environment(first)["RAY_RAYLET_PID"])
+        (its,) = [node for node in nodes if node.all_processes["raylet"][0].process.pid == raylet]
+        nodes.remove(its)
+        cluster.remove_node(its, allow_graceful=False)
         assert wait_for(lambda: first not in processes(tmp_path), 60)
         assert records(process, tmp_path) == expected
         assert log(tmp_path, 0).count("Application startup complete") == 2
     finally:
         process.kill()
         process.communicate()
-        if other is not None:
-            cluster.remove_node(other)
+        for node in nodes:
+            cluster.remove_node(node)
 
 
 @pytest.mark.parametrize(
