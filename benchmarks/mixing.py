@@ -1,7 +1,7 @@
 """How fast is a mix beside the tokenizer alone, and how much memory does it take?
 
-    python benchmarks/mixing.py --folder /tmp/mixing --tokens 10M 30M 100M --interleave 10M
-    python benchmarks/mixing.py --folder /tmp/mixing --records 3.7M
+    python benchmarks/mixing.py --folder mixing --tokens 10M 30M 100M --interleave 10M
+    python benchmarks/mixing.py --folder mixing --records 3.7M
 
 Writes invented records (Zipf-distributed words, the fields of real ones, 1:1 by tokens, 1 % of them near duplicates)
 and a byte-level BPE tokenizer of 128K entries trained on such text, or takes those that lie in --folder from a

@@ -31,19 +31,30 @@ from smt_plugin.mix import MixSettings, mix_run
 from smt_plugin.training_data import read_config, write_axolotl_config
 from tests.tiny_llama import LLAMA_LIKE, QWEN_LIKE, make_tokenizer
 
-# From the models' own config.json files; eight key-value heads each.
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "vocab_size": 512, "head_dim": 8}
-    | {"num_attention_heads": 8, "tie_word_embeddings": True},
-    "llama-3.2-1b": {"num_hidden_layers": 16, "hidden_size": 2048, "intermediate_size": 8192, "vocab_size": 128_256}
-    | {"num_attention_heads": 32, "head_dim": 64, "tie_word_embeddings": True},
-    "llama-3.1-8b": {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14_336, "vocab_size": 128_256}
-    | {"num_attention_heads": 32, "head_dim": 128, "tie_word_embeddings": False},
-    "qwen3-1.7b": {"num_hidden_layers": 28, "hidden_size": 2048, "intermediate_size": 6144, "vocab_size": 151_936}
-    | {"num_attention_heads": 16, "head_dim": 128, "tie_word_embeddings": True},
-    "qwen3-4b": {"num_hidden_layers": 36, "hidden_size": 2560, "intermediate_size": 9728, "vocab_size": 151_936}
-    | {"num_attention_heads": 32, "head_dim": 128, "tie_word_embeddings": True},
+
+def _shape(layers: int, hidden: int, inner: int, heads: int, head: int, words: int, tied: bool) -> dict[str, Any]:
+    return {
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 8,
+        "head_dim": head,
+        "vocab_size": words,
+        "tie_word_embeddings": tied,
+    }
+
+
+# From the models' own config.json files.
+SHAPES = {
+    "llama-3.2-1b": _shape(16, 2048, 8192, 32, 64, 128_256, True),
+    "llama-3.1-8b": _shape(32, 4096, 14_336, 32, 128, 128_256, False),
+    "qwen3-1.7b": _shape(28, 2048, 6144, 16, 128, 151_936, True),
+    "qwen3-4b": _shape(36, 2560, 9728, 32, 128, 151_936, True),
+    "qwen3-8b": _shape(36, 4096, 12_288, 32, 128, 151_936, False),
+    "qwen3-14b": _shape(40, 5120, 17_408, 40, 128, 151_936, False),
 }
+TINY = _shape(2, 64, 128, 8, 8, 512, True)
 PAIR, REWRITE = 110, 700  # tokens
 ROWS = 16  # a step, all GPUs together
 UNPACKED = {"sample_packing": False, "pad_to_sequence_len": None}
@@ -75,7 +86,7 @@ def make_model(folder: Path, name: str) -> int:
     )
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    made = model(config(**SHAPES[name], num_key_value_heads=8, max_position_embeddings=4096))
+    made = model(config(**SHAPES.get(name, TINY), max_position_embeddings=4096))
     torch.set_default_dtype(torch.float32)
     made.save_pretrained(folder)
     return sum(weights.numel() for weights in made.parameters())
@@ -121,7 +132,7 @@ def train(run: Path, config: str, model: Path, changes: dict[str, Any], skip: in
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(SHAPES), required=True)
+    parser.add_argument("--model", choices=["tiny", *SHAPES], required=True)
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--skip", type=int, default=10, help="first steps, which compile and warm up")

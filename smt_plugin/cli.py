@@ -416,17 +416,14 @@ def tune(
     run_file: Path, by: str, chunk_tokens: tuple[int, ...], top_k: tuple[int, ...], order: tuple[str, ...]
 ) -> None:
     """Tune retrieval on a held-out fifth of the documents, for `smt evaluate`; these then leave every headline."""
-    from smt_plugin.config import read_run_file
     from smt_plugin.training_data import base_model_of
     from smt_plugin.tune import Grid
     from smt_plugin.tune import tune as tune_retrieval
 
-    settings = read_run_file(run_file)
-    if settings.evaluate is None:
-        raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
+    settings, section = _with_evaluation(run_file)
     base_model = base_model_of(settings.train.config, settings.train.base_model)
     grid = Grid(chunk_tokens, top_k, order)
-    tuned = tune_retrieval(settings.run, settings.evaluate, base_model, by, grid, settings.seed, click.echo)
+    tuned = tune_retrieval(settings.run, section, base_model, by, grid, settings.seed, click.echo)
     chosen = ", ".join(f"{name} {value}" for name, value in tuned["chosen"].items())
     click.echo(
         f"chosen by {by} on {tuned['questions']:,} questions about {len(tuned['held_out'])} documents, which leave the "
@@ -482,12 +479,19 @@ def copy_shipped(config: str, destination: Path) -> None:
 @click.option("--dry-run", is_flag=True, help="print the lm_eval commands and run none")
 def evaluate(run_file: Path, arms: tuple[str, ...], dry_run: bool) -> None:
     """Run lm_eval on every arm of the run file, skipping those that are done."""
+
+    settings, section = _with_evaluation(run_file)
+    _run_lm_eval(*_arm_commands(settings, section, arms), dry_run)
+
+
+def _with_evaluation(run_file: Path) -> "tuple[RunFile, EvaluateSection]":
+    """Read a run file that must have an `evaluate` section."""
     from smt_plugin.config import read_run_file
 
     settings = read_run_file(run_file)
     if settings.evaluate is None:
         raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
-    _run_lm_eval(*_arm_commands(settings, settings.evaluate, arms), dry_run)
+    return settings, settings.evaluate
 
 
 def _arm_commands(
@@ -511,16 +515,13 @@ def _arm_commands(
 @click.option("--dry-run", is_flag=True, help="print the lm_eval commands and run none")
 def retention(run_file: Path, dry_run: bool) -> None:
     """Run a small suite of lm_eval's own tasks on the base and the trained model, to see what was forgotten."""
-    from smt_plugin.config import read_run_file
     from smt_plugin.retention import retention_commands
     from smt_plugin.training_data import base_model_of, trainings_of
 
-    settings = read_run_file(run_file)
-    if settings.evaluate is None:
-        raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
+    settings, section = _with_evaluation(run_file)
     base_model = base_model_of(settings.train.config, settings.train.base_model)
     trainings = trainings_of(settings.run, settings.mix.budgets)
-    commands, missing = retention_commands(settings.run, settings.evaluate, base_model, trainings, settings.seed)
+    commands, missing = retention_commands(settings.run, section, base_model, trainings, settings.seed)
     _run_lm_eval(commands, missing, dry_run)
 
 
@@ -544,14 +545,11 @@ def _run_lm_eval(commands: "list[ArmCommand]", missing: list[str], dry_run: bool
 def leaks(run_file: Path) -> None:
     """Find the evaluation questions that synthetic records nearly ask or quote; the report then shows both scores."""
     from smt_plugin.benchmarks import load
-    from smt_plugin.config import read_run_file
     from smt_plugin.leaks import find_leaks
     from smt_plugin.report import leaks_text
 
-    settings = read_run_file(run_file)
-    if settings.evaluate is None:
-        raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
-    find_leaks(settings.run, *load(settings.evaluate.benchmark, settings.evaluate.data))
+    settings, section = _with_evaluation(run_file)
+    find_leaks(settings.run, *load(section.benchmark, section.data))
     click.echo(f"{leaks_text(settings.run)}; wrote {settings.run / 'leaks.json'}")
 
 
@@ -561,22 +559,19 @@ def report(run_file: Path) -> None:
     """Print the table of all arms, and write report.html with the table and a plot."""
     from rich.console import Console
 
-    from smt_plugin.config import read_run_file
     from smt_plugin.evaluate import outdated
     from smt_plugin.report import arm_results, retention_table, run_facts, tables, write_report
     from smt_plugin.retention import retention_results
     from smt_plugin.training_data import trainings_of
 
-    settings = read_run_file(run_file)
-    if settings.evaluate is None:
-        raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
+    settings, section = _with_evaluation(run_file)
     trainings = trainings_of(settings.run, settings.mix.budgets)
-    results = arm_results(settings.run, settings.evaluate.arms, trainings)
+    results = arm_results(settings.run, section.arms, trainings)
     changes = retention_results(settings.run, trainings)
     facts = run_facts(settings)
     # A report can be made all the same where the models, lm-eval or the data are not.
     with suppress(BadInput):
-        if old := outdated(_arm_commands(settings, settings.evaluate, check=False)[0]):
+        if old := outdated(_arm_commands(settings, section, check=False)[0]):
             facts["not up to date"] = (
                 f"{', '.join(old)}: settings, model, data or tasks have changed since; `smt evaluate` runs them again"
             )
@@ -604,11 +599,12 @@ def card(run_file: Path) -> None:
 
     settings = read_run_file(run_file)
     trainings = trainings_of(settings.run, settings.mix.budgets)
-    missing = [sentence for sentence in (training.unready() for training in trainings) if sentence]
+    states = [(training, training.unready()) for training in trainings]
+    missing = [sentence for _, sentence in states if sentence]
     if len(missing) == len(trainings):
         raise BadInput(f"{missing[0]}.")
-    for training in trainings:
-        if not training.unready():
+    for training, sentence in states:
+        if not sentence:
             click.echo(f"wrote {write_card(training)}")
     for sentence in missing:
         click.echo(f"missing: {sentence}", err=True)

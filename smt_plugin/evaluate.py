@@ -18,7 +18,7 @@ from smt_plugin.assets import asset_dir
 from smt_plugin.benchmarks import load
 from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput, require
-from smt_plugin.jsonl import read_jsonl
+from smt_plugin.jsonl import read_jsonl, write_json
 from smt_plugin.retrieval import default_settings
 from smt_plugin.training_data import Training
 
@@ -59,7 +59,7 @@ def arms_of(names: Sequence[str], trainings: Sequence[Training]) -> dict[str, Tr
     """
     arms: dict[str, Training | None] = {}
     for name in names:
-        kind, _, budget = name.partition("-")
+        kind, budget = split_arm(name)
         if name in ARMS and not ARMS[name][0]:
             arms[name] = None
             continue
@@ -70,6 +70,12 @@ def arms_of(names: Sequence[str], trainings: Sequence[Training]) -> dict[str, Tr
             raise BadInput(f"evaluate.arms: unknown arm {name!r}; use some of {', '.join(ARMS)}{more}.")
         arms |= {"-".join(filter(None, (kind, training.budget))): training for training in own}
     return arms
+
+
+def split_arm(arm: str) -> tuple[str, str]:
+    """Return the kind of an arm, a key of ARMS, and the budget of its training, empty where the run has only one."""
+    kind, _, budget = arm.partition("-")
+    return kind, budget
 
 
 def arm_commands(
@@ -99,7 +105,7 @@ def arm_commands(
         if training is not None and (sentence := training.unready()):
             missing.append(f"arm {arm}: {sentence}")
             continue
-        ending = ARMS[arm.partition("-")[0]][1]
+        ending = ARMS[split_arm(arm)[0]][1]
         folder = run / "results" / arm
         command = model_command(settings, base_model if training is None else str(training.model))
         command += ["--tasks", f"{settings.benchmark}_smt{ending}", "--include_path", str(asset_dir("lm_eval_tasks"))]
@@ -157,9 +163,7 @@ def evaluate(commands: list[ArmCommand], say: Callable[[str], None]) -> None:
         if status != 0:
             raise RuntimeError(f"arm {arm.arm}: lm_eval ended with status {status}; its own message stands above")
         _check_answers(arm)
-        partial = marker.with_suffix(".partial")
-        partial.write_bytes(orjson.dumps({**stamp, "tokens": _count_tokens(arm)}))
-        os.replace(partial, marker)
+        write_json(marker, {**stamp, "tokens": _count_tokens(arm)})
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:
@@ -195,7 +199,7 @@ def _is_of(stamp: dict[str, str], marker: Path) -> bool:
 def _check_answers(arm: ArmCommand) -> None:
     """Refuse what a server did not answer, which lm-eval would score as wrong, and samples that are all the same."""
     files = samples_files(arm.folder)
-    if arm.command[arm.command.index("--model") + 1] in _LOCAL_MODELS:
+    if _option(arm.command, "--model") in _LOCAL_MODELS:
         return
     empty, all_alike = 0, True
     for path in files:
@@ -220,10 +224,8 @@ def _count_tokens(arm: ArmCommand) -> dict[str, int] | None:
 
     None where the model is a server's, and --model_args names no `tokenizer` for it.
     """
-    arguments = dict(
-        entry.split("=", 1) for entry in arm.command[arm.command.index("--model_args") + 1].split(",") if "=" in entry
-    )
-    local = arm.command[arm.command.index("--model") + 1] in _LOCAL_MODELS
+    arguments = dict(entry.split("=", 1) for entry in _option(arm.command, "--model_args").split(",") if "=" in entry)
+    local = _option(arm.command, "--model") in _LOCAL_MODELS
     name = arguments.get("tokenizer") or (arguments["pretrained"] if local else None)
     if name is None:
         return None
@@ -249,10 +251,10 @@ def _inputs_hash(command: list[str]) -> str:
     """Hash what an arm's result depends on: the model's and the benchmark's files by name, size and time, the
     tasks and their scoring by content.
     """
-    model = Path(command[command.index("--model_args") + 1].split(",")[0].removeprefix("pretrained="))
+    model = Path(_option(command, "--model_args").split(",")[0].removeprefix("pretrained="))
     folders = [model]
-    metadata = json.loads(command[command.index("--metadata") + 1]) if "--metadata" in command else {}
-    benchmark = command[command.index("--tasks") + 1].split("_smt")[0] if "--tasks" in command else ""
+    metadata = json.loads(_option(command, "--metadata") or "{}")
+    benchmark = _option(command, "--tasks").split("_smt")[0]
     if named := metadata.get("data") or os.environ.get(f"SMT_{benchmark.upper()}_DIR"):
         data = Path(named)
         # A corpus may be a file with its questions beside it, and a benchmark's folder a clone with `data` in it.
@@ -270,6 +272,11 @@ def _inputs_hash(command: list[str]) -> str:
     for file in [*sorted(tasks), *(package / f"{name}.py" for name in code)]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _option(command: list[str], name: str) -> str:
+    """The value of a command's option; empty where it is not given."""
+    return command[command.index(name) + 1] if name in command else ""
 
 
 def samples_files(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from smt_plugin.completions import Completion, CompletionStore, completion_key
 from smt_plugin.config import Price, RunFile, parse_tokens
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
+from smt_plugin.jsonl import write_json
 from smt_plugin.methods import make_method
 from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
 from smt_plugin.methods.focal_rewrite import FocalRewrite
@@ -401,9 +402,7 @@ def _write_summary(path: Path, summary: Summary) -> None:
     content = summary.to_json()
     if path.is_file():
         content["methods"] = orjson.loads(path.read_bytes())["methods"] | content["methods"]
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
-    os.replace(partial, path)
+    write_json(path, content)
 
 
 @contextmanager

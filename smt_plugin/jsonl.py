@@ -1,4 +1,4 @@
-"""Read and write JSON lines: one object a line, streamed, errors that name file and line."""
+"""Read and write JSON lines, one object a line, streamed, errors that name file and line; and whole JSON files."""
 
 import codecs
 import os
@@ -51,3 +51,10 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
         os.fsync(file.fileno())
     os.replace(partial, path)
     return count
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value to `path`, indented; the file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
+    os.replace(partial, path)

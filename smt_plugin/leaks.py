@@ -13,7 +13,7 @@ import orjson
 from smt_plugin.benchmarks import Question
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
-from smt_plugin.jsonl import read_jsonl, write_jsonl
+from smt_plugin.jsonl import read_jsonl, write_json, write_jsonl
 from smt_plugin.records import generated_folders
 
 # Our choices. A question has some 12 words: 3 in a row survive a reworded copy, 8 in a row only a quotation.
@@ -173,7 +173,7 @@ def find_leaks(run: Path, documents: Sequence[Document], questions: list[Questio
         "questions_sha256": _hash(questions),
         "records": _states(run, files),
     }
-    (run / "leaks.json").write_bytes(orjson.dumps(leaks, option=orjson.OPT_INDENT_2) + b"\n")
+    write_json(run / "leaks.json", leaks)
     return leaks
 
 

@@ -28,7 +28,7 @@ import orjson
 
 from smt_plugin import __version__
 from smt_plugin.errors import BadInput, require
-from smt_plugin.jsonl import write_jsonl
+from smt_plugin.jsonl import write_json, write_jsonl
 from smt_plugin.records import record_files
 from smt_plugin.ruler import Ruler
 
@@ -815,9 +815,7 @@ def _write_mix(
         "versions": shared["versions"],
         "warnings": warnings,
     }
-    partial = folder / (MANIFEST_FILE + ".partial")
-    partial.write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
-    os.replace(partial, folder / MANIFEST_FILE)
+    write_json(folder / MANIFEST_FILE, manifest)
     return manifest
 
 

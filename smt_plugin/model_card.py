@@ -11,7 +11,7 @@ import orjson
 import yaml
 
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluate import ARMS
+from smt_plugin.evaluate import ARMS, split_arm
 from smt_plugin.mix import MANIFEST_FILE
 from smt_plugin.training_data import Training, read_config
 
@@ -125,7 +125,7 @@ def _results(training: Training, trained_at: float) -> list[str]:
     reported_at = report.stat().st_mtime if report.is_file() else 0.0
     rows = []
     for arm in orjson.loads(report.read_bytes())["arms"] if reported_at else ():
-        kind, _, budget = arm["arm"].partition("-")
+        kind, budget = split_arm(arm["arm"])
         is_trained, accuracy = ARMS[kind][0], arm["accuracy"]
         marker = training.run / "results" / arm["arm"] / "arm.json"
         if accuracy is None or not marker.is_file() or (is_trained and budget != training.budget):

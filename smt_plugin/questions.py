@@ -16,7 +16,7 @@ from smt_plugin.completions import CompletionStore
 from smt_plugin.corpus import Document, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.generate import MAX_DOCUMENT_TOKENS, Asker, Summary, keep_busy
-from smt_plugin.jsonl import write_jsonl
+from smt_plugin.jsonl import write_json, write_jsonl
 from smt_plugin.methods.base import Answer, Ask, Unparsable, parse_json, stable_draw
 from smt_plugin.prompts import Prompts
 
@@ -104,7 +104,7 @@ async def make_questions(
         "created": int(time.time()),
     }
     # The manifest first: a call killed between the two would leave questions that nothing freezes.
-    frozen_manifest(path).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+    write_json(frozen_manifest(path), manifest)
     write_jsonl(path, rows)
     return manifest
 

@@ -12,8 +12,9 @@ from jinja2 import Environment, FileSystemLoader
 
 from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput, require
-from smt_plugin.evaluate import ARMS, arms_of, read_arm, read_seconds, read_tokens
+from smt_plugin.evaluate import ARMS, arms_of, read_arm, read_seconds, read_tokens, split_arm
 from smt_plugin.intervals import Estimate, estimate
+from smt_plugin.jsonl import write_json
 from smt_plugin.leaks import dropped_from_mix, read_leaks
 from smt_plugin.mix import MANIFEST_FILE
 from smt_plugin.official_files import OFFICIAL
@@ -195,7 +196,7 @@ def rows_of(results: list[ArmResult]) -> list[list[str]]:
 
 
 def _arm_name(arm: str) -> str:
-    kind, _, budget = arm.partition("-")
+    kind, budget = split_arm(arm)
     return ARM_NAMES[kind].replace("trained", f"trained on {budget}") if budget else ARM_NAMES[kind]
 
 
@@ -294,7 +295,7 @@ def write_report(run: Path, results: list[ArmResult], facts: dict[str, str], cha
         "arms": [asdict(result) for result in results],
         "retention": [asdict(change) for change in changes],
     }
-    (run / "report.json").write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2))
+    write_json(run / "report.json", data)
     return path
 
 
@@ -351,7 +352,7 @@ def plot(results: list[ArmResult]) -> str:
     figure = Figure(figsize=(7.5, 0.6 * len(results) + 1.2))
     axes = figure.add_subplot()
     for place, result in enumerate(reversed(results)):
-        color = "#b5532a" if ARMS[result.arm.partition("-")[0]][0] else "#3b6ea5"
+        color = "#b5532a" if ARMS[split_arm(result.arm)[0]][0] else "#3b6ea5"
         accuracy = result.accuracy
         if accuracy is None:
             axes.text(50, place, "missing", ha="center", va="center", color="#888888", style="italic")
@@ -375,7 +376,7 @@ def scaling_plot(results: list[ArmResult]) -> str | None:
     curves: dict[str, list[tuple[int, Estimate]]] = defaultdict(list)
     for result in results:
         if result.mix_tokens is not None and result.accuracy is not None:
-            curves[result.arm.partition("-")[0]].append((result.mix_tokens, result.accuracy))
+            curves[split_arm(result.arm)[0]].append((result.mix_tokens, result.accuracy))
     if max(map(len, curves.values()), default=0) < 2:
         return None
     require("matplotlib", "eval")

@@ -19,7 +19,7 @@ from smt_plugin.benchmarks import Question, cache_dir
 from smt_plugin.config import checked_url
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require
-from smt_plugin.jsonl import read_jsonl, write_jsonl
+from smt_plugin.jsonl import read_jsonl, write_json, write_jsonl
 from smt_plugin.rerank import Rerank, cross_encoder, language_model
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def build_retrieval(
         "index_seconds": round(indexed - started, 1),
         "seconds": round(time.monotonic() - started, 1),
     }
-    manifest_path(path).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+    write_json(manifest_path(path), manifest)
     return manifest
 
 

@@ -16,6 +16,7 @@ from smt_plugin.benchmarks import held_out, load
 from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluate import arm_commands, evaluate, read_arm
+from smt_plugin.jsonl import write_json
 from smt_plugin.retrieval import (
     MINILM,
     ORDERS,
@@ -127,7 +128,7 @@ def tune(
         "tried": [asdict(trial) for trial in trials],
     }
     run.mkdir(parents=True, exist_ok=True)
-    (run / "tune.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
+    write_json(run / "tune.json", result)
     return result
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.throughput import SHAPES
 from smt_plugin.assets import asset_dir
 from smt_plugin.mix import MixSettings, mix_run
 from smt_plugin.shipped import config_files
@@ -21,16 +22,6 @@ from tests.training_records import CHATS, write_records
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"
 
 ON_A_CPU = {**dict.fromkeys(("bf16", "fp8", "tf32"), False), "n_gpu": 0, "n_node": 1, "compute_capability": None}
-
-# Sizes, from the models' own config.json files.
-SHAPES: dict[str, dict[str, Any]] = {
-    "llama-3.2-1b": {"layers": 16, "hidden": 2048, "inner": 8192, "heads": 32, "head": 64, "tied": True},
-    "llama-3.1-8b": {"layers": 32, "hidden": 4096, "inner": 14336, "heads": 32, "head": 128, "tied": False},
-    "qwen3-1.7b": {"layers": 28, "hidden": 2048, "inner": 6144, "heads": 16, "head": 128, "tied": True},
-    "qwen3-4b": {"layers": 36, "hidden": 2560, "inner": 9728, "heads": 32, "head": 128, "tied": True},
-    "qwen3-8b": {"layers": 36, "hidden": 4096, "inner": 12288, "heads": 32, "head": 128, "tied": False},
-    "qwen3-14b": {"layers": 40, "hidden": 5120, "inner": 17408, "heads": 40, "head": 128, "tied": False},
-}
 
 # What may differ from llama-3.1-8b/full, and nothing else; None: the config lacks the key.
 MODELS: dict[str, dict[str, Any]] = {
@@ -66,18 +57,20 @@ def gpus(name: str) -> int:
     return int(re.search(r" (?:on one node of (\d+) GPUs|on one GPU)", header(name)).group(1) or 1)  # type: ignore[union-attr]
 
 
-def parameters(shape: dict[str, Any], words: int, has_head_norms: bool) -> int:
-    """Weights of a Llama or Qwen3 model with 8 key-value heads."""
-    hidden, head = shape["hidden"], shape["head"]
-    attention = 2 * hidden * shape["heads"] * head + 2 * hidden * 8 * head + has_head_norms * 2 * head
-    layer = attention + 3 * hidden * shape["inner"] + 2 * hidden
-    return shape["layers"] * layer + hidden + words * hidden * (1 if shape["tied"] else 2)
+def parameters(shape: dict[str, Any], has_head_norms: bool) -> int:
+    """Weights of a Llama or Qwen3 model."""
+    hidden, head = shape["hidden_size"], shape["head_dim"]
+    heads = shape["num_attention_heads"] + shape["num_key_value_heads"]
+    layer = 2 * hidden * heads * head + has_head_norms * 2 * head + 3 * hidden * shape["intermediate_size"] + 2 * hidden
+    embeddings = shape["vocab_size"] * hidden * (1 if shape["tie_word_embeddings"] else 2)
+    return shape["num_hidden_layers"] * layer + hidden + embeddings
 
 
 def adapter_parameters(shape: dict[str, Any], rank: int) -> int:
-    hidden, all_heads, some_heads = shape["hidden"], shape["heads"] * shape["head"], 8 * shape["head"]
-    sides = 2 * (hidden + all_heads) + 2 * (hidden + some_heads) + 3 * (hidden + shape["inner"])
-    return int(shape["layers"] * sides * rank)
+    hidden, head = shape["hidden_size"], shape["head_dim"]
+    all_heads, some_heads = shape["num_attention_heads"] * head, shape["num_key_value_heads"] * head
+    sides = 2 * (hidden + all_heads) + 2 * (hidden + some_heads) + 3 * (hidden + shape["intermediate_size"])
+    return int(shape["num_hidden_layers"] * sides * rank)
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
@@ -163,7 +156,7 @@ def test_the_header_says_what_it_needs_how_long_it_takes_and_how_to_run_it(name:
 def test_the_headers_sizes_memory_flop_and_hours_come_from_the_formula_shown(name: str) -> None:
     model, kind = name.split("/")
     is_qwen, shape, text = model.startswith("qwen"), SHAPES[model], header(name)
-    count = parameters(shape, 151_936 if is_qwen else 128_256, is_qwen)
+    count = parameters(shape, is_qwen)
     size = f"{count / 1e9:.2f}e9"
     flop = (4 if kind == "lora" else 6) * count * 778e6 * 2
     hours = flop / (0.4 * 989e12 * 3600)

@@ -390,7 +390,6 @@ def test_the_last_round_is_held_out_for_validation_and_every_document_is_trained
 
 
 def test_axolotl_evaluates_on_what_is_held_out_and_trains_on_the_rest(run: Path) -> None:
-    pytest.importorskip("axolotl")
     from axolotl.cli.config import load_cfg
     from axolotl.common.datasets import load_datasets
 
