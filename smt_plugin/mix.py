@@ -8,6 +8,7 @@ to scratch files; in memory is then what is being sorted, some 40 bytes a record
 copied in shuffled order.
 """
 
+import gc
 import hashlib
 import os
 import shutil
@@ -144,10 +145,15 @@ def mix_budgets(
     scratch = folder / "scratch.partial"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
+    was_collecting = gc.isenabled()
+    # Rows come and go by the million and hold no cycles; looking for some would take a tenth of a mix's own time.
+    gc.disable()
     try:
         with ExitStack() as files:
             return _mix(run_folder, settings, drop or {}, folder, scratch, files)
     finally:
+        if was_collecting:
+            gc.enable()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -487,8 +493,13 @@ class _Source:
         if row.get("text"):
             text = ruler.defused(row["text"])
             return _TEXT, {"text": text}, text, text
-        turns = [{key: ruler.defused(turn[key]) for key in ("role", "content")} for turn in row["messages"]]
-        contents = "\n".join(turn["content"] for turn in turns)
+        turns = [{"role": turn["role"], "content": turn["content"]} for turn in row["messages"]]
+        contents = "\n".join([turn["content"] for turn in turns])
+        # All at once, since most have nothing to break up.
+        everything = "\n".join([contents, *[turn["role"] for turn in turns]])
+        if ruler.defused(everything) != everything:
+            turns = [{key: ruler.defused(text) for key, text in turn.items()} for turn in turns]
+            contents = "\n".join([turn["content"] for turn in turns])
         if self._as_text:
             text = plain_qa(turns)
             return _PLAIN_QA, {"text": text}, text, contents
@@ -694,7 +705,7 @@ def _check(row: dict[str, Any], where: str) -> None:
 
 
 def _is_turn(turn: object) -> bool:
-    return isinstance(turn, dict) and "role" in turn and isinstance(turn.get("content"), str)
+    return isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
 
 
 def _measure(rows: list[_Row], ruler: Ruler, with_keys: bool) -> _Measured:

@@ -62,19 +62,20 @@ class Ruler:
         found out once; contents that a template might treat in a way of its own (with white space at an end, or with
         marks such as <think>) go through the template itself, and so does one dialogue in 64, as a check.
         """
-        roles = tuple(turn["role"] for turn in messages)
+        roles = tuple([turn["role"] for turn in messages])
         if roles not in self._frames:
             self._frames[roles] = self._frame(roles)
         frame = self._frames[roles]
-        contents = [turn["content"] for turn in messages]
         self._rendered += 1
-        plain = frame is not None and all(text == text.strip() and text and "<" not in text for text in contents)
-        if frame is None or not plain:
+        if frame is None:
             return self._by_template(messages)
-        pieces = [frame[0]]
-        for content, after in zip(contents, frame[1:], strict=True):
-            pieces += (content, after)
-        text = "".join(pieces)
+        pieces: list[str] = []
+        for before, turn in zip(frame, messages, strict=False):
+            content = turn["content"]
+            if not content or "<" in content or content != content.strip():
+                return self._by_template(messages)
+            pieces += (before, content)
+        text = "".join([*pieces, frame[-1]])
         if self._rendered % _CHECK_EVERY == 1:
             rendered = self._by_template(messages)
             if rendered != text:

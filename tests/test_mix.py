@@ -227,6 +227,9 @@ def test_bad_input_is_named_in_one_sentence(run: Path, tokenizer: str) -> None:
     write(run / "bad.jsonl", [{"content": "a"}])
     with pytest.raises(BadInput, match=r"bad\.jsonl, line 1: expected an object with either `text` or `messages`"):
         mix_run(run, settings(run, tokenizer, replay=run / "bad.jsonl"))
+    write(run / "bad.jsonl", [{"messages": [{"role": 1, "content": "a"}, {"role": "assistant", "content": "b"}]}])
+    with pytest.raises(BadInput, match=r"bad\.jsonl, line 1: `messages` must be turns with role and content"):
+        mix_run(run, settings(run, tokenizer, replay=run / "bad.jsonl"))
     write(run / "records/synthetic_qa.jsonl", [{"id": "a", "doc_id": "d", "round": 0, "text": "a", "messages": []}, {}])
     with pytest.raises(BadInput, match=r"synthetic_qa\.jsonl, line 2: expected an object with either"):
         mix_run(run, settings(run, tokenizer))
