@@ -235,10 +235,10 @@ SHARD = click.option("--shard", type=_Shard(), help="only the i-th of n shards o
 @click.option(
     "--probe",
     "seconds",
-    type=click.FloatRange(min=1),
+    type=click.IntRange(min=1),
     help="generate for so many seconds first, to measure sizes and speed; its completions are kept",
 )
-def plan(run_file: Path, seconds: float | None) -> None:
+def plan(run_file: Path, seconds: int | None) -> None:
     """Say what a run will ask, write and cost: calls, tokens, GPU-hours, money. Without --probe nothing is asked."""
     from smt_plugin.config import read_run_file
     from smt_plugin.generate import backend_of
@@ -247,7 +247,7 @@ def plan(run_file: Path, seconds: float | None) -> None:
 
     settings = read_run_file(run_file)
     with GenerateProgress() as progress:
-        found = _stop.run(make_plan(settings, backend_of(settings), seconds or 0.0, progress.show))
+        found = _stop.run(make_plan(settings, backend_of(settings), seconds or 0, progress.show))
     click.echo(plan_text(found, settings))
 
 

@@ -19,6 +19,7 @@ from smt_plugin.benchmarks import load
 from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput, require
 from smt_plugin.jsonl import read_jsonl, write_json
+from smt_plugin.judge import API_KEY_VARIABLE, serve
 from smt_plugin.retrieval import default_settings
 from smt_plugin.training_data import Training
 
@@ -159,7 +160,7 @@ def evaluate(commands: list[ArmCommand], say: Callable[[str], None]) -> None:
         if arm.folder.exists():
             shutil.rmtree(arm.folder)
         environment = {"TOKENIZERS_PARALLELISM": "true", **os.environ}
-        status = _run(arm.command, environment)
+        status = _run(_asking_one_judge(arm.command, environment), environment)
         if status != 0:
             raise RuntimeError(f"arm {arm.arm}: lm_eval ended with status {status}; its own message stands above")
         _check_answers(arm)
@@ -180,6 +181,24 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
             raise
         finally:
             guard.communicate(b"\n")
+
+
+def _asking_one_judge(command: list[str], environment: dict[str, str]) -> list[str]:
+    """Return a command that asks a local judge of this process, which all arms share, instead of starting its own.
+
+    Args:
+        environment: of the command; gets the judge's key.
+    """
+    metadata = json.loads(_option(command, "--metadata") or "{}")
+    if metadata.get("judge", {}).get("kind") != "vllm":
+        return command
+    data = metadata.get("data")
+    _, questions = load(_benchmark(command), Path(data) if data else None)
+    if all(question.options for question in questions):
+        return command
+    metadata["judge"], environment[API_KEY_VARIABLE] = serve(metadata["judge"])
+    place = command.index("--metadata") + 1
+    return [*command[:place], json.dumps(metadata), *command[place + 1 :]]
 
 
 def outdated(commands: list[ArmCommand]) -> list[str]:
@@ -254,8 +273,7 @@ def _inputs_hash(command: list[str]) -> str:
     model = Path(_option(command, "--model_args").split(",")[0].removeprefix("pretrained="))
     folders = [model]
     metadata = json.loads(_option(command, "--metadata") or "{}")
-    benchmark = _option(command, "--tasks").split("_smt")[0]
-    if named := metadata.get("data") or os.environ.get(f"SMT_{benchmark.upper()}_DIR"):
+    if named := metadata.get("data") or os.environ.get(f"SMT_{_benchmark(command).upper()}_DIR"):
         data = Path(named)
         # A corpus may be a file with its questions beside it, and a benchmark's folder a clone with `data` in it.
         folders += [data if data.is_dir() else data.parent, data / "data"]
@@ -272,6 +290,10 @@ def _inputs_hash(command: list[str]) -> str:
     for file in [*sorted(tasks), *(package / f"{name}.py" for name in code)]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _benchmark(command: list[str]) -> str:
+    return _option(command, "--tasks").split("_smt")[0]
 
 
 def _option(command: list[str], name: str) -> str:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -111,17 +112,21 @@ def judge(answers: Sequence[Answer], settings: JudgeSettings) -> list[bool]:
         verdicts |= {answer: found for answer in rest if (found := kept.get(keys[answer])) is not None}
         missing = [answer for answer in rest if answer not in verdicts]
         if missing:
-            replies = _with_backend(settings, lambda backend: _ask_all(missing, prompts, settings, backend))
-            for answer, reply in zip(missing, replies, strict=True):
-                if isinstance(reply, BaseException):
-                    continue
+
+            async def ask_all(backend: OpenAIBackend) -> list[BaseException | None]:
+                # What is paid for is kept at once, and even if another fails.
+                return await asyncio.gather(*map(ask_and_keep, missing, repeat(backend)), return_exceptions=True)
+
+            async def ask_and_keep(answer: Answer, backend: OpenAIBackend) -> None:
+                reply = await _ask(answer, prompts, settings, backend)
                 verdicts[answer] = bool(verdict_of(reply))
                 kept.put(keys[answer], verdicts[answer], reply)
-            for reply in replies:
-                if isinstance(reply, BackendDown):
-                    raise RuntimeError(f"judge: {reply}")
-                if isinstance(reply, BaseException):
-                    raise reply
+
+            for error in _with_backend(settings, ask_all):
+                if isinstance(error, BackendDown):
+                    raise RuntimeError(f"judge: {error}")
+                if error is not None:
+                    raise error
     return [verdicts[answer] for answer in answers]
 
 
@@ -140,6 +145,26 @@ def check_judge(settings: JudgeSettings) -> None:
         _with_backend(settings, nothing)
     except BadInput as error:
         raise BadInput(f"judge: {error}") from None
+
+
+def serve(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Start a local judge here, unless it runs, so that other processes can ask it until this one ends.
+
+    Args:
+        values: settings of the kind `vllm`, as `JudgeSettings.read` takes them.
+
+    Returns:
+        Settings with its endpoint, whose verdicts are the same, and the key that it wants in SMT_JUDGE_API_KEY.
+
+    Raises:
+        BadInput, RuntimeError: as `check_judge`.
+    """
+    settings = JudgeSettings.read(values)
+    try:
+        endpoint, key = _server(settings).backend.first_address
+    except BadInput as error:
+        raise BadInput(f"judge: {error}") from None
+    return {"endpoint": endpoint, "model": settings.model, "options": settings.options}, key
 
 
 def _with_backend(settings: JudgeSettings, work: Callable[[OpenAIBackend], Coroutine[Any, Any, _Result]]) -> _Result:
@@ -213,14 +238,6 @@ def _server(settings: JudgeSettings) -> _Server:
         return _servers[key]
 
 
-async def _ask_all(
-    answers: Sequence[Answer], prompts: Prompts, settings: JudgeSettings, backend: OpenAIBackend
-) -> "list[str | BaseException]":
-    """Return the judge's reply to each, or why there is none: what is paid for is kept even if another fails."""
-    asked = (_ask(answer, prompts, settings, backend) for answer in answers)
-    return await asyncio.gather(*asked, return_exceptions=True)
-
-
 async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSettings, backend: OpenAIBackend) -> str:
     text = ""
     for attempt in range(_ATTEMPTS):
@@ -272,7 +289,8 @@ class _Kept:
         path = cache_dir() / "verdicts.sqlite"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+            # Another thread writes while the one that opened it waits for that thread.
+            self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, correct INTEGER, reply TEXT)"
             )

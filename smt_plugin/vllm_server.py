@@ -110,6 +110,11 @@ class VLLMBackend(OpenAIBackend):
         self._num_given_up = 0
         self._must_disconnect = False
 
+    @property
+    def first_address(self) -> tuple[str, str]:
+        """The base URL of the first server, once it is started, and the key that it wants."""
+        return self._endpoints[0].url, self._run_key
+
     async def start(self) -> None:
         """Start the servers and wait for them.
 

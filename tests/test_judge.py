@@ -1,6 +1,11 @@
+import itertools
 import json
+import re
+import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +279,63 @@ def test_a_run_files_local_judge_is_measured_by_one_command(tmp_path: Path) -> N
     assert not processes(tmp_path)
     found = CliRunner().invoke(cli, ["judge", "--against", str(labels)])
     assert "give a run file with evaluate.judge in it, or --endpoint" in str(found.exception)
+
+
+def test_the_arms_of_an_evaluation_ask_one_local_judge(tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "a.txt").write_text("The ferry was late.")
+    numbers = itertools.count()
+    with judge_server(lambda prompt, count: f"The answer is: {next(numbers)} of it.") as server:
+        settings = {
+            "run": "run",
+            "corpus": "documents",
+            "backend": {"kind": "microworld"},
+            "methods": {"synthetic_qa": {"tokens": 1000}},
+            "train": {"config": "microworld/full", "base_model": MODEL},
+            "evaluate": {
+                "benchmark": "financebench",
+                "data": str(write_financebench(tmp_path / "f")),
+                "arms": ["base", "base_full"],
+                "judge": local_judge(tmp_path),
+                "model": "local-chat-completions",
+                "model_args": f"base_url={server.url}/chat/completions,num_concurrent=4,tokenizer_backend=None",
+                "batch_size": "1",
+            },
+        }
+        (tmp_path / "smt.yaml").write_text(json.dumps(settings))
+        command = [sys.executable, "-m", "smt_plugin", "evaluate", "smt.yaml"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert len(re.findall(r"starting .*tests\.fake_vllm", done.stderr)) == 1
+    log = (tmp_path / "cache" / "smt-plugin" / "judge" / "vllm-0.log").read_text()
+    assert log.count("answered") > 16
+    for arm in ("base", "base_full"):
+        marker = json.loads((tmp_path / "run" / "results" / arm / "arm.json").read_text())
+        # What one would type starts a judge of its own; the address of this one holds for this evaluation alone.
+        assert '"kind": "vllm"' in marker["command"]
+        assert "/v1" not in marker["command"].partition("--metadata")[2]
+    assert wait_for(lambda: not processes(tmp_path), 30)
+
+
+def test_verdicts_are_kept_while_others_are_still_awaited(tmp_path: Path) -> None:
+    asked = threading.Event()
+    go_on = threading.Event()
+
+    def slow(prompt: str, count: str) -> str:
+        if "plums" in prompt.lower():
+            asked.set()
+            assert go_on.wait(60)
+        return knows_pears(prompt, count)
+
+    with judge_server(slow) as server, ThreadPoolExecutor(1) as thread:
+        settings = JudgeSettings(server.url, MODEL, concurrency=1)
+        verdicts = thread.submit(judge, answers("some pears", "pears", "plums"), settings)
+        assert asked.wait(60)
+        kept = sqlite3.connect(tmp_path / "cache" / "smt-plugin" / "verdicts.sqlite")
+        found = wait_for(lambda: kept.execute("SELECT count(*) FROM verdicts").fetchone() == (2,), 20)
+        go_on.set()
+        assert verdicts.result() == [False, True, False]
+    assert found
 
 
 def test_a_local_judge_that_cannot_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
