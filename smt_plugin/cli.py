@@ -434,12 +434,13 @@ def tune(
 @cli.command(epilog="\b\nExample:\n  smt check run/axolotl.yaml --gpus 4")
 @click.argument("config", type=click.Path(path_type=Path), metavar="AXOLOTL.YAML")
 @click.option("--gpus", type=click.IntRange(min=1), help="of all nodes; default: those of this machine, else 1")
-def check(config: Path, gpus: int | None) -> None:
+@click.option("--micro-batch-size", type=click.IntRange(min=1), help="if axolotl is told another than the config's")
+def check(config: Path, gpus: int | None, micro_batch_size: int | None) -> None:
     """Say what would go wrong silently in a training, and its steps, tokens, FLOP and hours; no GPU needed."""
     from smt_plugin.errors import require
     from smt_plugin.training_check import check_config
 
-    found = check_config(config, gpus or require("torch", "train").cuda.device_count() or 1)
+    found = check_config(config, gpus or require("torch", "train").cuda.device_count() or 1, micro_batch_size)
     for fact in found.facts:
         click.echo(fact)
     for note in found.notes:

@@ -151,6 +151,7 @@ class Ruler:
             "eos_token": self._tokenizer.eos_token,
             "pad_token": self._tokenizer.pad_token,
             "turn_end": self._turn_end(),
+            "has_chat_template": bool(self._tokenizer.chat_template),
         }
 
     def _turn_end(self) -> str | None:

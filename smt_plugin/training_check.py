@@ -63,16 +63,19 @@ class _Data:
         return str(self.entry.get("field_messages", "messages") if self.is_chat else self.entry.get("field", "text"))
 
 
-def check_config(path: Path, num_gpus: int) -> Checked:
+def check_config(path: Path, num_gpus: int, micro_batch_size: int | None = None) -> Checked:
     """Check an axolotl config, offline and without a GPU. Relative paths are relative to the working directory.
 
     Args:
         num_gpus: GPUs of the training, all nodes together.
+        micro_batch_size: in place of the config's, where axolotl is told another one on its command line.
 
     Raises:
         BadInput: there is no such file, it is no YAML mapping, or axolotl is not installed.
     """
     values = read_config(path)
+    if micro_batch_size is not None:
+        values["micro_batch_size"] = micro_batch_size
     os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
     # axolotl logs its whole config, and torch warns of what only GPUs need.
     logging.disable(logging.CRITICAL)
@@ -90,7 +93,7 @@ def _check(path: Path, values: dict[Any, Any], num_gpus: int) -> Checked:
     found = Checked()
     accepted, refused = _accepted(values, found)
     files = _data_files("datasets", values, accepted, found)
-    _data_files("test_datasets", values, accepted, found)
+    held_out = _data_files("test_datasets", values, accepted, found)
     if not values.get("datasets"):
         found.problems.append("datasets: there are none; name at least one file, as `smt mix` does.")
     config = _validated(accepted, refused, num_gpus, found)
@@ -100,6 +103,7 @@ def _check(path: Path, values: dict[Any, Any], num_gpus: int) -> Checked:
         tokenizer = _tokenizer(path, config, found)
     if config.sequence_len and config.base_model:
         _measure(files, config, tokenizer, found)
+        _trained_rightly(held_out, config, tokenizer, found)
         _check_prepared(files, config, tokenizer, found)
     if refused or not accepted.get("base_model"):
         found.notes.append("while axolotl refuses keys, not all of texts, lengths, steps and hours can be checked.")
@@ -260,6 +264,8 @@ def _data_files(key: str, values: dict[Any, Any], accepted: dict[str, Any], foun
             found.problems.append(f"{where}: ds_type {entry['ds_type']!r} cannot read {path}; write json.")
         elif not os.access(path, os.R_OK):
             found.problems.append(f"{where}: {path} cannot be read; mend its permissions.")
+        elif twin := next((data.where for data in files if data.path.resolve() == path.resolve()), None):
+            found.problems.append(f"{where}: {path} stands under {twin} already, and would be read twice; remove one.")
         else:
             files.append(_Data(where, path, entry))
     return files
@@ -286,6 +292,10 @@ def _tokenizer(path: Path, config: Any, found: Checked) -> Any:
         return load_tokenizer(config)
     # The hub, the network and every tokenizer class have errors of their own.
     except Exception as error:
+        if "chat_template" in str(error):
+            problem = f"chat_template: axolotl refuses it: {_line(error)}; remove the key, or take another template"
+            found.problems.append(f"{problem}.")
+            return None
         found.notes.append(
             f"tokenizer {config.tokenizer_config}: it cannot be loaded here ({_line(error)}), so chat template, turn "
             "ends and lengths were not checked."
@@ -293,13 +303,21 @@ def _tokenizer(path: Path, config: Any, found: Checked) -> Any:
         return None
 
 
-def _measure(files: list[_Data], config: Any, tokenizer: Any, found: Checked) -> None:
-    """Count each file's rows and tokens: by the mix's manifest where it is the mix's own file, else anew."""
+def _trained_rightly(files: list[_Data], config: Any, tokenizer: Any, found: Checked) -> list[_Data]:
+    """Those of the files whose first rows axolotl reads as they are meant; all of them without a tokenizer."""
     from transformers import PreTrainedTokenizerBase
 
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return files
+    return [data for data in files if _trains_rightly(data, config, tokenizer, found)]
+
+
+def _measure(files: list[_Data], config: Any, tokenizer: Any, found: Checked) -> None:
+    """Count each file's rows and tokens: by the mix's manifest where it is the mix's own file, else anew."""
+    right = _trained_rightly(files, config, tokenizer, found)
     for data in files:
         mixed = _in_manifest(data, config, found)
-        if isinstance(tokenizer, PreTrainedTokenizerBase) and not _trains_rightly(data, config, tokenizer, found):
+        if data not in right:
             continue
         if mixed is not None:
             data.rows, data.tokens = mixed
@@ -387,6 +405,8 @@ def _trains_rightly(data: _Data, config: Any, tokenizer: Any, found: Checked) ->
             if not data.is_chat:
                 tokens, labels = tokens[0], labels[0]
             problem = _problem_of_row(data, tokenizer, tokens, labels)
+            if problem is None and data.is_chat:
+                problem = _problem_of_mask(data, tokenizer, content, tokens, labels)
             if problem:
                 break
         if problem is None and data.is_chat:
@@ -415,6 +435,27 @@ def _problem_of_row(data: _Data, tokenizer: Any, tokens: list[int], labels: list
     closing = next((token for token in tokens[last + 1 :] if token in special), None)
     name = "the end of turns" if closing is None else tokenizer.convert_ids_to_tokens(closing)
     return f"{name}, which ends the answers of {data.path}, is not trained; add it to eot_tokens, or no answer ends"
+
+
+def _problem_of_mask(data: _Data, tokenizer: Any, turns: Any, tokens: list[int], labels: list[int]) -> str | None:
+    """Turns beside the assistant's that are trained, as with axolotl's `train_on_inputs`."""
+    if data.entry.get("message_property_mappings") or not all(isinstance(turn.get("content"), str) for turn in turns):
+        return None
+    trained = tokenizer.decode([token for token, label in zip(tokens, labels, strict=True) if label != -100])
+    # Decoding may change white space.
+    rest = " ".join(trained.split())
+    said = [(turn["role"], " ".join(turn["content"].split())) for turn in turns]
+    for role, text in said:
+        if role == "assistant":
+            rest = rest.replace(text, " ", 1)
+    for role, text in said:
+        # What is shorter may also stand in a tag, such as <think>.
+        if role != "assistant" and len(text) > 8 and text in rest:
+            return (
+                f"{data.path}: the {role}'s turns are trained, too; set roles_to_train: [assistant] in the entry and "
+                "train_on_inputs: false"
+            )
+    return None
 
 
 def _template_problem(data: _Data, config: Any, tokenizer: Any, contents: list[Any]) -> str | None:
@@ -520,6 +561,14 @@ def _size(
 ) -> None:
     """Steps, tokens, FLOP, hours and memory, and the settings that do not fit them."""
     tokens, rows = sum(data.tokens or 0 for data in files), sum(data.rows for data in files)
+    if config.val_set_size:
+        size = float(config.val_set_size)
+        held_out = size if size < 1 else min(size / max(rows, 1), 1.0)
+        tokens, rows = round(tokens * (1 - held_out)), round(rows * (1 - held_out))
+        found.notes.append(
+            f"val_set_size: {config.val_set_size} holds {held_out:.1%} of the texts out, and nothing that they alone "
+            "say is learned; mix.validation_rounds leaves no document out."
+        )
     epochs = float(config.num_epochs or 1)
     micro, accumulation = int(config.micro_batch_size or 1), int(config.gradient_accumulation_steps or 1)
     if config.sample_packing:

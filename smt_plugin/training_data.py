@@ -127,6 +127,9 @@ def write_axolotl_config(
                 f"config {config}: eot_tokens {ends} lacks {tokenizer['turn_end']}, with which the chat template "
                 f"of {tokenizer['name']} ends a turn: the model would never learn to stop; add it."
             )
+    if not has_chat and not tokenizer["has_chat_template"] and values.get("chat_template") == "tokenizer_default":
+        # axolotl would not start, though no text needs a template.
+        del values["chat_template"]
     if tokenizer["pad_token"] is None and "pad_token" not in (values.get("special_tokens") or {}):
         values["special_tokens"] = {**(values.get("special_tokens") or {}), "pad_token": tokenizer["eos_token"]}
     entries = values.get("datasets") or []

@@ -76,6 +76,9 @@ def test_a_card_replaces_the_trainers_and_its_own_but_none_that_was_edited(run: 
 
 
 def test_no_card_is_written_without_a_model_or_for_a_newer_mix(run: Path) -> None:
+    (run / "axolotl.yaml").touch()
+    with pytest.raises(BadInput, match=r"axolotl\.yaml is newer than the model"):
+        write_card(Training(run))
     (run / "mix/manifest.json").touch()
     with pytest.raises(BadInput, match=r"manifest\.json is newer than the model"):
         write_card(Training(run))

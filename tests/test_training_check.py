@@ -127,6 +127,54 @@ def test_a_chat_template_that_writes_otherwise_than_the_tokenizers_is_named(conf
     )
 
 
+def test_questions_that_are_trained_with_the_answers_are_named(config: Path) -> None:
+    written = config.read_text()
+    for problem in check_config(changed(config, train_on_inputs=True), 1).problems:
+        assert "qa.jsonl: the user's turns are trained, too; set roles_to_train: [assistant]" in problem
+    assert len(check_config(config, 1).problems) == 2
+    config.write_text(written)
+    datasets = yaml.safe_load(written)["datasets"]
+    datasets[0]["roles_to_train"] = ["user"]
+    assert "set roles_to_train: [assistant]" in only_problem(check_config(changed(config, datasets=datasets), 1))
+
+
+def test_a_chat_template_that_is_not_there_is_named_and_not_written_where_no_text_needs_it(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(tmp_path / "base", LLAMA_LIKE)
+    (tokenizer / "chat_template.jinja").unlink()
+    base = make_model(tokenizer)
+    run = write_records(tmp_path, count=60)
+    mix_run(run, MixSettings(str(base), replay_share=0, qa_form="text", sequence_len=256))
+    config = write_axolotl_config(run, "microworld/full", base_model=str(base), overrides={"warmup_ratio": 0.1})
+    assert "chat_template" not in yaml.safe_load(config.read_text())
+    assert check_config(config, 1).problems == []
+    found = check_config(changed(config, chat_template="tokenizer_default"), 1)
+    assert "chat_template: axolotl refuses it: `chat_template choice is tokenizer_default" in only_problem(found)
+
+
+def test_a_file_that_stands_twice_is_named_and_texts_that_are_held_out_are_not_counted(config: Path) -> None:
+    datasets = yaml.safe_load(config.read_text())["datasets"]
+    assert "stands under datasets[0] already" in only_problem(
+        check_config(changed(config, datasets=[*datasets, datasets[0]]), 1)
+    )
+    whole = check_config(changed(config, datasets=datasets), 1)
+    half = check_config(changed(config, val_set_size=0.5), 1)
+    assert half.notes[0].startswith("val_set_size: 0.5 holds 50.0% of the texts out")
+    tokens = [int(found.facts[0].split()[1].replace(",", "")) for found in (whole, half)]
+    assert tokens[0] == pytest.approx(2 * tokens[1], abs=1)
+
+
+def test_held_out_rows_without_the_field_that_is_read_are_named(config: Path) -> None:
+    datasets = yaml.safe_load(config.read_text())["datasets"]
+    tests = [{**entry, "field": "body", "split": "train"} for entry in datasets if entry["type"] == "completion"]
+    found = check_config(changed(config, test_datasets=tests[:1], eval_sample_packing=False), 1)
+    assert "no `body` to train on, which test_datasets[0]" in only_problem(found)
+
+
+def test_a_micro_batch_of_the_command_line_counts(config: Path) -> None:
+    assert "(1 x 4 x 2 GPUs = 8 rows a step)" in check_config(config, 2).facts[1]
+    assert "(3 x 4 x 2 GPUs = 24 rows a step)" in check_config(config, 2, micro_batch_size=3).facts[1]
+
+
 def test_texts_that_are_too_long_are_counted_and_the_first_named(config: Path) -> None:
     found = check_config(with_own_data(config, CHATS * 10, ["short. " * 10] * 20 + ["so long. " * 40] * 3), 1)
     assert "3 of 23 texts of" in only_problem(found)
