@@ -391,8 +391,10 @@ def mix(run_file: Path, drop_leaks: bool) -> None:
         path = write_axolotl_config(settings.run, train.config, base_model=train.base_model, mix_folder=folder)
         click.echo(f"{folder}: {manifest['tokens']:,} tokens")
         for name, source in manifest["sources"].items():
+            whole = "all" if name == "replay" else "the synthetic ones"
             click.echo(
-                f"{name:>16}: {source['tokens']:>12,} tokens in {source['records']:,} records, {source['share']:.1%}"
+                f"{name:>16}: {source['tokens']:>12,} tokens in {source['records']:,} records, "
+                f"{source['share']:.1%} of {whole}"
             )
             ran_dry = ran_dry or source["ran_dry"]
         for warning in manifest["warnings"]:

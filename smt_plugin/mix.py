@@ -803,6 +803,10 @@ def _write_mix(
     warnings = [sentence for choice in chosen for sentence in _shortfalls(choice)]
     if settings.replay is None and settings.replay_share > 0:
         warnings.append("no replay text was given (mix.replay), so the mix has none: general ability may fall.")
+    if settings.validation_rounds and not shared["validation"]:
+        warnings.append(
+            f"mix.validation_rounds {settings.validation_rounds}: no document has more rounds, so nothing is held out."
+        )
     if shared["dropped"]:
         warnings.append(f"{shared['dropped']:,} records were dropped; {dropped} says which and why.")
     manifest = {

@@ -85,13 +85,13 @@ def _card(
         f"{budget}; at most {settings['sequence_len']} tokens a text; seed {settings['seed']}; content hash "
         f"`{manifest['content_hash'][:16]}`.",
         "",
-        "| source | tokens | share | records | documents | cut | duplicates left out | ran dry |",
+        "| source | tokens | share of the synthetic | records | documents | cut | duplicates left out | ran dry |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, source in manifest["sources"].items():
         cells = [
             f"{source['tokens']:,}",
-            f"{source['share']:.1%}",
+            f"{source['share']:.1%}{' of all' if name == 'replay' else ''}",
             f"{source['records']:,}",
             _cell(source["documents"]),
             _cell(source["records_cut"]),
@@ -102,7 +102,8 @@ def _card(
     warnings = [warning.replace(f"{training.run.resolve()}/", "") for warning in manifest["warnings"]]
     lines += ["", *(f"- {warning}" for warning in warnings), "", "## Evaluation", ""]
     lines += results
-    lines += ["", "## Training", "", "```yaml", _config_text(training.run, config), "```", "", "## Versions", ""]
+    lines += ["", "## Training", "", "As the config says; options on axolotl's command line are not in it.", ""]
+    lines += ["```yaml", _config_text(training.run, config), "```", "", "## Versions", ""]
     lines += [f"- {name} {number}" for name, number in _versions(manifest).items()]
     return "\n".join(lines) + "\n\n"
 
