@@ -1,5 +1,6 @@
 """Near duplicates among millions of texts: MinHash signatures in bands, on disk, one band in memory at a time."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -22,6 +23,7 @@ _BETWEEN, _LETTER, _SIGN = range(3)
 _KINDS = bytes(
     _SIGN if 0xE3 <= byte < 0xEE else _LETTER if byte >= 128 or chr(byte).isalnum() else _BETWEEN for byte in range(256)
 )
+_NUMBER = re.compile(r"\d+")
 _CHARACTERS = 200_000
 _MIX = [np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)]
 _SHIFT = np.uint64(31)
@@ -88,6 +90,10 @@ def shared(one: str, other: str) -> float:
     return common / (len(first) + len(second) - common)
 
 
+def _numbers(text: str) -> list[str]:
+    return sorted(_NUMBER.findall(text))
+
+
 def repeats(
     values: "NDArray[np.uint64]", is_candidate: "NDArray[np.bool_]", in_order: "_InOrder"
 ) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
@@ -135,7 +141,8 @@ class NearDuplicates:
         text_of: Callable[[int], str],
         threshold: float,
     ) -> Iterator[tuple[int, int, float]]:
-        """Yield (text, earlier text, shared part) for each text that shares at least `threshold` with an earlier one.
+        """Yield (text, earlier text, shared part) for each text that shares at least `threshold` with an earlier one
+        and has the same numbers in it: two years' figures in the same words are two facts.
 
         Candidates are compared exactly, with the first text of their band, so time grows with the number of texts.
 
@@ -148,7 +155,8 @@ class NearDuplicates:
         for path in self._paths:
             later, first = repeats(np.fromfile(path, dtype=np.uint64), is_candidate, in_order)
             for text, earlier in zip(later.tolist(), first.tolist(), strict=True):
-                part = shared(text_of(text), text_of(earlier))
-                if part >= threshold:
+                one, other = text_of(text), text_of(earlier)
+                part = shared(one, other)
+                if part >= threshold and _numbers(one) == _numbers(other):
                     is_candidate[text] = False
                     yield text, earlier, part

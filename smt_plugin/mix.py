@@ -75,8 +75,8 @@ class MixSettings:
         replay_config, replay_split: of a data set; FineWeb's default is `sample-10BT`.
         replay_share: the replay's part of all tokens, 0 to below 1.
         qa_form: `chat` trains the answers in the chat template, `text` trains questions and answers as plain text.
-        near_duplicates: records that share this part of their shingles (see duplicates.py) with an earlier one are
-            dropped, 0.5 to 1; 1 drops exact duplicates alone. 0.8 is what SlimPajama took.
+        near_duplicates: records that share this part of their shingles (see duplicates.py), and all numbers, with an
+            earlier one are dropped, 0.5 to 1; 1 drops exact duplicates alone. 0.8 is what SlimPajama took.
         validation_rounds: so many of the last rounds of each document are held out for validation, where
             there are more; no document is left out of training.
         sequence_len: longest text in tokens; longer documents are cut, longer dialogues dropped.

@@ -61,3 +61,17 @@ def test_every_near_duplicate_is_found_and_nothing_that_shares_less(tmp_path: Pa
         assert part == shared(texts[text], texts[earlier]) >= 0.8
     assert len({text for text, _, _ in found}) == len(found)
     assert set(np.flatnonzero(~is_candidate)) == {text for text, _, _ in found}
+
+
+def test_texts_that_differ_in_a_number_are_two_facts(tmp_path: Path) -> None:
+    rest = " ".join(words(random.Random(0), 60))
+    texts = [
+        f"In 2019 the mill sold 40 sacks. {rest}",
+        f"In 2020 the mill sold 40 sacks. {rest}",
+        f"In 2019 the mill sold 40 bags. {rest}",
+    ]
+    assert min(shared(texts[0], text) for text in texts[1:]) > 0.8
+    near = NearDuplicates(tmp_path)
+    near.add(band_keys(texts))
+    found = near.find(np.ones(3, dtype=bool), np.sort, texts.__getitem__, 0.8)
+    assert [(text, earlier) for text, earlier, _ in found] == [(2, 0)]
