@@ -28,7 +28,7 @@ Tokens = Annotated[int, BeforeValidator(parse_tokens)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def checked_url(url: str) -> str:
@@ -325,7 +325,11 @@ def read_run_file(path: Path) -> RunFile:
         run_file = RunFile.model_validate(content)
     except ValidationError as error:
         raise BadInput(f"run file {path}: {_first_problem(error)}") from None
-    return _resolve(run_file, path.parent)
+    run_file = _resolve(run_file, path.parent)
+    for place in (run_file.run, *run_file.run.parents):
+        if place.is_file():
+            raise BadInput(f"run file {path}: run: {place} is a file; name a folder.")
+    return run_file
 
 
 def _check_values(content: Any) -> None:

@@ -1,4 +1,4 @@
-"""The error a user can mend, and the import of a module that only an extra installs."""
+"""The error a user can mend, the gist of others, and the import of a module that only an extra installs."""
 
 from importlib import import_module
 from types import ModuleType
@@ -9,6 +9,11 @@ class BadInput(Exception):
 
     The command line prints the message alone and exits with status 2.
     """
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says; of one that says nothing, its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def require(module: str, extra: str) -> ModuleType:

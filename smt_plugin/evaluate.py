@@ -18,7 +18,7 @@ from smt_plugin.assets import asset_dir
 from smt_plugin.benchmarks import load
 from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput, require
-from smt_plugin.jsonl import read_jsonl, write_json
+from smt_plugin.jsonl import read_json, read_jsonl, write_json
 from smt_plugin.judge import API_KEY_VARIABLE, serve
 from smt_plugin.retrieval import default_settings
 from smt_plugin.training_data import Training
@@ -212,7 +212,7 @@ def _stamp(arm: ArmCommand) -> dict[str, str]:
 
 
 def _is_of(stamp: dict[str, str], marker: Path) -> bool:
-    return bool(stamp.items() <= orjson.loads(marker.read_bytes()).items())
+    return bool(stamp.items() <= read_json(marker, "smt evaluate").items())
 
 
 def _check_answers(arm: ArmCommand) -> None:
@@ -336,12 +336,12 @@ def read_arm(folder: Path) -> list[dict[str, Any]] | None:
 def read_tokens(folder: Path) -> dict[str, int] | None:
     """Return what `_count_tokens` found when the arm was done; None where it is not known."""
     marker = folder / "arm.json"
-    tokens: dict[str, int] | None = orjson.loads(marker.read_bytes()).get("tokens") if marker.is_file() else None
+    tokens: dict[str, int] | None = read_json(marker, "smt evaluate").get("tokens") if marker.is_file() else None
     return tokens
 
 
 def read_seconds(folder: Path) -> float | None:
     """Return how long lm_eval took for an arm, in seconds; None where it did not say."""
     files = sorted(folder.rglob("results_*.json"), key=lambda file: file.stat().st_mtime)
-    seconds = orjson.loads(files[-1].read_bytes()).get("total_evaluation_time_seconds") if files else None
+    seconds = read_json(files[-1], "smt evaluate").get("total_evaluation_time_seconds") if files else None
     return None if seconds is None else float(seconds)

@@ -19,7 +19,7 @@ from smt_plugin.completions import Completion, CompletionStore, completion_key
 from smt_plugin.config import Price, RunFile, parse_tokens
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
-from smt_plugin.jsonl import write_json
+from smt_plugin.jsonl import read_json, write_json
 from smt_plugin.methods import make_method
 from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
 from smt_plugin.methods.focal_rewrite import FocalRewrite
@@ -401,7 +401,7 @@ def _write_summary(path: Path, summary: Summary) -> None:
     """Write a call's summary; methods that it left alone stay as an earlier call wrote them, like their records."""
     content = summary.to_json()
     if path.is_file():
-        content["methods"] = orjson.loads(path.read_bytes())["methods"] | content["methods"]
+        content["methods"] = read_json(path, "smt generate", "methods")["methods"] | content["methods"]
     write_json(path, content)
 
 

@@ -38,6 +38,21 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, value
 
 
+def read_json(path: Path, writer: str, *keys: str) -> dict[str, Any]:
+    """Read a JSON file that the command `writer` wrote: an object with at least these keys.
+
+    Raises:
+        BadInput: it is something else.
+    """
+    try:
+        value = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"{path}: not valid JSON ({error}); remove it and run `{writer}` again.") from None
+    if not isinstance(value, dict) or not value.keys() >= set(keys):
+        raise BadInput(f"{path}: it lacks what `{writer}` writes; remove it and run `{writer}` again.")
+    return value
+
+
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write rows to `path` and return how many; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

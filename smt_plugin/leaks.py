@@ -13,7 +13,7 @@ import orjson
 from smt_plugin.benchmarks import Question
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
-from smt_plugin.jsonl import read_jsonl, write_json, write_jsonl
+from smt_plugin.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from smt_plugin.records import generated_folders
 
 # Our choices. A question has some 12 words: 3 in a row survive a reworded copy, 8 in a row only a quotation.
@@ -219,7 +219,7 @@ def read_leaks(run: Path) -> dict[str, Any] | None:
     path = run / "leaks.json"
     if not path.is_file():
         return None
-    leaks: dict[str, Any] = orjson.loads(path.read_bytes())
+    leaks = read_json(path, "smt leaks", "records", "leaked")
     if "alike" not in leaks:  # of a version that looked at words alone
         return None
     return leaks if leaks["records"] == _states(run, _record_files(run)) else None

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import orjson
 
 from smt_plugin import __version__
-from smt_plugin.errors import BadInput, require
-from smt_plugin.jsonl import write_json, write_jsonl
+from smt_plugin.errors import BadInput, first_line, require
+from smt_plugin.jsonl import read_json, write_json, write_jsonl
 from smt_plugin.records import record_files
 from smt_plugin.ruler import Ruler
 
@@ -99,14 +99,15 @@ class MixSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.shares or any(weight <= 0 for weight in self.shares.values()):
-            raise BadInput(f"mix.shares {self.shares}: name at least one method, each with a weight above 0.")
+        # What is no number is not above 0 either; sums and quotients of such as these stay finite.
+        if not self.shares or not all(1e-9 <= weight <= 1e9 for weight in self.shares.values()):
+            raise BadInput(f"mix.shares {self.shares}: name at least one method, each with a weight of 1e-9 to 1e9.")
         if "replay" in self.shares:
             raise BadInput("mix.shares: `replay` has a key of its own, mix.replay_share; take it out here.")
         if self.tokens is not None and self.budgets:
             raise BadInput("mix.tokens and mix.budgets are both given; take one of them out.")
         if any(tokens < 1 for tokens in (self.tokens, *self.budgets) if tokens is not None):
-            raise BadInput(f"mix.tokens {self.tokens}: give a number of tokens above 0, or leave it out.")
+            raise BadInput(f"{self.budget_key}: give a number of tokens above 0, or leave it out.")
         for name in self.sources:
             if name not in self.shares:
                 raise BadInput(f"mix.sources.{name}: it has no share; add it to mix.shares with a weight.")
@@ -116,6 +117,11 @@ class MixSettings:
             raise BadInput(f"mix.near_duplicates {self.near_duplicates}: give a shared part, 0.5 to 1.")
         if self.sequence_len < 16:
             raise BadInput(f"mix.sequence_len {self.sequence_len}: give at least 16 tokens.")
+
+    @property
+    def budget_key(self) -> str:
+        """The key of the run file that sets the budget."""
+        return "mix.budgets" if self.budgets else "mix.tokens"
 
 
 def mix_run(run_folder: Path, settings: MixSettings, drop: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -144,7 +150,10 @@ def mix_budgets(
     folder = run_folder / "mix"
     scratch = folder / "scratch.partial"
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    try:
+        scratch.mkdir(parents=True)
+    except (FileExistsError, NotADirectoryError):
+        raise BadInput(f"{folder} is no folder and cannot be made one: a file is in its place; move it away.") from None
     was_collecting = gc.isenabled()
     # Rows come and go by the million and hold no cycles; looking for some would take a tenth of a mix's own time.
     gc.disable()
@@ -193,7 +202,7 @@ def _mix(
     if not any(source.available for source in sources):
         raise BadInput(f"{run_folder / 'records'}: no record fits into {settings.sequence_len} tokens.")
     if not any(choice.tokens for choice in choices[0]):
-        raise BadInput(f"mix: {budgets[0]:,.0f} tokens hold not one text; give a larger budget.")
+        raise BadInput(f"{settings.budget_key}: {budgets[0]:,.0f} tokens hold not one text; give a larger budget.")
 
     if settings.replay is not None and settings.replay_share > 0:
         store = files.enter_context(_Scratch(scratch / "replay"))
@@ -232,6 +241,16 @@ def _mix(
     return mixes
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of a mix.
+
+    Raises:
+        BadInput: it is broken.
+    """
+    keys = ("settings", "tokens", "record_tokens", "sources", "files", "tokenizer", "content_hash", "versions")
+    return read_json(path, "smt mix", *keys, "warnings")
+
+
 def budget_name(tokens: int) -> str:
     """A budget as one writes it: `10M`, `1.5M`, `300K`, `999`."""
     for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
@@ -249,7 +268,8 @@ def _record_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     else:
         files = [path] if path.is_file() else []
     if not files:
-        raise BadInput(f"{path} does not exist; give a JSONL file or a folder of them.")
+        state = "holds no .jsonl file" if path.is_dir() else "does not exist"
+        raise BadInput(f"{path} {state}; give a JSONL file or a folder of them.")
     empty = True
     for file in files:
         place = f"{file}, line "
@@ -298,10 +318,9 @@ def _stream(settings: MixSettings) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{name}, text {number + 1}", row
     # Hub, network and every file format have errors of their own, and all of them mean the same to the user.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
-            f"mix.replay {name}: the data set cannot be streamed ({reason}); without a network, download it first and "
-            "give its folder, or give a JSONL file of general text."
+            f"mix.replay {name}: the data set cannot be streamed ({first_line(error)}); without a network, download it "
+            "first and give its folder, or give a JSONL file of general text."
         ) from None
 
 
@@ -687,7 +706,9 @@ def _parsed(line: bytes | dict[str, Any], where: str) -> dict[str, Any]:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise BadInput(f"{where}: not valid JSON ({error}).") from None
+        raise BadInput(
+            f"{where}: not valid JSON ({error}); give an unpacked JSONL file: `text` or `messages` in each line."
+        ) from None
     if not isinstance(row, dict):
         raise BadInput(f"{where}: expected an object with either `text` or `messages`.")
     return row
@@ -800,7 +821,7 @@ def _write_mix(
         choice.source.name: choice.source.report(choice, everything if choice.source.is_replay else tokens)
         for choice in chosen
     }
-    warnings = [sentence for choice in chosen for sentence in _shortfalls(choice)]
+    warnings = [sentence for choice in chosen for sentence in _shortfalls(choice, settings.budget_key)]
     if settings.replay is None and settings.replay_share > 0:
         warnings.append("no replay text was given (mix.replay), so the mix has none: general ability may fall.")
     if settings.validation_rounds and not shared["validation"]:
@@ -834,11 +855,11 @@ def _write_mix(
     return manifest
 
 
-def _shortfalls(choice: _Choice) -> list[str]:
+def _shortfalls(choice: _Choice, budget_key: str) -> list[str]:
     """One sentence if the source ran dry or missed its share by more than half a percent, else nothing."""
     name, off = choice.source.name, choice.tokens - choice.asked
     if choice.is_dry:
-        mend = "give more replay text" if choice.source.is_replay else "generate more, or lower mix.tokens"
+        mend = "give more replay text" if choice.source.is_replay else f"generate more, or lower {budget_key}"
         return [
             f"{name} ran dry: {choice.tokens:,} of {choice.asked:,.0f} tokens, {-off / choice.asked:.1%} short. "
             f"Nothing was repeated and the other sources were not scaled: {mend}."

@@ -7,12 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import orjson
 import yaml
 
+from smt_plugin.config import MicroworldBackend, read_run_file
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluate import ARMS, split_arm
-from smt_plugin.mix import MANIFEST_FILE
+from smt_plugin.jsonl import read_json
+from smt_plugin.mix import MANIFEST_FILE, read_manifest
 from smt_plugin.training_data import Training, read_config
 
 # What the card of the trainer says of itself, until somebody edits it.
@@ -29,7 +30,8 @@ def write_card(training: Training) -> Path:
     an earlier one of this function are replaced.
 
     Raises:
-        BadInput: there is no trained model, the mix was written anew since, or README.md was edited.
+        BadInput: there is no trained model, the mix was written anew since, README.md was edited, or a file that
+            the card is made from is broken.
     """
     if sentence := training.unready():
         raise BadInput(f"{sentence}.")
@@ -44,7 +46,9 @@ def write_card(training: Training) -> Path:
     path = folder / "README.md"
     if path.is_file() and not _may_replace(path.read_text(encoding="utf-8")):
         raise BadInput(f"{path} was edited; move it away first.")
-    manifest, config = orjson.loads(manifest_path.read_bytes()), read_config(training.config)
+    manifest, config = read_manifest(manifest_path), read_config(training.config)
+    if not isinstance(config.get("base_model"), str):
+        raise BadInput(f"{training.config}: it names no base_model; run `smt mix` again, or add the model's name.")
     results = _results(training, trained_at)
     text = _card(training, manifest, config, results, datetime.fromtimestamp(trained_at, UTC))
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -111,10 +115,10 @@ def _card(
 def _generator(run_folder: Path) -> str:
     """The model that wrote the run's records, as `smt generate` noted it."""
     path = run_folder / "run.yaml"
-    backend = yaml.safe_load(path.read_text(encoding="utf-8"))["backend"] if path.is_file() else {}
-    if backend.get("kind") == "microworld":
-        return "a script"
-    return f"`{backend['model']}`" if "model" in backend else "a generator model"
+    if not path.is_file():
+        return "a generator model"
+    backend = read_run_file(path).backend
+    return "a script" if isinstance(backend, MicroworldBackend) else f"`{backend.model}`"
 
 
 def _cell(value: int | None) -> str:
@@ -126,7 +130,7 @@ def _results(training: Training, trained_at: float) -> list[str]:
     report = training.run / "report.json"
     reported_at = report.stat().st_mtime if report.is_file() else 0.0
     rows = []
-    for arm in orjson.loads(report.read_bytes())["arms"] if reported_at else ():
+    for arm in read_json(report, "smt report", "arms")["arms"] if reported_at else ():
         kind, budget = split_arm(arm["arm"])
         is_trained, accuracy = ARMS[kind][0], arm["accuracy"]
         marker = training.run / "results" / arm["arm"] / "arm.json"

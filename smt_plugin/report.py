@@ -7,16 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from jinja2 import Environment, FileSystemLoader
 
 from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput, require
 from smt_plugin.evaluate import ARMS, arms_of, read_arm, read_seconds, read_tokens, split_arm
 from smt_plugin.intervals import Estimate, estimate
-from smt_plugin.jsonl import write_json
+from smt_plugin.jsonl import read_json, write_json
 from smt_plugin.leaks import dropped_from_mix, read_leaks
-from smt_plugin.mix import MANIFEST_FILE
+from smt_plugin.mix import MANIFEST_FILE, read_manifest
 from smt_plugin.official_files import OFFICIAL
 from smt_plugin.records import generated_folders
 from smt_plugin.retention import Change
@@ -111,7 +110,7 @@ def arm_results(run: Path, names: Sequence[str], trainings: Sequence[Training] =
 def _mix_tokens(training: Training | None) -> int | None:
     """The size of one of several mixes; None of the base model, of a run's only mix, and where it is not there."""
     path = training.mix / MANIFEST_FILE if training is not None and training.budget else None
-    return int(orjson.loads(path.read_bytes())["tokens"]) if path is not None and path.is_file() else None
+    return int(read_manifest(path)["tokens"]) if path is not None and path.is_file() else None
 
 
 def _rows_less(doc_ids: set[str], rows: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
@@ -308,13 +307,13 @@ def run_facts(run_file: RunFile) -> dict[str, str]:
     generated: dict[str, Counter[str]] = defaultdict(Counter)
     for folder in generated_folders(run_file.run):
         if (folder / "generate.json").is_file():
-            for name, count in orjson.loads((folder / "generate.json").read_bytes())["methods"].items():
+            for name, count in read_json(folder / "generate.json", "smt generate", "methods")["methods"].items():
                 generated[name].update(tokens=count["tokens"], records=count["records"])
     for name, total in generated.items():
         facts[name] = f"{total['tokens']:,} tokens in {total['records']:,} records"
     for training in trainings_of(run_file.run, run_file.mix.budgets):
         if (training.mix / MANIFEST_FILE).is_file():
-            mix = orjson.loads((training.mix / MANIFEST_FILE).read_bytes())
+            mix = read_manifest(training.mix / MANIFEST_FILE)
             shares = ", ".join(f"{name} {source['tokens']:,}" for name, source in mix["sources"].items())
             name = f"trained on, {training.budget}" if training.budget else "trained on"
             facts[name] = f"{mix['tokens']:,} tokens: {shares}"

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from typing import Any
 
 from smt_plugin.control_tokens import defuse
-from smt_plugin.errors import BadInput, require
+from smt_plugin.errors import BadInput, first_line, require
 
 # Latin stops with closing quotes and white space, CJK full stops, ends of lines.
 _SENTENCE_END = re.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*\\s+|[\u3002\uff01\uff1f]|\n+")
@@ -25,10 +25,10 @@ class Ruler:
         transformers = require("transformers", "train")
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError, KeyError) as error:
+        # Each kind of broken file has an error of its own.
+        except Exception as error:
             raise BadInput(
-                f"tokenizer {name}: cannot be loaded ({str(error).splitlines()[0]}); "
-                "give the target model's folder or hub name."
+                f"tokenizer {name}: cannot be loaded ({first_line(error)}); give the target model's folder or hub name."
             ) from None
         if not tokenizer.is_fast or tokenizer.eos_token is None:
             raise BadInput(f"tokenizer {name}: a fast tokenizer (tokenizer.json) with an EOS token is needed.")
@@ -84,9 +84,16 @@ class Ruler:
         return text
 
     def _frame(self, roles: tuple[str, ...]) -> list[str] | None:
-        """What stands before, between and after the contents of such a dialogue; None if that varies."""
+        """What stands before, between and after the contents of such a dialogue; None if that varies.
+
+        Raises:
+            BadInput: the template leaves out what the user or the assistant says.
+        """
         marks = [f"mark{number}here" for number in range(len(roles))]
         rest = self._by_template([{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)])
+        for role, mark in zip(roles, marks, strict=True):
+            if role in ("user", "assistant") and mark not in rest.lower():
+                raise self._no_dialogues(f"leaves out what the {role} says")
         frame = []
         for mark in marks:
             before, found, rest = rest.partition(mark)
@@ -97,12 +104,20 @@ class Ruler:
 
     def _by_template(self, messages: list[dict[str, str]]) -> str:
         if not self._tokenizer.chat_template:
-            raise BadInput(
-                f"tokenizer {self.name}: it has no chat template, which question-answer records need; "
-                "take another tokenizer, or set mix.qa_form to text."
-            )
-        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False)
+            raise self._no_dialogues("is not there")
+        try:
+            text: str = self._tokenizer.apply_chat_template(messages, tokenize=False)
+        # A template is a program, which may fail in any way.
+        except Exception as error:
+            roles = ", ".join(turn["role"] for turn in messages)
+            raise self._no_dialogues(f"refuses a dialogue of {roles} ({first_line(error)})") from None
         return text
+
+    def _no_dialogues(self, why: str) -> BadInput:
+        return BadInput(
+            f"tokenizer {self.name}: its chat template {why}; take another tokenizer, or do without dialogues: "
+            "`mix.qa_form: text`, and replay that has `text` instead of `messages`."
+        )
 
     def chats(self, rendered: list[str]) -> list[int]:
         """Tokens of each dialogue, as `render` gave it."""
@@ -155,12 +170,15 @@ class Ruler:
         }
 
     def _turn_end(self) -> str | None:
-        """The special token with which the chat template closes the assistant's turn."""
-        if not self._tokenizer.chat_template:
-            return None
+        """The special token with which the chat template closes the assistant's turn; None without a usable one."""
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "answer"}]
-        text = self._tokenizer.apply_chat_template(turns, tokenize=False)
-        tail = text[text.rindex("answer") :]
+        try:
+            text = self._by_template(turns)
+        # A mix with dialogues has failed before; one without needs no template.
+        except BadInput:
+            return None
+        _, *tails = re.split("answer", text, flags=re.IGNORECASE)
+        tail = tails[-1] if tails else ""
         special = self._rust.get_added_tokens_decoder().values()
         found = [(tail.index(token.content), token.content) for token in special if token.content in tail]
         return min(found)[1] if found else None

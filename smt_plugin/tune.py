@@ -10,13 +10,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from smt_plugin.benchmarks import held_out, load
 from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluate import arm_commands, evaluate, read_arm
-from smt_plugin.jsonl import write_json
+from smt_plugin.jsonl import read_json, write_json
 from smt_plugin.retrieval import (
     MINILM,
     ORDERS,
@@ -148,4 +146,4 @@ def trial_text(trial: Trial) -> str:
 def read_tuned(run: Path) -> dict[str, Any] | None:
     """What `tune` wrote for this run, or None."""
     path = run / "tune.json"
-    return orjson.loads(path.read_bytes()) if path.is_file() else None
+    return read_json(path, "smt tune", "by", "questions", "held_out", "chosen") if path.is_file() else None

@@ -1,5 +1,6 @@
 """What a mix holds: budgets, shares, nesting, nothing twice, nothing cut in the dark."""
 
+import gzip
 import json
 import random
 import shutil
@@ -216,12 +217,15 @@ def test_bad_input_is_named_in_one_sentence(run: Path, tokenizer: str) -> None:
         mix_run(run, settings(run, tokenizer, replay=run / "nowhere.jsonl"))
     with pytest.raises(BadInput, match=r"tokenizer .*no-model: cannot be loaded"):
         mix_run(run, settings(run, str(run / "no-model")))
-    with pytest.raises(BadInput, match="shares"):
-        settings(run, tokenizer, shares={"synthetic_qa": 0})
+    for weight in (0, -1, float("nan"), float("inf"), 1e300, 1e-300):
+        with pytest.raises(BadInput, match=r"mix\.shares .* with a weight of 1e-9 to 1e9"):
+            settings(run, tokenizer, shares={"synthetic_qa": 1, "focal_rewrite": weight})
     with pytest.raises(BadInput, match=r"mix\.shares\.synthetic_qa: .* fits into 64 tokens; raise mix\.sequence_len"):
         mix_run(run, settings(run, tokenizer, tokens=None, sequence_len=64))
-    with pytest.raises(BadInput, match=r"1 tokens hold not one text; give a larger budget"):
+    with pytest.raises(BadInput, match=r"mix\.tokens: 1 tokens hold not one text; give a larger budget"):
         mix_run(run, settings(run, tokenizer, tokens=1))
+    with pytest.raises(BadInput, match=r"mix\.budgets: 1 tokens hold not one text; give a larger budget"):
+        mix_run(run, settings(run, tokenizer, tokens=None, budgets=(1, 2)))
     with pytest.raises(BadInput, match=r"mix\.tokens and mix\.budgets are both given"):
         settings(run, tokenizer, tokens=1, budgets=(2,))
     write(run / "bad.jsonl", [{"content": "a"}])
@@ -233,6 +237,73 @@ def test_bad_input_is_named_in_one_sentence(run: Path, tokenizer: str) -> None:
     write(run / "records/synthetic_qa.jsonl", [{"id": "a", "doc_id": "d", "round": 0, "text": "a", "messages": []}, {}])
     with pytest.raises(BadInput, match=r"synthetic_qa\.jsonl, line 2: expected an object with either"):
         mix_run(run, settings(run, tokenizer))
+
+
+@pytest.mark.parametrize("name", ["general.txt", "general.jsonl.gz", "general.parquet"])
+def test_a_file_that_is_no_jsonl_is_told_what_is_wanted(run: Path, tokenizer: str, name: str) -> None:
+    from datasets import Dataset
+
+    text = "Just some text.\n"
+    if name.endswith(".parquet"):
+        Dataset.from_dict({"text": [text] * 9}).to_parquet(str(run / name))
+    else:
+        (run / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    for changes in ({"replay": run / name}, {"shares": {"x": 1}, "sources": {"x": run / name}}):
+        with pytest.raises(BadInput, match=rf"{name}, line \d+: not valid JSON .*; give an unpacked JSONL file"):
+            mix_run(run, settings(run, tokenizer, **changes))
+
+
+@pytest.mark.parametrize("place", ["", "mix"])
+def test_a_file_in_the_place_of_a_folder_is_named_and_stays(tmp_path: Path, tokenizer: str, place: str) -> None:
+    file = tmp_path / "run" / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    with pytest.raises(BadInput, match=r"run/mix is no folder and cannot be made one: a file is in its place"):
+        mix_run(tmp_path / "run", settings(tmp_path, tokenizer))
+    assert file.read_text() == "mine"
+
+
+def test_a_source_that_runs_dry_names_the_key_that_set_its_budget(run: Path, tokenizer: str) -> None:
+    for changes, key in (({"tokens": 10**7}, "mix.tokens"), ({"tokens": None, "budgets": (10**7,)}, "mix.budgets")):
+        ((_, manifest),) = mix_budgets(run, settings(run, tokenizer, **changes))
+        assert manifest["warnings"][0].endswith(f"generate more, or lower {key}.")
+
+
+NO_DIALOGUES = "take another tokenizer, or do without dialogues: `mix.qa_form: text`, and replay"
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (
+            "{{ raise_exception('System role not supported') }}",
+            r"refuses a dialogue of .* \(System role not supported\)",
+        ),
+        ("{% for message in messages %}", r"refuses a dialogue of user, assistant \(Unexpected end of template"),
+        ("{{ messages[0]['content'] + 1 }}", r"refuses a dialogue of user, assistant \(.*str"),
+        ("{% for message in messages %}<|user|>{% endfor %}", "leaves out what the user says"),
+        ("<|user|>{{ messages[0]['content'] }}", "leaves out what the assistant says"),
+        ("", "is not there"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_is_named_and_only_needed_for_dialogues(
+    run: Path, template: str, says: str
+) -> None:
+    name = str(make_tokenizer(run / "base", replace(MICROWORLD_LIKE, template=template)))
+    with pytest.raises(BadInput, match=rf"tokenizer {name}: its chat template {says}.*; {NO_DIALOGUES}"):
+        mix_run(run, settings(run, name))
+    assert mix_run(run, settings(run, name, qa_form="text"))["tokenizer"]["turn_end"] is None
+    write(run / "replay.jsonl", [{"messages": question(random.Random(1), 1)["messages"]}])
+    with pytest.raises(BadInput, match=rf"{says}.*; {NO_DIALOGUES} that has `text`"):
+        mix_run(run, settings(run, name, qa_form="text"))
+
+
+@pytest.mark.parametrize(("file", "content"), [("tokenizer_config.json", "[]"), ("tokenizer.json", "{}")])
+def test_a_broken_tokenizer_is_named(run: Path, file: str, content: str) -> None:
+    folder = make_tokenizer(run / "base", MICROWORLD_LIKE)
+    (folder / file).write_text(content)
+    with pytest.raises(BadInput, match=rf"tokenizer {folder}: cannot be loaded \(.+\); give the target model's folder"):
+        mix_run(run, settings(run, str(folder)))
 
 
 def test_several_budgets_give_nested_mixes_each_with_its_own_config(run: Path, tokenizer: str) -> None:
@@ -299,6 +370,9 @@ def test_records_of_another_run_are_a_source_with_a_share_like_any_other(run: Pa
     assert tokens["other_qa"] == pytest.approx(15_000, abs=100)
     assert tokens["plain_qa"] == pytest.approx(15_000, abs=100)
     with pytest.raises(BadInput, match=r"nothing does not exist; give a JSONL file or a folder of them"):
+        mix_run(run, settings(run, tokenizer, shares={"x": 1}, sources={"x": run / "nothing"}))
+    (run / "nothing").mkdir()
+    with pytest.raises(BadInput, match=r"nothing holds no \.jsonl file; give a JSONL file or a folder of them"):
         mix_run(run, settings(run, tokenizer, shares={"x": 1}, sources={"x": run / "nothing"}))
     with pytest.raises(BadInput, match=r"mix\.sources\.x: it has no share"):
         settings(run, tokenizer, sources={"x": run / "plain.jsonl"})

@@ -14,6 +14,12 @@ from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
 from tests.training_records import write_records
 
 TRAINERS_CARD = "# run/model\n<!-- This model card has been generated automatically according to the information -->\n"
+RUN_FILE = """\
+run: .
+corpus: documents
+backend: {endpoints: ["http://127.0.0.1:8000/v1"], model: some/Writer-30B}
+methods: {synthetic_qa: {tokens: 1M}}
+"""
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_card_says_on_what_and_how_the_model_was_trained_and_names_no_folder(run: Path) -> None:
-    (run / "run.yaml").write_text("backend: {kind: openai, model: some/Writer-30B}\n")
+    (run / "run.yaml").write_text(RUN_FILE)
     text = write_card(Training(run)).read_text()
     manifest = json.loads((run / "mix/manifest.json").read_text())
     qa = manifest["sources"]["synthetic_qa"]
@@ -86,3 +92,26 @@ def test_no_card_is_written_without_a_model_or_for_a_newer_mix(run: Path) -> Non
         file.unlink()
     with pytest.raises(BadInput, match=r"there is no trained model in .*model; run: axolotl train"):
         write_card(Training(run))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("report.json", "{", r"not valid JSON \(.*\); remove it and run `smt report` again"),
+        ("report.json", "{}", "it lacks what `smt report` writes; remove it and run `smt report` again"),
+        ("mix/manifest.json", "{", r"not valid JSON \(.*\); remove it and run `smt mix` again"),
+        ("mix/manifest.json", "{}", "it lacks what `smt mix` writes"),
+        ("mix/manifest.json", "[]", "it lacks what `smt mix` writes"),
+        ("axolotl.yaml", "learning_rate: 0.1\n", "it names no base_model"),
+        ("run.yaml", "{}\n", "run: this key is missing"),
+    ],
+)
+def test_a_broken_file_of_the_run_is_named_and_the_card_stays_as_it_was(
+    run: Path, name: str, content: str, says: str
+) -> None:
+    (run / name).write_text(content)
+    os.utime(run / name, (1, 1))
+    with pytest.raises(BadInput, match=rf"{name}: {says}") as caught:
+        write_card(Training(run))
+    assert "\n" not in str(caught.value)
+    assert (run / "model/README.md").read_text() == TRAINERS_CARD

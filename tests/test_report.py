@@ -125,3 +125,18 @@ def test_the_tables_for_the_terminal_fit_80_columns_with_their_headings_whole(tm
     # One line an arm, also where it is missing.
     assert sum("-50.0 (-50.0 to -50.0)" in line and line.startswith("base, closed-book") for line in lines) == 1
     assert sum(line.startswith("trained + full document") and "missing" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [("leaks.json", "leaks"), ("tune.json", "tune"), ("results/base/arm.json", "evaluate")]
+)
+def test_a_broken_file_of_the_run_is_named_with_the_command_that_writes_it(
+    tmp_path: Path, name: str, command: str
+) -> None:
+    finish_arm(tmp_path, "base", [0.0, 0.5])
+    (tmp_path / name).write_text("{")
+    with pytest.raises(BadInput, match=rf"{name}: not valid JSON \(.*\); remove it and run `smt {command}` again"):
+        arm_results(tmp_path, ARMS)
+    (tmp_path / name).write_text("[]")
+    with pytest.raises(BadInput, match=rf"{name}: it lacks what `smt {command}` writes"):
+        arm_results(tmp_path, ARMS)
