@@ -48,7 +48,7 @@ def write_card(training: Training) -> Path:
         raise BadInput(f"{path} was edited; move it away first.")
     manifest, config = read_manifest(manifest_path), read_config(training.config)
     if not isinstance(config.get("base_model"), str):
-        raise BadInput(f"{training.config}: it names no base_model; run `smt mix` again, or add the model's name.")
+        raise BadInput(f"{training.config}: it names no base_model; put back the one that the model was trained with.")
     results = _results(training, trained_at)
     text = _card(training, manifest, config, results, datetime.fromtimestamp(trained_at, UTC))
     digest = hashlib.sha256(text.encode()).hexdigest()
