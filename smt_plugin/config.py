@@ -325,11 +325,7 @@ def read_run_file(path: Path) -> RunFile:
         run_file = RunFile.model_validate(content)
     except ValidationError as error:
         raise BadInput(f"run file {path}: {_first_problem(error)}") from None
-    run_file = _resolve(run_file, path.parent)
-    for place in (run_file.run, *run_file.run.parents):
-        if place.is_file():
-            raise BadInput(f"run file {path}: run: {place} is a file; name a folder.")
-    return run_file
+    return _resolve(run_file, path.parent)
 
 
 def _check_values(content: Any) -> None:

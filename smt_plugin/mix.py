@@ -152,8 +152,11 @@ def mix_budgets(
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir(parents=True)
-    except (FileExistsError, NotADirectoryError):
-        raise BadInput(f"{folder} is no folder and cannot be made one: a file is in its place; move it away.") from None
+    except OSError as error:
+        raise BadInput(
+            f"the folder {folder} cannot be written ({error.strerror}); move away a file in its place, or mend its "
+            "permissions."
+        ) from None
     was_collecting = gc.isenabled()
     # Rows come and go by the million and hold no cycles; looking for some would take a tenth of a mix's own time.
     gc.disable()

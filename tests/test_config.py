@@ -92,7 +92,6 @@ BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'lol'}]\n
         (GOOD + "mix: {replay_share: nan}\n", r"mix\.replay_share: Input should be a finite number"),
         (GOOD + "price: {input: .inf}\n", r"price\.input: Input should be a finite number"),
         (GOOD.replace("model: m", "model: m, timeout: .inf"), r"backend\.timeout: Input should be a finite number"),
-        (GOOD.replace("run: run", "run: smt.yaml/run"), r"run: .*smt\.yaml is a file; name a folder"),
     ],
 )
 def test_a_hostile_run_file_is_refused_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
