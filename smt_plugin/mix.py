@@ -16,7 +16,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -167,6 +167,8 @@ def mix_budgets(
         if was_collecting:
             gc.enable()
         shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):  # unless there is a mix in it
+            folder.rmdir()
 
 
 def _mix(

@@ -6,7 +6,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
-import orjson
 import yaml
 
 from smt_plugin.config import load_yaml
@@ -20,6 +19,7 @@ from smt_plugin.mix import (
     TEXT_FILE,
     VALIDATION,
     budget_name,
+    read_manifest,
 )
 from smt_plugin.shipped import config_files
 
@@ -111,7 +111,7 @@ def write_axolotl_config(
     manifest_path = mix / MANIFEST_FILE
     if not manifest_path.is_file():
         raise BadInput(f"{manifest_path} does not exist; run `smt mix` first.")
-    manifest = orjson.loads(manifest_path.read_bytes())
+    manifest = read_manifest(manifest_path)
     tokenizer = manifest["tokenizer"]
     values = {**read_config(config), **(overrides or {})}
     _check_types(config, values)

@@ -213,6 +213,7 @@ def test_an_edited_chat_template_changes_the_content_hash(run: Path, tokenizer: 
 def test_bad_input_is_named_in_one_sentence(run: Path, tokenizer: str) -> None:
     with pytest.raises(BadInput, match=r"wrap\.jsonl does not exist; run `smt generate --method wrap`"):
         mix_run(run, settings(run, tokenizer, shares={"wrap": 1}))
+    assert not (run / "mix").exists()
     with pytest.raises(BadInput, match=r"nowhere\.jsonl does not exist; give an existing JSONL file"):
         mix_run(run, settings(run, tokenizer, replay=run / "nowhere.jsonl"))
     with pytest.raises(BadInput, match=r"tokenizer .*no-model: cannot be loaded"):
