@@ -482,7 +482,6 @@ def copy_shipped(config: str, destination: Path) -> None:
 @click.option("--dry-run", is_flag=True, help="print the lm_eval commands and run none")
 def evaluate(run_file: Path, arms: tuple[str, ...], dry_run: bool) -> None:
     """Run lm_eval on every arm of the run file, skipping those that are done."""
-
     settings, section = _with_evaluation(run_file)
     _run_lm_eval(*_arm_commands(settings, section, arms), dry_run)
 

@@ -11,8 +11,8 @@ class BadInput(Exception):
     """
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says; of one that says nothing, its kind."""
+def first_line(error: object) -> str:
+    """Return the first line of what an error, or its message, says; of one that says nothing, its kind."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -194,7 +194,7 @@ def _asking_one_judge(command: list[str], environment: dict[str, str]) -> list[s
         return command
     data = metadata.get("data")
     _, questions = load(_benchmark(command), Path(data) if data else None)
-    if all(question.options for question in questions):
+    if not any(question.options is None for question in questions):
         return command
     metadata["judge"], environment[API_KEY_VARIABLE] = serve(metadata["judge"])
     place = command.index("--metadata") + 1

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -115,7 +114,9 @@ def judge(answers: Sequence[Answer], settings: JudgeSettings) -> list[bool]:
 
             async def ask_all(backend: OpenAIBackend) -> list[BaseException | None]:
                 # What is paid for is kept at once, and even if another fails.
-                return await asyncio.gather(*map(ask_and_keep, missing, repeat(backend)), return_exceptions=True)
+                return await asyncio.gather(
+                    *(ask_and_keep(answer, backend) for answer in missing), return_exceptions=True
+                )
 
             async def ask_and_keep(answer: Answer, backend: OpenAIBackend) -> None:
                 reply = await _ask(answer, prompts, settings, backend)
@@ -160,10 +161,8 @@ def serve(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
         BadInput, RuntimeError: as `check_judge`.
     """
     settings = JudgeSettings.read(values)
-    try:
-        endpoint, key = _server(settings).backend.first_address
-    except BadInput as error:
-        raise BadInput(f"judge: {error}") from None
+    check_judge(settings)
+    endpoint, key = _server(settings).backend.first_address
     return {"endpoint": endpoint, "model": settings.model, "options": settings.options}, key
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from smt_plugin import server_process
-from smt_plugin.errors import BadInput, require
+from smt_plugin.errors import BadInput, first_line, require
 from smt_plugin.server_process import ServerProcess, free_port
 from smt_plugin.vllm_server import STOP_SECONDS, tail
 
@@ -157,7 +157,7 @@ class RayReplica:
                 self._actor.start.remote(self._command_line, host, environment, self._api_key), _CALL_SECONDS
             )
         except (ray.exceptions.RayError, TimeoutError) as error:
-            raise RuntimeError(f"Ray did not start vLLM {self._number} on {self._node}: {_first_line(error)}") from None
+            raise RuntimeError(f"Ray did not start vLLM {self._number} on {self._node}: {first_line(error)}") from None
         if not port:
             raise RuntimeError(f"backend.command: {self._command_line[0]} is not found on {self._node}")
         log.warning(
@@ -189,7 +189,7 @@ class RayReplica:
                 f"vLLM {self._number}; wait until others are done, or lower backend.replicas"
             ) from None
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"Ray could not place vLLM {self._number}: {_first_line(error)}") from None
+            raise RuntimeError(f"Ray could not place vLLM {self._number}: {first_line(error)}") from None
         finally:
             place.cancel()
         return node_id, address
@@ -210,7 +210,7 @@ class RayReplica:
             return None
         except (ray.exceptions.RayError, ConnectionError) as error:
             self._forget()
-            return f"its Ray actor on {self._node} is gone ({_first_line(error)}); {tail(self._log)}"
+            return f"its Ray actor on {self._node} is gone ({first_line(error)}); {tail(self._log)}"
         return None if status is None else f"vLLM ended with status {status} on {self._node}; {tail(self._log)}"
 
     def _keep(self, chunk: bytes) -> None:
@@ -302,7 +302,3 @@ def _actor_options(resources: dict[str, float]) -> dict[str, Any]:
 async def _result(reference: Any, seconds: float) -> Any:
     """Wait for what a call of an actor returns; raises TimeoutError."""
     return await asyncio.wait_for(asyncio.wrap_future(reference.future()), seconds)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import orjson
 
-from smt_plugin.errors import BadInput, require
+from smt_plugin.errors import BadInput, first_line, require
 from smt_plugin.mix import MANIFEST_FILE
 from smt_plugin.training_data import base_model_of, known_fields, read_config, unknown_keys
 
@@ -103,7 +103,8 @@ def _check(path: Path, values: dict[Any, Any], num_gpus: int) -> Checked:
         tokenizer = _tokenizer(path, config, found)
     if config.sequence_len and config.base_model:
         _measure(files, config, tokenizer, found)
-        _trained_rightly(held_out, config, tokenizer, found)
+        for data in held_out:
+            _trains_rightly(data, config, tokenizer, found)
         _check_prepared(files, config, tokenizer, found)
     if refused or not accepted.get("base_model"):
         found.notes.append("while axolotl refuses keys, not all of texts, lengths, steps and hours can be checked.")
@@ -240,8 +241,7 @@ def _validated(values: dict[str, Any], refused: set[str], num_gpus: int, found: 
 
 
 def _line(error: Any) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].removeprefix("Value error, ").rstrip(".") if lines else type(error).__name__
+    return first_line(error).removeprefix("Value error, ").rstrip(".")
 
 
 def _data_files(key: str, values: dict[Any, Any], accepted: dict[str, Any], found: Checked) -> list[_Data]:
@@ -292,7 +292,7 @@ def _tokenizer(path: Path, config: Any, found: Checked) -> Any:
         return load_tokenizer(config)
     # The hub, the network and every tokenizer class have errors of their own.
     except Exception as error:
-        if "chat_template" in str(error):
+        if isinstance(error, ValueError) and "chat_template" in str(error):
             problem = f"chat_template: axolotl refuses it: {_line(error)}; remove the key, or take another template"
             found.problems.append(f"{problem}.")
             return None
@@ -303,21 +303,11 @@ def _tokenizer(path: Path, config: Any, found: Checked) -> Any:
         return None
 
 
-def _trained_rightly(files: list[_Data], config: Any, tokenizer: Any, found: Checked) -> list[_Data]:
-    """Those of the files whose first rows axolotl reads as they are meant; all of them without a tokenizer."""
-    from transformers import PreTrainedTokenizerBase
-
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        return files
-    return [data for data in files if _trains_rightly(data, config, tokenizer, found)]
-
-
 def _measure(files: list[_Data], config: Any, tokenizer: Any, found: Checked) -> None:
     """Count each file's rows and tokens: by the mix's manifest where it is the mix's own file, else anew."""
-    right = _trained_rightly(files, config, tokenizer, found)
     for data in files:
         mixed = _in_manifest(data, config, found)
-        if data not in right:
+        if not _trains_rightly(data, config, tokenizer, found):
             continue
         if mixed is not None:
             data.rows, data.tokens = mixed
@@ -389,10 +379,16 @@ def _is_turn(turn: Any) -> bool:
 
 
 def _trains_rightly(data: _Data, config: Any, tokenizer: Any, found: Checked) -> bool:
-    """Encode the first rows with axolotl's own code and look at what is trained: answers, their ends, begin tokens."""
+    """Encode the first rows with axolotl's own code and look at what is trained: answers, their ends, begin tokens.
+
+    Without a tokenizer nothing can be said against them.
+    """
     from axolotl.prompt_strategies import load
     from axolotl.utils.dict import DictDefault
+    from transformers import PreTrainedTokenizerBase
 
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return True
     contents = [content for _, (_, content) in zip(range(8), _rows(data, found), strict=False)]
     if not contents:
         return False
