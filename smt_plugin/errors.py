@@ -1,6 +1,7 @@
 """The error a user can mend, the gist of others, and the import of a module that only an extra installs."""
 
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 
@@ -14,6 +15,11 @@ class BadInput(Exception):
 def first_line(error: object) -> str:
     """Return the first line of what an error, or its message, says; of one that says nothing, its kind."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def why_no_file(path: Path) -> str:
+    """Say of a path that is no regular file what it is, as the end of a sentence that begins with it."""
+    return "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, why_no_file
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -18,7 +18,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         BadInput: the file is missing, or a line is not a JSON object in UTF-8.
     """
     if not path.is_file():
-        raise BadInput(f"{path} does not exist; give the path of a JSONL file.")
+        raise BadInput(f"{path} {why_no_file(path)}; give the path of a JSONL file.")
     try:
         file = path.open("rb")
     except OSError as error:

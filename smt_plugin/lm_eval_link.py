@@ -118,9 +118,9 @@ def _checked_judge(settings: dict[str, Any] | None) -> str:
             'to lm_eval with --metadata \'{"judge": {"endpoint": "http://127.0.0.1:8000/v1", "model": "..."}}\', or '
             'with {"judge": {"kind": "vllm"}} to start Qwen3-14B here.'
         )
-    from smt_plugin.judge import JudgeSettings, check_judge
+    from smt_plugin.judge import check_judge, judge_settings
 
-    check_judge(JudgeSettings.read(settings))
+    check_judge(judge_settings(settings))
     return orjson.dumps(settings).decode()
 
 

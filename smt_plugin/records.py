@@ -1,10 +1,12 @@
 """Records: training texts with their provenance, one JSONL line each under `<run>/records/`.
 
-A run made in shards has them under `<run>/shards/<i>-of-<n>/records/`.
+A run made in shards has them under `<run>/shards/<i>-of-<n>/records/`. Errors that name a command to run say RUN.YAML
+for the run file, as the help does; the command line puts its path there.
 """
 
 import hashlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,10 @@ def shard_folder(run: Path, shard: tuple[int, int] | None) -> Path:
     others = {path.name.partition("-of-")[2] for path in (run / "shards").glob("*-of-*")}
     if shard is None:
         if others:
-            raise BadInput(f"{run} was made in shards; go on with `--shard 1/{others.pop()}` and so on.")
+            raise BadInput(
+                f"{run} was made in shards; go on with `--shard 1/{others.pop()}` and so on, which `smt generate` "
+                "alone takes; `smt plan --probe` and `smt batch` work without shards, in a run folder of their own."
+            )
         return run
     if (run / "records").is_dir():
         raise BadInput(f"{run} was made without shards; go on without `--shard`, or take another run folder.")
@@ -69,8 +74,11 @@ def shard_folder(run: Path, shard: tuple[int, int] | None) -> Path:
     return run / "shards" / f"{shard[0]}-of-{shard[1]}"
 
 
-def generated_folders(run: Path) -> list[Path]:
-    """Return where the records of a run lie: in its own folder, or in those of all its shards.
+def generated_folders(run: Path, all_shards: bool = True) -> list[Path]:
+    """Return where the records of a run lie: in its own folder, or in those of its shards.
+
+    Args:
+        all_shards: whether each shard must be there; else those that are there are returned.
 
     Raises:
         BadInput: a shard is missing.
@@ -79,10 +87,27 @@ def generated_folders(run: Path) -> list[Path]:
     if not shards:
         return [run]
     count = int(next(iter(shards)).partition("-of-")[2])
-    for number in range(1, count + 1):
-        if f"{number}-of-{count}" not in shards:
-            raise BadInput(f"{run} lacks shard {number} of {count}; run `smt generate --shard {number}/{count}` first.")
-    return [shards[f"{number}-of-{count}"] for number in range(1, count + 1)]
+    names = {f"{number}-of-{count}": number for number in range(1, count + 1)}
+    for name, number in names.items():
+        if all_shards and name not in shards:
+            raise BadInput(
+                f"{run} lacks shard {number} of {count}; run `smt generate RUN.YAML --shard {number}/{count}` first."
+            )
+    return [shards[name] for name in names if name in shards]
+
+
+def check_made(run: Path, method: str, methods: Collection[str], mend: str) -> None:
+    """Refuse a method without records in a run whose run file does not have it among its `methods`.
+
+    Args:
+        mend: what to do about it, the end of the sentence.
+
+    Raises:
+        BadInput: it is so.
+    """
+    if method in methods or any((f / "records" / f"{method}.jsonl").is_file() for f in generated_folders(run, False)):
+        return
+    raise BadInput(f"{method} has no records in {run} and is none of the run file's `methods`; {mend}.")
 
 
 def record_files(run: Path, method: str) -> list[Path]:
@@ -96,5 +121,5 @@ def record_files(run: Path, method: str) -> list[Path]:
         if not file.is_file():
             shard = re.fullmatch(r"(\d+)-of-(\d+)", file.parents[1].name)
             option = f" --shard {shard[1]}/{shard[2]}" if shard else ""
-            raise BadInput(f"{file} does not exist; run `smt generate --method {method}{option}` first.")
+            raise BadInput(f"{file} does not exist; run `smt generate RUN.YAML --method {method}{option}` first.")
     return files

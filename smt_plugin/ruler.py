@@ -12,6 +12,8 @@ from smt_plugin.errors import BadInput, first_line, require
 _SENTENCE_END = re.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*\\s+|[\u3002\uff01\uff1f]|\n+")
 # One dialogue in so many is rendered by the template itself, to check the short cut.
 _CHECK_EVERY = 64
+# So few texts that their codes stay in the processor's cache.
+_AT_ONCE = 64
 
 
 class Ruler:
@@ -55,42 +57,41 @@ class Ruler:
                 return defuse(text, self._special)
         return text
 
-    def render(self, messages: list[dict[str, str]]) -> str:
+    def render(self, roles: list[str], contents: list[str]) -> str:
         """A dialogue in the model's chat template.
 
         Templates take most of the time of a mix. So what a template puts around the contents of a kind of dialogue is
         found out once; contents that a template might treat in a way of its own (with white space at an end, or with
         marks such as <think>) go through the template itself, and so does one dialogue in 64, as a check.
         """
-        roles = tuple([turn["role"] for turn in messages])
-        if roles not in self._frames:
-            self._frames[roles] = self._frame(roles)
-        frame = self._frames[roles]
+        kind = tuple(roles)
+        if kind not in self._frames:
+            self._frames[kind] = self._frame(roles)
+        frame = self._frames[kind]
         self._rendered += 1
         if frame is None:
-            return self._by_template(messages)
+            return self._by_template(roles, contents)
         pieces: list[str] = []
-        for before, turn in zip(frame, messages, strict=False):
-            content = turn["content"]
+        for before, content in zip(frame, contents, strict=False):
             if not content or "<" in content or content != content.strip():
-                return self._by_template(messages)
+                return self._by_template(roles, contents)
             pieces += (before, content)
         text = "".join([*pieces, frame[-1]])
         if self._rendered % _CHECK_EVERY == 1:
-            rendered = self._by_template(messages)
+            rendered = self._by_template(roles, contents)
             if rendered != text:
-                self._frames[roles] = None
+                self._frames[kind] = None
             return rendered
         return text
 
-    def _frame(self, roles: tuple[str, ...]) -> list[str] | None:
+    def _frame(self, roles: list[str]) -> list[str] | None:
         """What stands before, between and after the contents of such a dialogue; None if that varies.
 
         Raises:
             BadInput: the template leaves out what the user or the assistant says.
         """
         marks = [f"mark{number}here" for number in range(len(roles))]
-        rest = self._by_template([{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)])
+        rest = self._by_template(roles, marks)
         for role, mark in zip(roles, marks, strict=True):
             if role in ("user", "assistant") and mark not in rest.lower():
                 raise self._no_dialogues(f"leaves out what the {role} says")
@@ -102,15 +103,15 @@ class Ruler:
             frame.append(before)
         return [*frame, rest]
 
-    def _by_template(self, messages: list[dict[str, str]]) -> str:
+    def _by_template(self, roles: list[str], contents: list[str]) -> str:
         if not self._tokenizer.chat_template:
             raise self._no_dialogues("is not there")
+        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         try:
             text: str = self._tokenizer.apply_chat_template(messages, tokenize=False)
         # A template is a program, which may fail in any way.
         except Exception as error:
-            roles = ", ".join(turn["role"] for turn in messages)
-            raise self._no_dialogues(f"refuses a dialogue of {roles} ({first_line(error)})") from None
+            raise self._no_dialogues(f"refuses a dialogue of {', '.join(roles)} ({first_line(error)})") from None
         return text
 
     def _no_dialogues(self, why: str) -> BadInput:
@@ -121,14 +122,23 @@ class Ruler:
 
     def chats(self, rendered: list[str]) -> list[int]:
         """Tokens of each dialogue, as `render` gave it."""
-        return [len(code) for code in self._rust.encode_batch_fast(rendered, add_special_tokens=False)]
+        return self._lengths(rendered, add_special_tokens=False)
 
     def texts(self, texts: list[str]) -> list[int]:
         """Tokens of each text, with what the tokenizer adds and one EOS at the end."""
+        lengths = self._lengths(texts, add_special_tokens=True)
+        if self._adds_eos:
+            return lengths
         eos = self._tokenizer.eos_token
+        return [length + (not text.endswith(eos)) for text, length in zip(texts, lengths, strict=True)]
+
+    def _lengths(self, texts: list[str], add_special_tokens: bool) -> list[int]:
         return [
-            len(code) + (not self._adds_eos and not text.endswith(eos))
-            for text, code in zip(texts, self._rust.encode_batch_fast(texts), strict=True)
+            len(code)
+            for begin in range(0, len(texts), _AT_ONCE)
+            for code in self._rust.encode_batch_fast(
+                texts[begin : begin + _AT_ONCE], add_special_tokens=add_special_tokens
+            )
         ]
 
     def cut(self, text: str) -> list[str]:
@@ -171,9 +181,8 @@ class Ruler:
 
     def _turn_end(self) -> str | None:
         """The special token with which the chat template closes the assistant's turn; None without a usable one."""
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "answer"}]
         try:
-            text = self._by_template(turns)
+            text = self._by_template(["user", "assistant"], ["a", "answer"])
         # A mix with dialogues has failed before; one without needs no template.
         except BadInput:
             return None

@@ -99,9 +99,9 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
 
 
 def _judged(doc: dict[str, Any], samples: list[str]) -> dict[str, float]:
-    from smt_plugin.judge import Answer, JudgeSettings, judge
+    from smt_plugin.judge import Answer, judge, judge_settings
 
     stated = [free_answer(sample) for sample in samples]
     answers = [Answer(doc["identity"], doc["question"], doc["gold"], answer) for answer in stated if answer is not None]
-    verdicts = judge(answers, JudgeSettings.read(orjson.loads(doc["judge"])))
+    verdicts = judge(answers, judge_settings(orjson.loads(doc["judge"])))
     return {"acc": sum(verdicts) / len(samples), "unparsed": stated.count(None) / len(samples)}

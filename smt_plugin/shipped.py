@@ -34,8 +34,11 @@ def config_files() -> dict[str, Path]:
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 
-def copy_config(name: str, destination: Path) -> Path:
+def copy_config(name: str, destination: str | Path) -> Path:
     """Copy a config into a folder, or to a file that is not there yet, and return the copy.
+
+    Args:
+        destination: a text that ends with a slash must name a folder.
 
     Raises:
         BadInput: no such config, or the file is there already.
@@ -43,7 +46,9 @@ def copy_config(name: str, destination: Path) -> Path:
     files = config_files()
     if name not in files:
         raise BadInput(f"config {name}: no such config; give one of: {', '.join(files)}.")
-    path = destination / files[name].name if destination.is_dir() else destination
+    path = Path(destination)
+    if path.is_dir() or str(destination).endswith("/"):
+        path /= files[name].name
     if path.exists():
         raise BadInput(f"{path} is there already; remove it or give another destination.")
     if not path.parent.is_dir():

@@ -328,7 +328,7 @@ def test_what_must_not_be_written_is_named_before_anything_is_asked(
 
 
 def test_a_folder_that_cannot_be_made_is_named(folder: Path) -> None:
-    for place in (str(folder / "corpus" / "story 0.txt" / "run"), "/proc/run"):
+    for place in (str(folder / "smt.yaml" / "run"), "/proc/run"):
         write_run_file(folder, "http://127.0.0.1:9/v1", run=place)
         said = finish(start(folder), 2)
         assert said.startswith(f"error: the run folder {place} cannot be written (")

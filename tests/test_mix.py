@@ -1,8 +1,12 @@
 """What a mix holds: budgets, shares, nesting, nothing twice, nothing cut in the dark."""
 
+import codecs
+import gc
 import gzip
 import json
+import os
 import random
+import re
 import shutil
 from dataclasses import replace
 from itertools import pairwise
@@ -12,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from smt_plugin import mix as mix_module
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_jsonl
 from smt_plugin.mix import MixSettings, budget_name, mix_budgets, mix_run
@@ -211,7 +216,7 @@ def test_an_edited_chat_template_changes_the_content_hash(run: Path, tokenizer: 
 
 
 def test_bad_input_is_named_in_one_sentence(run: Path, tokenizer: str) -> None:
-    with pytest.raises(BadInput, match=r"wrap\.jsonl does not exist; run `smt generate --method wrap`"):
+    with pytest.raises(BadInput, match=r"wrap\.jsonl does not exist; run `smt generate RUN\.YAML --method wrap`"):
         mix_run(run, settings(run, tokenizer, shares={"wrap": 1}))
     assert not (run / "mix").exists()
     with pytest.raises(BadInput, match=r"nowhere\.jsonl does not exist; give an existing JSONL file"):
@@ -232,19 +237,36 @@ def test_bad_input_is_named_in_one_sentence(run: Path, tokenizer: str) -> None:
     write(run / "bad.jsonl", [{"content": "a"}])
     with pytest.raises(BadInput, match=r"bad\.jsonl, line 1: expected an object with either `text` or `messages`"):
         mix_run(run, settings(run, tokenizer, replay=run / "bad.jsonl"))
-    write(run / "bad.jsonl", [{"messages": [{"role": 1, "content": "a"}, {"role": "assistant", "content": "b"}]}])
-    with pytest.raises(BadInput, match=r"bad\.jsonl, line 1: `messages` must be turns with role and content"):
+    for bad, what in (
+        ({"messages": [{"role": 1, "content": "a"}]}, r"expected `str`, got `int` - at `\$\.messages\[0\]\.role`"),
+        ({"messages": [{"role": "user"}]}, r"object missing required field `content` - at `\$\.messages\[0\]`"),
+        ({"messages": "a"}, r"expected `array.*`, got `str` - at `\$\.messages`"),
+        ({"text": 5}, r"expected `str.*`, got `int` - at `\$\.text`"),
+        (["a"], "expected `object`, got `array`"),
+    ):
+        write(run / "bad.jsonl", [bad])
+        with pytest.raises(BadInput, match=rf"bad\.jsonl, line 1: {what}; give an object with either `text` or"):
+            mix_run(run, settings(run, tokenizer, replay=run / "bad.jsonl"))
+    for bad, what in (
+        ({"text": "a", "round": -1}, r"expected `int` >= 0 - at `\$\.round`"),
+        ({"text": "a", "part": "1"}, r"expected `int.*`, got `str` - at `\$\.part`"),
+    ):
+        write(run / "bad.jsonl", [bad])
+        with pytest.raises(BadInput, match=rf"bad\.jsonl, line 1: {what}; give an object with either `text` or"):
+            mix_run(run, settings(run, tokenizer, shares={"x": 1}, sources={"x": run / "bad.jsonl"}))
+    write(run / "bad.jsonl", [{"messages": [{"role": "user", "content": "a"}]}])
+    with pytest.raises(BadInput, match=r"bad\.jsonl, line 1: the last of `messages` must be the assistant's"):
         mix_run(run, settings(run, tokenizer, replay=run / "bad.jsonl"))
     write(run / "records/synthetic_qa.jsonl", [{"id": "a", "doc_id": "d", "round": 0, "text": "a", "messages": []}, {}])
     with pytest.raises(BadInput, match=r"synthetic_qa\.jsonl, line 2: expected an object with either"):
         mix_run(run, settings(run, tokenizer))
 
 
-@pytest.mark.parametrize("name", ["general.txt", "general.jsonl.gz", "general.parquet"])
+@pytest.mark.parametrize("name", ["general.txt", "general.jsonl.gz", "general.parquet", "deep.jsonl"])
 def test_a_file_that_is_no_jsonl_is_told_what_is_wanted(run: Path, tokenizer: str, name: str) -> None:
     from datasets import Dataset
 
-    text = "Just some text.\n"
+    text = '{"id": ' + "[" * 100_000 if name.startswith("deep") else "Just some text.\n"
     if name.endswith(".parquet"):
         Dataset.from_dict({"text": [text] * 9}).to_parquet(str(run / name))
     else:
@@ -252,6 +274,27 @@ def test_a_file_that_is_no_jsonl_is_told_what_is_wanted(run: Path, tokenizer: st
     for changes in ({"replay": run / name}, {"shares": {"x": 1}, "sources": {"x": run / name}}):
         with pytest.raises(BadInput, match=rf"{name}, line \d+: not valid JSON .*; give an unpacked JSONL file"):
             mix_run(run, settings(run, tokenizer, **changes))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(run: Path, tokenizer: str) -> None:
+    path = run / "records/focal_rewrite.jsonl"
+    mix_run(run, settings(run, tokenizer))
+    before = lines(run, "rewrites.jsonl")
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    mix_run(run, settings(run, tokenizer))
+    assert lines(run, "rewrites.jsonl") == before
+
+
+@pytest.mark.parametrize("value", [None, "true"])
+def test_a_mix_leaves_the_process_as_it_was(
+    run: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", value)
+    mix_run(run, settings(run, tokenizer))
+    assert os.environ.get("TOKENIZERS_PARALLELISM") == value
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize("place", ["", "mix"])
@@ -293,7 +336,7 @@ def test_a_chat_template_that_cannot_be_used_is_named_and_only_needed_for_dialog
     run: Path, template: str, says: str
 ) -> None:
     name = str(make_tokenizer(run / "base", replace(MICROWORLD_LIKE, template=template)))
-    with pytest.raises(BadInput, match=rf"tokenizer {name}: its chat template {says}.*; {NO_DIALOGUES}"):
+    with pytest.raises(BadInput, match=rf"tokenizer {re.escape(name)}: its chat template {says}.*; {NO_DIALOGUES}"):
         mix_run(run, settings(run, name))
     assert mix_run(run, settings(run, name, qa_form="text"))["tokenizer"]["turn_end"] is None
     write(run / "replay.jsonl", [{"messages": question(random.Random(1), 1)["messages"]}])
@@ -305,7 +348,9 @@ def test_a_chat_template_that_cannot_be_used_is_named_and_only_needed_for_dialog
 def test_a_broken_tokenizer_is_named(run: Path, file: str, content: str) -> None:
     folder = make_tokenizer(run / "base", MICROWORLD_LIKE)
     (folder / file).write_text(content)
-    with pytest.raises(BadInput, match=rf"tokenizer {folder}: cannot be loaded \(.+\); give the target model's folder"):
+    with pytest.raises(
+        BadInput, match=rf"tokenizer {re.escape(str(folder))}: cannot be loaded \(.+\); give the target model's folder"
+    ):
         mix_run(run, settings(run, str(folder)))
 
 
@@ -379,6 +424,56 @@ def test_records_of_another_run_are_a_source_with_a_share_like_any_other(run: Pa
         mix_run(run, settings(run, tokenizer, shares={"x": 1}, sources={"x": run / "nothing"}))
     with pytest.raises(BadInput, match=r"mix\.sources\.x: it has no share"):
         settings(run, tokenizer, sources={"x": run / "plain.jsonl"})
+
+
+def test_a_folder_of_foreign_records_is_no_run_and_its_json_file_a_source(run: Path, tokenizer: str) -> None:
+    (run / "foreign/records").mkdir(parents=True)
+    write(run / "foreign/records/pairs.json", [question(random.Random(number), number) for number in range(50)])
+    source = {"x": run / "foreign/records/pairs.json"}
+    manifest = mix_run(run, settings(run, tokenizer, tokens=None, shares={"x": 1}, sources=source))
+    assert manifest["sources"]["x"]["records"] == 50
+
+
+def test_what_axolotl_would_drop_as_nothing_to_train_is_counted_as_empty(run: Path, tokenizer: str) -> None:
+    def chat(*answers: str) -> dict[str, Any]:
+        asked = {"role": "user", "content": "How was the weather?"}
+        return {"messages": [turn for each in answers for turn in (asked, {"role": "assistant", "content": each})]}
+
+    write(run / "chats.jsonl", [chat(""), chat(" \n"), chat("", " "), chat("Fair.", ""), chat("Cold.")])
+    mute = {"shares": {"x": 1}, "sources": {"x": run / "chats.jsonl"}, "replay": run / "chats.jsonl"}
+    manifest = mix_run(run, settings(run, tokenizer, tokens=None, **mute))
+    for name in ("x", "replay"):
+        assert (manifest["sources"][name]["empty"], manifest["sources"][name]["records_available"]) == (3, 2)
+    reasons = [row["reason"] for _, row in read_jsonl(run / "mix/dropped.jsonl")]
+    assert reasons.count("empty") == 6
+
+
+def test_columns_of_a_replay_data_set_that_no_mix_reads_may_hold_anything(run: Path, tokenizer: str) -> None:
+    odd = [
+        {"text": f"{number}: {prose(random.Random(number), 60)}", "index": "a-1", "round": -1} for number in range(300)
+    ]
+    write(run / "replay.jsonl", [{**row, "part": None} for row in odd])
+    assert mix_run(run, settings(run, tokenizer))["sources"]["replay"]["records"] > 0
+
+
+def test_a_mix_that_is_killed_leaves_no_manifest_of_the_one_before_beside_what_it_wrote(
+    run: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nested = settings(run, tokenizer, tokens=None, budgets=(10_000, 30_000), validation_rounds=1)
+    mix_budgets(run, nested)
+    written, write_files = [], mix_module._write_files
+
+    def dying(folder: Path, *arguments: Any) -> dict[str, Any]:
+        if written:
+            raise KeyboardInterrupt
+        written.append(folder)
+        return write_files(folder, *arguments)
+
+    monkeypatch.setattr(mix_module, "_write_files", dying)
+    with pytest.raises(KeyboardInterrupt):
+        mix_budgets(run, replace(nested, validation_rounds=3))
+    assert written == [run / "mix"]
+    assert not list((run / "mix").rglob("manifest.json"))
 
 
 def test_a_run_made_in_shards_gives_the_same_mix_as_one_made_at_once(run: Path, tokenizer: str) -> None:
@@ -522,15 +617,15 @@ def test_a_dialogue_is_rendered_exactly_as_the_template_does_it(tmp_path: Path, 
         if number % 5 == 0:
             turns = [{"role": "system", "content": "Be brief."}, *turns, *question(rng, number)["messages"]]
         turns[-1]["content"] += rng.choice(["", " ", "\n", " <b>", "</think>", "mark0here"])
-        assert ruler.render(turns) == template.apply_chat_template(turns, tokenize=False)
+        rendered = ruler.render([turn["role"] for turn in turns], [turn["content"] for turn in turns])
+        assert rendered == template.apply_chat_template(turns, tokenize=False)
 
 
 def test_a_template_that_treats_contents_in_a_way_of_its_own_is_found_out(tmp_path: Path) -> None:
     shout = LLAMA_LIKE.replace("message['content'] | trim", "message['content'] | replace('amber', 'AMBER')")
     ruler = Ruler(str(make_tokenizer(tmp_path, shout)), 512)
-    turns = [{"role": "user", "content": "amber"}, {"role": "assistant", "content": "amber"}]
-    assert ruler.render(turns).count("AMBER") == 2
-    assert all(ruler.render(turns).count("AMBER") == 2 for _ in range(200))
+    rendered = [ruler.render(["user", "assistant"], ["amber", "amber"]) for _ in range(200)]
+    assert all(text.count("AMBER") == 2 for text in rendered)
 
 
 CONTROL = (

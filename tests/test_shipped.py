@@ -42,4 +42,7 @@ def test_an_unknown_config_and_a_folder_that_is_not_there_are_named(tmp_path: Pa
         copy_config("llama", tmp_path)
     with pytest.raises(BadInput, match=r"nowhere is not a folder"):
         copy_config("qwen3-8b/full", tmp_path / "nowhere" / "my.yaml")
+    with pytest.raises(BadInput, match=r"nowhere is not a folder"):
+        copy_config("qwen3-8b/full", f"{tmp_path / 'nowhere'}/")
+    assert list(tmp_path.iterdir()) == []
     assert "microworld/full" in config_files()
