@@ -9,19 +9,21 @@ tokens in texts of some 110 tokens, as question-answer pairs are, half in texts 
 real `axolotl train` on the shipped config for --steps steps: as shipped, and with axolotl's default, unpacked. Speed
 is that after the first --skip steps, by the times at which axolotl logs each step and the tokens that it counts.
 MFU = 6 x parameters x real tokens/s / (GPUs x --peak); attention's own FLOP are left out. Prints a Markdown table.
+All of it, of the size of the model and more, is written to --folder and deleted at the end.
 """
 
 import argparse
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 import orjson
@@ -130,44 +132,55 @@ def train(run: Path, config: str, model: Path, changes: dict[str, Any], skip: in
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the table."""
+    """Read the arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["tiny", *SHAPES], required=True)
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--skip", type=int, default=10, help="first steps, which compile and warm up")
     parser.add_argument("--peak", type=float, default=989e12, help="FLOP/s of a GPU; default: H100, dense bf16")
+    parser.add_argument("--folder", type=Path, default=Path(gettempdir()), help="default: the system's for such files")
     chosen = parser.parse_args(arguments)
+    # No random letters: axolotl takes a model below a folder `tmpt7x` for an MPT model.
+    work = chosen.folder / f"throughput-{os.getpid()}"
+    work.mkdir(parents=True)
+    try:
+        measure(chosen, work)
+    finally:
+        shutil.rmtree(work)
+
+
+def measure(chosen: argparse.Namespace, work: Path) -> None:
+    """Train both ways in an empty folder and print the table."""
     on_cpu = chosen.model == "tiny"
     config = "llama-3.2-1b/full" if on_cpu else f"{chosen.model}/full"
     shipped = read_config(config)
     length = shipped["sequence_len"]
-    with TemporaryDirectory() as folder:
-        run, model = Path(folder) / "run", Path(folder) / "model"
-        size = make_model(model, chosen.model)
-        sources = {"pairs": Path(folder) / "pairs.jsonl", "rewrites": Path(folder) / "rewrites.jsonl"}
-        for seed, (name, mean) in enumerate((("pairs", PAIR), ("rewrites", REWRITE))):
-            invent(sources[name], mean, round(ROWS * length * (chosen.steps + 2) * 0.55), seed)
-        shares = dict.fromkeys(sources, 1.0)
-        mix_run(run, MixSettings(str(model), shares=shares, sources=sources, replay_share=0, sequence_len=length))
-        base: dict[str, Any] = {"max_steps": chosen.steps, "num_epochs": 1, "logging_steps": 1}
-        base |= {"saves_per_epoch": None, "save_strategy": "no"}
-        if on_cpu:
-            base |= yaml.safe_load(OVERLAY.read_text()) | {"use_cpu": True}
-        else:
-            base["gradient_accumulation_steps"] = max(1, ROWS // (chosen.gpus * shipped["micro_batch_size"]))
-        print(f"{size:,} parameters, {chosen.gpus} x {'CPU' if on_cpu else 'GPU'}, {config}\n")
-        print("| | steps | seconds | positions/s | real tokens | real tokens/s | MFU |")
-        print("| --- | --- | --- | --- | --- | --- | --- |")
-        for what, changes in (("packed, as shipped", {}), ("axolotl's unpacked default", UNPACKED)):
-            speed = train(run, config, model, {**base, **changes}, chosen.skip)
-            rate = speed.tokens / speed.seconds
-            print(
-                f"| {what} | {speed.steps} | {speed.seconds:.1f} | {speed.positions / speed.seconds:,.0f} "
-                f"| {speed.tokens / speed.positions:.1%} | {rate:,.0f} "
-                f"| {6 * size * rate / (chosen.gpus * chosen.peak):.1%} |",
-                flush=True,
-            )
+    run, model = work / "run", work / "model"
+    size = make_model(model, chosen.model)
+    sources = {"pairs": work / "pairs.jsonl", "rewrites": work / "rewrites.jsonl"}
+    for seed, (name, mean) in enumerate((("pairs", PAIR), ("rewrites", REWRITE))):
+        invent(sources[name], mean, round(ROWS * length * (chosen.steps + 2) * 0.55), seed)
+    shares = dict.fromkeys(sources, 1.0)
+    mix_run(run, MixSettings(str(model), shares=shares, sources=sources, replay_share=0, sequence_len=length))
+    base: dict[str, Any] = {"max_steps": chosen.steps, "num_epochs": 1, "logging_steps": 1}
+    base |= {"saves_per_epoch": None, "save_strategy": "no"}
+    if on_cpu:
+        base |= yaml.safe_load(OVERLAY.read_text()) | {"use_cpu": True}
+    else:
+        base["gradient_accumulation_steps"] = max(1, ROWS // (chosen.gpus * shipped["micro_batch_size"]))
+    print(f"{size:,} parameters, {chosen.gpus} x {'CPU' if on_cpu else 'GPU'}, {config}\n")
+    print("| | steps | seconds | positions/s | real tokens | real tokens/s | MFU |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for what, changes in (("packed, as shipped", {}), ("axolotl's unpacked default", UNPACKED)):
+        speed = train(run, config, model, {**base, **changes}, chosen.skip)
+        rate = speed.tokens / speed.seconds
+        print(
+            f"| {what} | {speed.steps} | {speed.seconds:.1f} | {speed.positions / speed.seconds:,.0f} "
+            f"| {speed.tokens / speed.positions:.1%} | {rate:,.0f} "
+            f"| {6 * size * rate / (chosen.gpus * chosen.peak):.1%} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

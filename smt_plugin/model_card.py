@@ -13,7 +13,7 @@ from smt_plugin.config import MicroworldBackend, read_run_file
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluate import ARMS, split_arm
 from smt_plugin.jsonl import read_json
-from smt_plugin.mix import MANIFEST_FILE, read_manifest
+from smt_plugin.mix import DROPPED_FILE, MANIFEST_FILE, read_manifest
 from smt_plugin.training_data import Training, read_config
 
 # What the card of the trainer says of itself, until somebody edits it.
@@ -36,7 +36,10 @@ def write_card(training: Training) -> Path:
     if sentence := training.unready():
         raise BadInput(f"{sentence}.")
     folder = training.model
-    trained_at = max(file.stat().st_mtime for file in folder.glob("*.safetensors"))
+    made_at = max(file.stat().st_mtime for file in folder.glob("*.safetensors"))
+    # Merged later, maybe after another mix was written.
+    adapter = [file.stat().st_mtime for file in training.output.glob("adapter_model.safetensors")]
+    trained_at = max(adapter) if adapter and folder != training.output else made_at
     manifest_path = training.mix / MANIFEST_FILE
     if not manifest_path.is_file():
         raise BadInput(f"{manifest_path} does not exist, so what {folder} was trained on is not known.")
@@ -49,7 +52,7 @@ def write_card(training: Training) -> Path:
     manifest, config = read_manifest(manifest_path), read_config(training.config)
     if not isinstance(config.get("base_model"), str):
         raise BadInput(f"{training.config}: it names no base_model; put back the one that the model was trained with.")
-    results = _results(training, trained_at)
+    results = _results(training, made_at)
     text = _card(training, manifest, config, results, datetime.fromtimestamp(trained_at, UTC))
     digest = hashlib.sha256(text.encode()).hexdigest()
     path.write_text(f"{text}<!-- written by `smt card`; sha256 of all above: {digest} -->\n", encoding="utf-8")
@@ -103,7 +106,8 @@ def _card(
             "yes" if source["ran_dry"] else "no",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    warnings = [warning.replace(f"{training.run.resolve()}/", "") for warning in manifest["warnings"]]
+    # The run may have been mixed under another name than today's: through a link, or before it was moved.
+    warnings = [re.sub(rf"/.*/(?=mix/{re.escape(DROPPED_FILE)})", "", warning) for warning in manifest["warnings"]]
     lines += ["", *(f"- {warning}" for warning in warnings), "", "## Evaluation", ""]
     lines += results
     lines += ["", "## Training", "", "As the config says; options on axolotl's command line are not in it.", ""]
@@ -125,37 +129,54 @@ def _cell(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def _results(training: Training, trained_at: float) -> list[str]:
-    """The report's rows of the base model and of this one, but for those that are older than what they are about."""
+def _results(training: Training, made_at: float) -> list[str]:
+    """The report's rows of the base model and of this one, but for those that are older than what they are about.
+
+    Those that the report calls not up to date are named below it.
+    """
     report = training.run / "report.json"
     reported_at = report.stat().st_mtime if report.is_file() else 0.0
-    rows = []
-    for arm in read_json(report, "smt report", "arms")["arms"] if reported_at else ():
+    found = read_json(report, "smt report", "arms", "outdated") if reported_at else {"arms": [], "outdated": []}
+    rows, outdated = [], []
+    for arm in found["arms"]:
         kind, budget = split_arm(arm["arm"])
         is_trained, accuracy = ARMS[kind][0], arm["accuracy"]
         marker = training.run / "results" / arm["arm"] / "arm.json"
         if accuracy is None or not marker.is_file() or (is_trained and budget != training.budget):
             continue
-        if (trained_at if is_trained else 0.0) < marker.stat().st_mtime <= reported_at:
+        if (made_at if is_trained else 0.0) <= marker.stat().st_mtime <= reported_at:
             interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
             rows.append(f"| {arm['arm']} | {accuracy['mean']:.1%} | {interval} | {accuracy['questions']:,} |")
+            outdated += [arm["arm"]] * (arm["arm"] in found["outdated"])
     if not rows:
         return ["None since the training."]
-    return [
+    lines = [
         "Accuracy, closed-book unless the arm says otherwise, with document-clustered 95 % intervals:",
         "",
         "| arm | accuracy | 95 % interval | questions |",
         "| --- | --- | --- | --- |",
         *rows,
     ]
+    if outdated:
+        lines += ["", f"Settings, model, data or tasks have changed since these were answered: {', '.join(outdated)}."]
+    return lines
 
 
 def _config_text(run_folder: Path, config: dict[str, Any]) -> str:
     """The training config without this machine's folders."""
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110).strip()
-    return re.sub(
-        r"(?<![^\s'\"])/\S*/(?=[^/\s]+$)", "", text.replace(f"{run_folder.resolve()}/", ""), flags=re.MULTILINE
-    )
+
+    def shortened(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shortened(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [shortened(each) for each in value]
+        if not isinstance(value, str) or not Path(value).is_absolute():
+            return value
+        path = Path(value)
+        return str(path.relative_to(run_folder) if path.is_relative_to(run_folder) else path.name)
+
+    run_folder = run_folder.resolve()
+    return yaml.safe_dump(shortened(config), sort_keys=False, allow_unicode=True, width=110).strip()
 
 
 def _versions(manifest: dict[str, Any]) -> dict[str, str]:

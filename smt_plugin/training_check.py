@@ -9,14 +9,23 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 
 from smt_plugin.errors import BadInput, first_line, require
-from smt_plugin.mix import MANIFEST_FILE
-from smt_plugin.training_data import base_model_of, known_fields, read_config, unknown_keys
+from smt_plugin.mix import MANIFEST_FILE, read_manifest
+from smt_plugin.ruler import Ruler
+from smt_plugin.training_data import (
+    base_model_of,
+    known_fields,
+    read_config,
+    taken_for_mpt,
+    taken_for_pattern,
+    unknown_keys,
+)
 
 # Fewer optimizer steps than this teach next to nothing, whatever the learning rate; our choice.
 MIN_STEPS = 10
@@ -24,6 +33,9 @@ MIN_STEPS = 10
 PEAK_FLOPS, UTILIZATION = 989e12, 0.4
 
 _BATCH = 512
+# Keys with which axolotl takes only a part of a file, or of all of them.
+_PART_OF_FILE = ("shards", "shards_idx")
+_PART_OF_ALL = ("dataset_shard_num", "dataset_shard_idx", "min_sample_len")
 # Numbers of which axolotl's schema takes any: what makes sense, in words and as bounds.
 _COUNT, _PART = ("above 0", 1e-30, 1e12), ("from 0 to 1", 0.0, 1.0)
 _BOUNDS = {
@@ -63,6 +75,20 @@ class _Data:
         return str(self.entry.get("field_messages", "messages") if self.is_chat else self.entry.get("field", "text"))
 
 
+@dataclass
+class _Mix:
+    """What the manifest of a mix says of its files, by path, and of its held-out ones, by name: rows, tokens, sha256;
+    and how it was measured.
+    """
+
+    files: dict[Path, dict[str, Any]]
+    held_out: dict[str, dict[str, Any]]
+    sequence_len: int
+    tokenizer: str
+    fingerprint: str
+    versions: dict[str, str]
+
+
 def check_config(path: Path, num_gpus: int, micro_batch_size: int | None = None) -> Checked:
     """Check an axolotl config, offline and without a GPU. Relative paths are relative to the working directory.
 
@@ -96,15 +122,18 @@ def _check(path: Path, values: dict[Any, Any], num_gpus: int) -> Checked:
     held_out = _data_files("test_datasets", values, accepted, found)
     if not values.get("datasets"):
         found.problems.append("datasets: there are none; name at least one file, as `smt mix` does.")
+    for key in _PART_OF_ALL:
+        if accepted.get(key):
+            found.problems.append(f"{key}: with it axolotl leaves a part of the texts out; remove it.")
+    if accepted.get("skip_prepare_dataset"):
+        found.problems.append("skip_prepare_dataset: axolotl would find no tokens in the texts; remove it.")
     config = _validated(accepted, refused, num_gpus, found)
     deepspeed = _deepspeed(config, found)
     tokenizer = None
     if accepted.get("base_model"):
         tokenizer = _tokenizer(path, config, found)
     if config.sequence_len and config.base_model:
-        _measure(files, config, tokenizer, found)
-        for data in held_out:
-            _trains_rightly(data, config, tokenizer, found)
+        _measure(files, held_out, config, tokenizer, found)
         _check_prepared(files, config, tokenizer, found)
     if refused or not accepted.get("base_model"):
         found.notes.append("while axolotl refuses keys, not all of texts, lengths, steps and hours can be checked.")
@@ -220,6 +249,10 @@ def _validated(values: dict[str, Any], refused: set[str], num_gpus: int, found: 
     from pydantic import ValidationError
 
     whole = dict(values)
+    if problem := taken_for_mpt(values):
+        found.problems.append(problem)
+        # Any other name, so that axolotl goes on to the rest.
+        whole["base_model"] = "model"
     if not isinstance(values.get("datasets"), list) or not values["datasets"]:
         # What is wrong with the data is said already; axolotl wants some before it looks at anything else.
         whole["datasets"] = [{"path": "none.jsonl", "ds_type": "json", "type": "completion"}]
@@ -256,8 +289,15 @@ def _data_files(key: str, values: dict[Any, Any], accepted: dict[str, Any], foun
             found.problems.append(f"{where}: it has no `path`; add the data's file.")
             continue
         path = Path(entry["path"])
-        if path.suffix not in (".jsonl", ".json"):
-            found.notes.append(f"{where}: {path} is no JSONL file and was not looked into.")
+        if path.suffix != ".jsonl" or entry.get("type") not in ("completion", "chat_template"):
+            what = "is no JSONL file" if path.suffix != ".jsonl" else f"is of the type {entry.get('type')}"
+            found.notes.append(f"{where}: {path} {what} and was not looked into.")
+        elif problem := taken_for_pattern(path):
+            found.problems.append(f"{where}: {problem}")
+        elif part := next((key for key in _PART_OF_FILE if entry.get(key) is not None), None):
+            found.problems.append(f"{where}: with `{part}` axolotl reads only a part of {path}; remove it.")
+        elif entry.get("split") not in (None, "train"):
+            found.problems.append(f"{where}: split {_shown(entry['split'])} is not all of {path}; write train.")
         elif not path.is_file():
             found.problems.append(f"{where}: {path} does not exist; run `smt mix`, or mend the path.")
         elif entry.get("ds_type") not in (None, "json"):
@@ -296,6 +336,10 @@ def _tokenizer(path: Path, config: Any, found: Checked) -> Any:
             problem = f"chat_template: axolotl refuses it: {_line(error)}; remove the key, or take another template"
             found.problems.append(f"{problem}.")
             return None
+        # What the hub, the network and missing files raise is an OSError.
+        if isinstance(error, ValueError) and not isinstance(error, OSError):
+            found.problems.append(f"base_model: axolotl refuses it: {_line(error)}.")
+            return None
         found.notes.append(
             f"tokenizer {config.tokenizer_config}: it cannot be loaded here ({_line(error)}), so chat template, turn "
             "ends and lengths were not checked."
@@ -303,49 +347,88 @@ def _tokenizer(path: Path, config: Any, found: Checked) -> Any:
         return None
 
 
-def _measure(files: list[_Data], config: Any, tokenizer: Any, found: Checked) -> None:
+def _measure(files: list[_Data], held_out: list[_Data], config: Any, tokenizer: Any, found: Checked) -> None:
     """Count each file's rows and tokens: by the mix's manifest where it is the mix's own file, else anew."""
-    for data in files:
-        mixed = _in_manifest(data, config, found)
-        if not _trains_rightly(data, config, tokenizer, found):
+    mixed: dict[Path, dict[str, Any]] = {}
+    held: dict[str, dict[str, Any]] = {}
+    measured_so = set()
+    for folder in dict.fromkeys(data.path.parent for data in files):
+        if (mix := _mix_in(folder, found)) is None:
             continue
-        if mixed is not None:
-            data.rows, data.tokens = mixed
+        mixed |= mix.files
+        held |= mix.held_out
+        if _is_measured_so(mix, config, tokenizer, found):
+            measured_so.add(folder)
+    for data in held_out:
+        if not _is_changed(data, held.get(data.path.name), found):
+            _trains_rightly(data, config, tokenizer, found)
+    for data in files:
+        file = mixed.get(data.path)
+        if _is_changed(data, file, found) or not _trains_rightly(data, config, tokenizer, found):
+            continue
+        if file is not None and data.path.parent in measured_so:
+            data.rows, data.tokens = file["rows"], file["tokens"]
         elif tokenizer is not None:
             _count(data, config, tokenizer, found)
 
 
-def _in_manifest(data: _Data, config: Any, found: Checked) -> tuple[int, int] | None:
-    """Rows and tokens that `smt mix` counted in this very file, for this tokenizer and length."""
-    path = data.path.parent / MANIFEST_FILE
+def _mix_in(folder: Path, found: Checked) -> _Mix | None:
+    """What the manifest of `smt mix` in a folder of data says; None where there is none, or another program's."""
+    path = folder / MANIFEST_FILE
     if not path.is_file():
         return None
     try:
-        manifest = orjson.loads(path.read_bytes())
-        file = manifest["files"].get(data.path.name)
-        length, tokenizer = manifest["settings"]["sequence_len"], manifest["tokenizer"]["name"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        found.notes.append(f"{path}: it is no manifest of `smt mix`, so {data.path.name} is counted anew.")
+        manifest = read_manifest(path)
+        tokenizer = manifest["tokenizer"]
+        return _Mix(
+            files={folder / name: file for name, file in manifest["files"].items()},
+            held_out=dict(manifest["validation"]),
+            sequence_len=int(manifest["settings"]["sequence_len"]),
+            tokenizer=tokenizer["name"],
+            fingerprint=tokenizer["sha256"],
+            versions={name: manifest["versions"][name] for name in ("transformers", "tokenizers")},
+        )
+    except (BadInput, OSError, ValueError, KeyError, TypeError, AttributeError):
+        found.notes.append(f"{path}: it is no manifest of `smt mix`, so the files beside it are counted anew.")
         return None
+
+
+def _is_changed(data: _Data, file: dict[str, Any] | None, found: Checked) -> bool:
+    """Whether a file is another than the mix's manifest says, if that says anything."""
     if file is None:
-        return None
+        return False
     with data.path.open("rb") as content:
-        if hashlib.file_digest(content, "sha256").hexdigest() != file["sha256"]:
-            found.problems.append(f"{data.where}: {data.path} was changed after `smt mix`; run `smt mix` again.")
-            return None
-    if length > config.sequence_len:
-        found.problems.append(
-            f"sequence_len: {config.sequence_len}, but the mix was cut to {length} tokens; set mix.sequence_len "
-            "and run `smt mix` again."
+        if hashlib.file_digest(content, "sha256").hexdigest() == file["sha256"]:
+            return False
+    found.problems.append(f"{data.where}: {data.path} was changed after `smt mix`; run `smt mix` again.")
+    return True
+
+
+def _is_measured_so(mix: _Mix, config: Any, tokenizer: Any, found: Checked) -> bool:
+    """Whether a mix was measured as axolotl will encode it."""
+    problem = None
+    if mix.sequence_len > config.sequence_len:
+        problem = (
+            f"sequence_len: {config.sequence_len}, but the mix was cut to {mix.sequence_len} tokens; set "
+            "mix.sequence_len and run `smt mix` again."
         )
-        return None
-    if tokenizer != config.tokenizer_config:
-        found.problems.append(
-            f"{data.where}: {data.path} was cut with the tokenizer {tokenizer}, not with "
-            f"{config.tokenizer_config}; set train.base_model and run `smt mix` again."
+    elif mix.tokenizer != config.tokenizer_config:
+        problem = (
+            f"tokenizer_config: {config.tokenizer_config}, but the mix was cut with the tokenizer {mix.tokenizer}; "
+            "set mix.tokenizer and run `smt mix` again."
         )
-        return None
-    return file["rows"], file["tokens"]
+    # Other versions may write the same tokenizer otherwise.
+    elif (
+        tokenizer is not None
+        and all(version(name) == number for name, number in mix.versions.items())
+        and Ruler(mix.tokenizer, mix.sequence_len).fingerprint != mix.fingerprint
+    ):
+        problem = (
+            f"tokenizer_config: {mix.tokenizer} or its chat template was changed after `smt mix`; run `smt mix` again."
+        )
+    if problem:
+        found.problems.append(problem)
+    return problem is None
 
 
 def _rows(data: _Data, found: Checked) -> Iterator[tuple[int, Any]]:
@@ -544,7 +627,9 @@ def _check_prepared(files: list[_Data], config: Any, tokenizer: Any, found: Chec
             candidates = [folder / name]
     for prepared in candidates:
         written = [file.stat().st_mtime for file in prepared.glob("*") if file.is_file()]
-        newer = [data.path for data in files if written and data.path.stat().st_mtime > min(written)]
+        read = [*(data.path for data in files), *Path(str(config.tokenizer_config)).glob("*token*")]
+        read += Path(str(config.tokenizer_config)).glob("chat_template*")
+        newer = [file for file in read if written and file.is_file() and file.stat().st_mtime > min(written)]
         if newer:
             found.problems.append(
                 f"dataset_prepared_path: {prepared} is older than {newer[0]}, and axolotl would train on the old data; "
@@ -571,7 +656,15 @@ def _size(
         batches, unit = math.ceil(tokens / config.sequence_len), f"{tokens:,} tokens / {config.sequence_len} a row"
     else:
         batches, unit = rows, f"{rows:,} rows"
-    batch = micro * accumulation * num_gpus
+    together = int(config.tensor_parallel_size or 1) * int(config.context_parallel_size or 1)
+    if num_gpus % together:
+        found.problems.append(
+            f"tensor_parallel_size x context_parallel_size: {together} GPUs share a row, of which {num_gpus} GPUs are "
+            "no multiple; lower them, or give --gpus."
+        )
+        return
+    groups = num_gpus // together
+    batch = micro * accumulation * groups
     per_epoch = max(1, batches // batch)
     steps = int(config.max_steps or 0) if (config.max_steps or 0) > 0 else math.ceil(per_epoch * epochs)
     if config.max_steps and config.max_steps > per_epoch * epochs:
@@ -592,8 +685,9 @@ def _size(
         )
     found.facts += [
         f"tokens: {tokens:,} in {rows:,} texts, {epochs:g} times over",
-        f"steps:  about {steps:,}: {unit} / ({micro} x {accumulation} x {num_gpus} GPUs = {batch} rows a step) x "
-        f"{epochs:g} epochs; {warmup} of warm-up",
+        f"steps:  about {steps:,}: {unit} / ({micro} x {accumulation} x {groups} "
+        f"{f'groups of {together} GPUs' if together > 1 else 'GPUs'} = {batch} rows a step) x {epochs:g} epochs; "
+        f"{warmup} of warm-up",
     ]
     count, origin = _parameters(path)
     if count is None:
@@ -613,7 +707,9 @@ def _size(
 
 def _memory(config: Any, deepspeed: dict[str, Any], count: float, num_gpus: int) -> str:
     if config.adapter:
-        return f"2 bytes x {count:.3g} frozen parameters = {2 * count / 1e9:.3g} GB a GPU, the adapter and activations"
+        each = 0.5 if config.load_in_4bit else 1 if config.load_in_8bit else 2
+        size = f"{each:g} bytes x {count:.3g} frozen parameters = {each * count / 1e9:.3g} GB a GPU"
+        return f"{size}, the adapter and activations"
     in_bf16_alone = (config.bf16 or config.bfloat16) and not deepspeed
     each = 8 if in_bf16_alone else 16
     total = f"{each} bytes x {count:.3g} (weights, gradients, two moments) = {each * count / 1e9:.3g} GB"

@@ -1,5 +1,6 @@
 """Write a run's axolotl config: a shipped or own config, filled in for the run's mix -> `<run>/axolotl.yaml`."""
 
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -48,15 +49,7 @@ def read_config(config: str | Path) -> dict[str, Any]:
     path = files.get(str(config), Path(config))
     if not path.is_file():
         raise BadInput(f"config {config}: no such file; give a path, or one of: {', '.join(files)}.")
-    try:
-        values = load_yaml(path)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); mend its permissions.") from None
-    except ValueError as error:
-        raise BadInput(f"{path}: not valid YAML ({error}).") from None
-    if not isinstance(values, dict):
-        raise BadInput(f"{path}: expected `key: value` lines, as in axolotl's configs.")
-    return values
+    return load_yaml(path)
 
 
 def base_model_of(config: str | Path, base_model: str | None = None) -> str:
@@ -77,6 +70,50 @@ def base_model_of(config: str | Path, base_model: str | None = None) -> str:
         if folder.is_dir():
             return str(folder.resolve())
     return name
+
+
+def trained_config(
+    run_folder: Path, config: str | Path, base_model: str | None = None, overrides: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """A config's keys with the model that it trains, as far as they can be known and checked before there is a mix.
+
+    Args:
+        run_folder: where the mix will be.
+        config: shipped name or path.
+        base_model: replaces the config's.
+        overrides: top-level keys that win over the config's.
+
+    Raises:
+        BadInput: no such config, a key of the wrong type, no model, or a path that axolotl would misunderstand.
+    """
+    values = {**read_config(config), **(overrides or {})}
+    _check_types(config, values)
+    values["base_model"] = base_model_of(config, base_model or values.get("base_model"))
+    if values.get("tokenizer_config"):
+        values["tokenizer_config"] = base_model_of(config, values["tokenizer_config"])
+    if problem := taken_for_mpt(values):
+        raise BadInput(f"config {config}: {problem}")
+    if problem := taken_for_pattern(run_folder.resolve()):
+        raise BadInput(f"run folder {problem}")
+    return values
+
+
+def taken_for_pattern(path: Path) -> str | None:
+    """What is wrong with a data file's path in which `datasets`, which axolotl reads with, finds a pattern."""
+    if not {*"*?["} & {*str(path)}:
+        return None
+    return f"{path}: axolotl takes `*`, `?` and `[` in a path for a pattern and finds no file; move it to another."
+
+
+def taken_for_mpt(values: dict[str, Any]) -> str | None:
+    """What is wrong with a model whose path axolotl, which looks for `mpt` anywhere in it, takes for an MPT model's."""
+    name = values.get("base_model")
+    if not values.get("gradient_checkpointing") or not isinstance(name, str) or "mpt" not in name.lower():
+        return None
+    return (
+        f"base_model {name}: axolotl takes every model with `mpt` in its path or name for an MPT model, and those it "
+        "does not train with gradient_checkpointing; move the model to a path without it (as in `prompt`, `attempt`)."
+    )
 
 
 def write_axolotl_config(
@@ -113,12 +150,11 @@ def write_axolotl_config(
         raise BadInput(f"{manifest_path} does not exist; run `smt mix` first.")
     manifest = read_manifest(manifest_path)
     tokenizer = manifest["tokenizer"]
-    values = {**read_config(config), **(overrides or {})}
-    _check_types(config, values)
-    values["base_model"] = base_model_of(config, base_model or values.get("base_model"))
+    values = trained_config(folder, config, base_model, overrides)
+    # What the mix was measured with is what axolotl must encode with.
+    values.pop("tokenizer_config", None)
     if values["base_model"] != tokenizer["name"]:
-        # What the mix was measured with is what axolotl must encode with.
-        values.setdefault("tokenizer_config", tokenizer["name"])
+        values["tokenizer_config"] = tokenizer["name"]
     has_chat = any(entry["form"] == "messages" for entry in manifest["files"].values())
     if has_chat and tokenizer["turn_end"] is not None:
         ends = values.setdefault("eot_tokens", [tokenizer["turn_end"]])
@@ -133,12 +169,17 @@ def write_axolotl_config(
     if tokenizer["pad_token"] is None and "pad_token" not in (values.get("special_tokens") or {}):
         values["special_tokens"] = {**(values.get("special_tokens") or {}), "pad_token": tokenizer["eos_token"]}
     entries = values.get("datasets") or []
+    # Those of another mix would be gone, or be trained on by this one.
+    held_out = [entry for entry in values.pop("test_datasets", None) or [] if not _is_mix_file(entry)]
     if manifest["validation"]:
-        held_out = _datasets([e for e in entries if _is_mix_file(e)], manifest["validation"], folder / "mix")
-        # Packing needs more than a few held-out texts.
-        values |= {"test_datasets": [{**e, "split": "train"} for e in held_out], "eval_sample_packing": False}
+        own = _datasets([e for e in entries if _is_mix_file(e)], manifest["validation"], folder / "mix")
+        held_out = [*({**entry, "split": "train"} for entry in own), *held_out]
+        # Packing needs more than a few held-out texts, and axolotl takes no part of the data beside held-out files.
+        values |= {"eval_sample_packing": False, "val_set_size": 0}
         if not any(values.get(key) for key in ("eval_strategy", "eval_steps", "evals_per_epoch")):
             values["eval_strategy"] = "epoch"
+    if held_out:
+        values["test_datasets"] = held_out
     values["datasets"] = _datasets(entries, manifest["files"], mix)
     values["sequence_len"] = manifest["settings"]["sequence_len"]
     values["dataset_prepared_path"] = str(folder / "prepared" / manifest["content_hash"][:16])
@@ -146,16 +187,18 @@ def write_axolotl_config(
     path = training.config
     path.write_text(
         f"# Written by `smt mix` from the config {config}; a new mix writes it anew.\n"
-        f"# Run: axolotl train {path}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110),
+        f"# Run: axolotl train {shlex.quote(str(path))}\n"
+        + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110),
         encoding="utf-8",
     )
     return path
 
 
 def _check_types(config: str | Path, values: dict[str, Any]) -> None:
-    entries = values.get("datasets")
-    if entries is not None and not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
-        raise BadInput(f"config {config}: datasets: give a list of entries, each with `path` and `type`.")
+    for key in ("datasets", "test_datasets"):
+        entries = values.get(key)
+        if entries is not None and not (isinstance(entries, list) and all(isinstance(each, dict) for each in entries)):
+            raise BadInput(f"config {config}: {key}: give a list of entries, each with `path` and `type`.")
     if not isinstance(values.get("special_tokens") or {}, dict):
         raise BadInput(f"config {config}: special_tokens: give `name: token` lines.")
     if not isinstance(values.get("eot_tokens") or [], list):
@@ -176,7 +219,9 @@ def _datasets(entries: list[dict[str, Any]], files: dict[str, Any], folder: Path
 
 def _is_mix_file(entry: dict[str, Any]) -> bool:
     path = Path(str(entry.get("path")))
-    return path.name in MIX_FILES and path.parent.name == "mix"
+    # Of several budgets each has a folder in `mix`.
+    in_mix = "mix" in (path.parent.name, path.parent.parent.name)
+    return in_mix and path.name.removeprefix(VALIDATION) in MIX_FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +262,13 @@ class Training:
         # axolotl writes config.json before it trains, and the weights after it.
         weights = [path.stat().st_mtime for path in self.model.glob("*.safetensors")]
         adapter = [path.stat().st_mtime for path in self.output.glob("adapter_model.safetensors")]
+        config = shlex.quote(str(self.config))
         if not weights and adapter:
-            return f"the adapter in {self.output} is not merged yet; run: axolotl merge-lora {self.config}"
+            return f"the adapter in {self.output} is not merged yet; run: axolotl merge-lora {config}"
         if not weights:
-            return f"there is no trained model in {self.output}; run: axolotl train {self.config}"
+            return f"there is no trained model in {self.output}; run: axolotl train {config}"
         if self.model != self.output and adapter and min(weights) < max(adapter):
-            return f"{self.model} was merged before the adapter was last trained; run: axolotl merge-lora {self.config}"
+            return f"{self.model} was merged before the adapter was last trained; run: axolotl merge-lora {config}"
         return None
 
 

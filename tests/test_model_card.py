@@ -1,9 +1,13 @@
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
+from smt_plugin.cli import cli
 from smt_plugin.errors import BadInput
 from smt_plugin.mix import MixSettings, mix_run
 from smt_plugin.model_card import write_card
@@ -22,17 +26,26 @@ methods: {synthetic_qa: {tokens: 1M}}
 """
 
 
+def first_record(run: Path) -> dict[str, str]:
+    return {json.loads((run / "records/synthetic_qa.jsonl").open().readline())["id"]: "a leak"}
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run with a mix, a config, and a model in the place of the trained one, with the card that axolotl writes."""
     run = write_records(tmp_path, count=20)
     base = make_model(make_tokenizer(tmp_path / "base", MICROWORLD_LIKE))
     settings = MixSettings(str(base), tokens=3000, replay=tmp_path / "replay.jsonl", sequence_len=256, seed=7)
-    mix_run(run, settings, drop={json.loads((run / "records/synthetic_qa.jsonl").open().readline())["id"]: "a leak"})
+    mix_run(run, settings, drop=first_record(run))
     write_axolotl_config(run, "microworld/full", base_model=str(base))
     make_model(make_tokenizer(run / "model", MICROWORLD_LIKE))
     (run / "model" / "README.md").write_text(TRAINERS_CARD)
     return run
+
+
+def later(path: Path) -> None:
+    """Date a file after all others, whatever the steps of the file system's clock."""
+    os.utime(path, (time.time() + 10,) * 2)
 
 
 def test_a_card_says_on_what_and_how_the_model_was_trained_and_names_no_folder(run: Path) -> None:
@@ -68,6 +81,69 @@ def test_a_card_shows_the_results_that_came_after_the_training(run: Path) -> Non
     assert "None since the training." in write_card(Training(run)).read_text()
 
 
+def test_the_data_of_a_lora_model_are_those_its_adapter_was_trained_on(run: Path) -> None:
+    config = run / "axolotl.yaml"
+    config.write_text(config.read_text() + "adapter: lora\n")
+    for name in (config, run / "mix/manifest.json"):
+        os.utime(name, (1000, 1000))
+    (run / "model").rename(run / "merged")
+    (run / "model").mkdir()
+    (run / "merged").rename(run / "model/merged")
+    (run / "model/adapter_model.safetensors").touch()
+    os.utime(run / "model/adapter_model.safetensors", (2000, 2000))
+    assert "(a LoRA adapter, merged) on 1970-01-01" in write_card(Training(run)).read_text()
+    # Mixed anew after the training, then merged.
+    os.utime(run / "mix/manifest.json", (3000, 3000))
+    with pytest.raises(BadInput, match=r"manifest\.json is newer than the model"):
+        write_card(Training(run))
+
+
+def test_a_card_names_no_folder_where_paths_have_spaces_either(run: Path) -> None:
+    config = run / "axolotl.yaml"
+    values = yaml.safe_load(config.read_text())
+    values["base_model"] = "/home/jane doe/models/" + "a long name " * 12
+    config.write_text(yaml.safe_dump(values))
+    os.utime(config, (1, 1))
+    text = write_card(Training(run)).read_text()
+    assert "jane doe" not in text
+    assert "a long name a long name" in text
+
+
+def test_a_card_names_the_arms_that_the_report_calls_not_up_to_date(run: Path) -> None:
+    run_file = run / "smt.yaml"
+    run_file.write_text(
+        f"{RUN_FILE}train: {{config: microworld/full, base_model: {run.parent / 'base'}}}\n"
+        "evaluate: {benchmark: microworld, arms: [base_rag, trained]}\n"
+    )
+    for arm, accuracies in (("trained", [1.0, 0.0, 1.0, 0.5]), ("base_rag", [1.0, 0.0, 0.0, 0.0])):
+        finish_arm(run, arm, accuracies)
+    # Their arm.json says nothing of the settings that they were answered with.
+    result = CliRunner().invoke(cli, ["report", str(run_file)])
+    assert "not up to date: base_rag, trained: settings" in result.stderr
+    card = write_card(Training(run)).read_text()
+    assert "Settings, model, data or tasks have changed since these were answered: base_rag, trained." in card
+    write_report(run, arm_results(run, ["base_rag", "trained"]), {}, outdated=["base_rag"])
+    card = write_card(Training(run)).read_text()
+    assert "| trained | 62.5% |" in card
+    assert "have changed since these were answered: base_rag." in card
+
+
+def test_a_card_of_a_run_that_is_reached_through_a_link_names_no_folder(run: Path) -> None:
+    link = run.parent / "link"
+    link.symlink_to(run, target_is_directory=True)
+    mix_run(
+        link,
+        MixSettings(str(run.parent / "base"), tokens=3000, replay_share=0, sequence_len=256),
+        drop=first_record(run),
+    )
+    write_axolotl_config(link, "microworld/full", base_model=str(run.parent / "base"))
+    make_model(make_tokenizer(link / "model", MICROWORLD_LIKE))
+    for place in (link, run):
+        text = write_card(Training(place)).read_text()
+        assert "records were dropped; mix/dropped.jsonl says which and why" in text
+        assert str(run.parent) not in text
+
+
 def test_a_card_replaces_the_trainers_and_its_own_but_none_that_was_edited(run: Path) -> None:
     path = write_card(Training(run))
     first = path.read_text()
@@ -82,10 +158,10 @@ def test_a_card_replaces_the_trainers_and_its_own_but_none_that_was_edited(run: 
 
 
 def test_no_card_is_written_without_a_model_or_for_a_newer_mix(run: Path) -> None:
-    (run / "axolotl.yaml").touch()
+    later(run / "axolotl.yaml")
     with pytest.raises(BadInput, match=r"axolotl\.yaml is newer than the model"):
         write_card(Training(run))
-    (run / "mix/manifest.json").touch()
+    later(run / "mix/manifest.json")
     with pytest.raises(BadInput, match=r"manifest\.json is newer than the model"):
         write_card(Training(run))
     for file in (run / "model").glob("*.safetensors"):

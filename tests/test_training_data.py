@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,19 @@ from typing import Any
 import orjson
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from smt_plugin.cli import cli
 from smt_plugin.errors import BadInput
-from smt_plugin.mix import MixSettings, mix_run
-from smt_plugin.training_data import base_model_of, read_config, unknown_keys, write_axolotl_config
+from smt_plugin.mix import MixSettings, mix_budgets, mix_run
+from smt_plugin.training_data import (
+    Training,
+    base_model_of,
+    read_config,
+    trained_config,
+    unknown_keys,
+    write_axolotl_config,
+)
 from tests.tiny_llama import LLAMA_LIKE, MICROWORLD_LIKE, QWEN_LIKE, Style, make_model, make_tokenizer
 from tests.training_records import CHATS, QUESTION, TEXTS, write_records
 
@@ -52,6 +63,14 @@ def test_paths_length_model_and_output_are_filled_in(run: Path) -> None:
     assert unknown_keys(values) == []
 
 
+def test_commands_to_paste_are_quoted(tmp_path: Path) -> None:
+    (tmp_path / "my runs").mkdir()
+    run, _ = mixed_run(tmp_path / "my runs", MICROWORLD_LIKE)
+    path = write_axolotl_config(run, "microworld/full", base_model=str(run.parent / "base"))
+    assert path.read_text().splitlines()[1] == f"# Run: axolotl train '{path}'"
+    assert str(Training(run).unready()).endswith(f"; run: axolotl train '{path}'")
+
+
 def test_files_that_the_mix_lacks_are_left_out_and_other_data_sets_kept(run: Path) -> None:
     for name in ("qa.jsonl", "replay.jsonl", "replay_qa.jsonl"):
         (run / "mix" / name).unlink(missing_ok=True)
@@ -88,6 +107,47 @@ def test_a_tokenizer_other_than_the_models_is_named_in_the_config(run: Path) -> 
     assert "tokenizer_config" not in written(run)
 
 
+def test_a_config_written_for_one_mix_serves_another_and_brings_none_of_its_data(tmp_path: Path) -> None:
+    base = str(make_model(make_tokenizer(tmp_path / "base", MICROWORLD_LIKE)))
+    run = write_records(tmp_path, count=60)
+    nested = MixSettings(base, budgets=(1000, 3000), replay_share=0, sequence_len=256, validation_rounds=1)
+    (small, _), (large, _) = mix_budgets(run, nested)
+    own = run / "own.yaml"
+    shutil.copy(write_axolotl_config(run, "microworld/full", base, mix_folder=small), own)
+    values = written(run, own, mix_folder=large, base_model=base)
+    assert {Path(entry["path"]).parent for entry in values["datasets"]} == {large}
+    assert {Path(entry["path"]).parent for entry in values["test_datasets"]} == {run / "mix"}
+    own.write_text(yaml.safe_dump({**values, "val_set_size": 0.1}))
+    assert written(run, own, mix_folder=large, base_model=base)["val_set_size"] == 0
+    (_, _), (large, _) = mix_budgets(run, replace(nested, validation_rounds=0))
+    assert "test_datasets" not in written(run, own, mix_folder=large, base_model=base)
+    mine = {"path": "mine.jsonl", "type": "completion"}
+    own.write_text(yaml.safe_dump({**values, "test_datasets": [mine]}))
+    assert written(run, own, mix_folder=large, base_model=base)["test_datasets"] == [mine]
+
+
+def test_a_configs_own_tokenizer_measures_the_mix(tmp_path: Path) -> None:
+    write_records(tmp_path, count=60)
+    base = make_model(make_tokenizer(tmp_path / "base", MICROWORLD_LIKE))
+    other = make_tokenizer(tmp_path / "other", MICROWORLD_LIKE)
+    own = {**read_config("microworld/full"), "base_model": str(base), "tokenizer_config": str(other)}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    run_file = tmp_path / "smt.yaml"
+    run_file.write_text(
+        "run: run\ncorpus: corpus\nbackend: {kind: microworld}\nmethods: {synthetic_qa: {tokens: 1K}}\n"
+        "mix: {tokens: 1K, replay_share: 0, sequence_len: 256}\ntrain: {config: own.yaml}\n"
+    )
+    assert CliRunner().invoke(cli, ["mix", str(run_file)]).exit_code == 0
+    assert json.loads((tmp_path / "run/mix/manifest.json").read_text())["tokenizer"]["name"] == str(other)
+    assert yaml.safe_load((tmp_path / "run/axolotl.yaml").read_text())["tokenizer_config"] == str(other)
+
+
+@pytest.mark.parametrize("letter", "[*?")
+def test_a_run_folder_whose_path_axolotl_takes_for_a_pattern_is_refused(tmp_path: Path, letter: str) -> None:
+    with pytest.raises(BadInput, match=r"run folder .*: axolotl takes `\*`, `\?` and `\[` in a path for a pattern"):
+        trained_config(tmp_path / f"run{letter}1", "microworld/full")
+
+
 def test_overrides_win(run: Path) -> None:
     assert written(run, overrides={"num_epochs": 7})["num_epochs"] == 7
 
@@ -100,6 +160,24 @@ def test_missing_configs_models_and_mixes_are_named(run: Path, tmp_path: Path) -
         base_model_of(tmp_path / "own.yaml")
     with pytest.raises(BadInput, match=r"manifest\.json does not exist; run `smt mix` first"):
         write_axolotl_config(tmp_path / "nothing", "microworld/full")
+
+
+def test_a_model_that_axolotl_would_take_for_an_mpt_model_is_refused_before_anything_is_mixed(tmp_path: Path) -> None:
+    write_records(tmp_path, count=60)
+    base = make_tokenizer(tmp_path / "Prompts/base", LLAMA_LIKE)
+    run_file = tmp_path / "smt.yaml"
+    run_file.write_text(
+        "run: run\ncorpus: corpus\nbackend: {kind: microworld}\nmethods: {synthetic_qa: {tokens: 1K}}\n"
+        f"mix: {{tokens: 1K, replay_share: 0}}\ntrain: {{config: llama-3.2-1b/full, base_model: {base}}}\n"
+    )
+    result = CliRunner().invoke(cli, ["mix", str(run_file)])
+    assert isinstance(result.exception, BadInput)
+    assert str(result.exception).startswith(
+        f"config llama-3.2-1b/full: base_model {base}: axolotl takes every model with `mpt` in its path"
+    )
+    assert not (tmp_path / "run/mix").exists()
+    # Without gradient checkpointing axolotl does not mind.
+    assert trained_config(tmp_path, "microworld/full", str(base))["base_model"] == str(base)
 
 
 def test_the_base_model_of_a_shipped_config_is_its_hub_name_and_a_folder_becomes_absolute(
@@ -204,7 +282,8 @@ def test_packed_and_unpacked_losses_agree(tmp_path: Path) -> None:
 
 def test_a_config_of_ones_own_with_values_of_the_wrong_kind_is_refused_with_the_key(run: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
-    for key, value in (("datasets", "mix/qa.jsonl"), ("datasets", [5]), ("special_tokens", ["x"]), ("eot_tokens", "x")):
+    lists = [(key, value) for key in ("datasets", "test_datasets") for value in ("mix/qa.jsonl", [5], {}, "")]
+    for key, value in (*lists, ("special_tokens", ["x"]), ("eot_tokens", "x")):
         own.write_text(yaml.safe_dump({key: value}))
         with pytest.raises(BadInput, match=rf"own\.yaml: {key}: give "):
             written(run, own)
