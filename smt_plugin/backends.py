@@ -292,19 +292,19 @@ class OpenAIBackend:
                 body = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = self._clean(str(error) or type(error).__name__)
-            return f"endpoint {endpoint} cannot be reached ({reason}); start the server or mend `backend.endpoints`."
+            return f"endpoint {endpoint} cannot be reached ({reason}); start the server or mend the address."
         except ValueError:
             return f"endpoint {endpoint} is no OpenAI-compatible server, by its answer to /models; mend the address."
         entries = body.get("data") if isinstance(body, dict) else None
         served = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
         if served and self.model not in served:
             names = self._clean(", ".join(map(str, served[:5])))
-            return f"endpoint {endpoint} does not serve the model {self.model!r} but {names}; mend `backend.model`."
+            return f"endpoint {endpoint} does not serve the model {self.model!r} but {names}; take one of its names."
         return None
 
     def _moved(self, endpoint: str, location: str) -> str:
         target = self._clean(location.removesuffix("/models").removesuffix("/chat/completions"))
-        return f"endpoint {endpoint} redirects to {target or 'nowhere'}; give that address in `backend.endpoints`."
+        return f"endpoint {endpoint} redirects to {target or 'nowhere'}; give that address instead."
 
     def _clean(self, text: str) -> str:
         """Return a server's words as they may be shown: on one line, not too long, without the API key."""

@@ -11,7 +11,7 @@ import orjson
 
 from smt_plugin.backends import Deferred, Keep, Refused, Reply, Request, reply_of, request_body
 from smt_plugin.completions import completion_key
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, why_no_file
 
 # What OpenAI's batch endpoint takes in one file (its documentation: 50,000 requests, 200 MB).
 MOST_REQUESTS = 50_000
@@ -25,7 +25,7 @@ class BatchExport:
     """A backend that writes each request into `<folder>/requests-<n>.jsonl` and defers its answer.
 
     Args:
-        folder: made if it is not there; files of an earlier export must be gone.
+        folder: made for the first request if it is not there; files of an earlier export must be gone.
         structured_output: send JSON schemas where a method has one.
     """
 
@@ -44,20 +44,20 @@ class BatchExport:
         self._written: set[bytes] = set()
 
     async def start(self) -> None:
-        """Make the folder.
+        """Look at the folder.
 
         Raises:
             BadInput: it holds the files of an earlier export, whose requests would be paid for twice.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"{self._folder} cannot be made ({error.strerror}); give another folder.") from None
         if any(self._folder.glob(_GLOB)):
             raise BadInput(f"{self._folder} holds requests already; import their results and remove them first.")
 
     async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
-        """Write the request, once; always raises Deferred."""
+        """Write the request, once.
+
+        Raises:
+            Deferred: always, unless the folder cannot be made (BadInput).
+        """
         key = completion_key(request, self.model)
         if bytes.fromhex(key) in self._written:
             raise Deferred
@@ -83,6 +83,10 @@ class BatchExport:
     def _next_file(self) -> None:
         if self._file is not None:
             self._file.close()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"{self._folder} cannot be made ({error.strerror}); give another folder.") from None
         self.files.append(self._folder / f"requests-{len(self.files) + 1:04}.jsonl")
         # Under their own name only when all are whole.
         self._file = self.files[-1].with_suffix(".partial").open("wb")
@@ -130,7 +134,7 @@ class BatchImport:
         """
         for number, path in enumerate(self._paths):
             if not path.is_file():
-                raise BadInput(f"{path} does not exist; give the result files of the batch.")
+                raise BadInput(f"{path} {why_no_file(path)}; give the result files of the batch.")
             file = path.open("rb")
             self._files.append(file)
             offset = 0
@@ -185,7 +189,7 @@ def _read(line: bytes, path: Path, number: int) -> tuple[bytes, bool]:
     """Return the key of a result and whether it is an answer."""
     try:
         result: Any = orjson.loads(line)
-        return bytes.fromhex(result["custom_id"]), (result.get("response") or {}).get("status_code") == 200
+        return bytes.fromhex(result["custom_id"]), (result["response"] or {}).get("status_code") == 200
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BadInput(
             f"{path}, line {number}: not a batch result with a `custom_id` of ours; give the files that the batch "

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -84,8 +85,21 @@ class _Stop:
 _stop = _Stop()
 
 
+class _Command(click.Command):
+    """Puts the run file's path into errors that name a command to run."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BadInput as error:
+            run_file = ctx.params.get("run_file") or "RUN.YAML"
+            raise BadInput(str(error).replace("RUN.YAML", shlex.quote(str(run_file)))) from None
+
+
 class _Commands(click.Group):
     """Lists the commands in the order of the flow, not of the alphabet."""
+
+    command_class = _Command
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -128,20 +142,24 @@ def quickstart(folder: Path) -> None:
 def init(corpus: Path, output: Path) -> None:
     """Check a corpus and write a commented run file for it."""
     from smt_plugin.config import example_run_file
-    from smt_plugin.corpus import read_documents
+    from smt_plugin.corpus import estimate_tokens, read_documents
 
     if output.exists():
         raise BadInput(f"{output} is there already; remove it or give another --output.")
     documents = characters = 0
+    tokens = 0.0
     for document in read_documents(corpus):
         documents += 1
         characters += len(document.text)
+        tokens += estimate_tokens(document.text)
     try:
-        output.write_text(example_run_file(os.path.relpath(corpus, output.parent)), encoding="utf-8")
+        output.write_text(example_run_file(corpus, output.parent), encoding="utf-8")
     except OSError as error:
         raise BadInput(f"{output} cannot be written ({error.strerror}); give another --output.") from None
-    click.echo(f"{documents:,} documents, {characters:,} characters (about {characters // 4:,} tokens)")
-    click.echo(f"wrote {output}; set the endpoint and the budgets in it, then run: smt generate {output}")
+    click.echo(f"{documents:,} documents, {characters:,} characters (about {tokens:,.0f} tokens)")
+    click.echo(
+        f"wrote {output}; set the endpoint and the budgets in it, then run: smt generate {shlex.quote(str(output))}"
+    )
 
 
 @cli.command(epilog="\b\nExample:\n  smt benchmark longhealth --data LongHealth/data --output corpus/")
@@ -191,7 +209,9 @@ def questions(run_file: Path, per_document: int, free_form: bool) -> None:
     settings = read_run_file(run_file)
     path = questions_file(settings.corpus)
     total = sum(1 for _ in read_documents(settings.corpus))
-    with Progress(console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    # An error must not stand below a bar that has stopped.
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("documents", total=total)
         manifest = _stop.run(
             make_questions(
@@ -322,7 +342,7 @@ def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
     if summary.deferred:
         names = ", ".join(map(str, backend.files[:3])) + (" ..." if len(backend.files) > 3 else "")
         click.echo(f"{backend.requests:,} requests in {len(backend.files)} files: {names}")
-        click.echo(f"have them answered, then run: smt batch import {run_file} RESULTS.jsonl")
+        click.echo(f"have them answered, then run: smt batch import {shlex.quote(str(run_file))} RESULTS.jsonl")
 
 
 @batch.command(name="import", epilog="\b\nExample:\n  smt batch import smt.yaml results-*.jsonl")
@@ -340,10 +360,13 @@ def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
     summary = _generate(settings, backend, rounds_ahead=ROUNDS_AHEAD)
     click.echo(
         f"{backend.results:,} results: {summary.asked:,} taken ({summary.rejected:,} rejected, {summary.refused:,} "
-        f"refused), {backend.failed:,} failed for now, {backend.results - backend.taken:,} known already"
+        f"refused), {backend.failed:,} failed for now, {backend.results - backend.taken:,} known already or of "
+        "another run or model"
     )
     if summary.deferred:
-        click.echo(f"not done: export what is left with `smt batch export {run_file} FOLDER`", err=True)
+        click.echo(
+            f"not done: export what is left with `smt batch export {shlex.quote(str(run_file))} FOLDER`", err=True
+        )
         sys.exit(1)
 
 
@@ -368,12 +391,18 @@ def mix(run_file: Path, drop_leaks: bool) -> None:
     """Mix records and replay by tokens into training files, and write a ready-to-run axolotl.yaml for each budget."""
     from smt_plugin.config import read_run_file
     from smt_plugin.mix import MixSettings, mix_budgets
-    from smt_plugin.training_data import base_model_of, write_axolotl_config
+    from smt_plugin.records import check_made
+    from smt_plugin.training_data import trained_config, write_axolotl_config
 
     settings = read_run_file(run_file)
     section, train = settings.mix, settings.train
+    for name in section.shares:
+        if name not in section.sources:
+            mend = "add it there or to `mix.sources`, or give `mix.shares` without it"
+            check_made(settings.run, name, settings.methods, mend)
     values = dict(section)
-    values["tokenizer"] = section.tokenizer or base_model_of(train.config, train.base_model)
+    trained = trained_config(settings.run, train.config, train.base_model)
+    values["tokenizer"] = section.tokenizer or trained.get("tokenizer_config") or trained["base_model"]
     values["budgets"] = tuple(section.budgets)
     drop: dict[str, str] = {}
     if drop_leaks:
@@ -399,7 +428,7 @@ def mix(run_file: Path, drop_leaks: bool) -> None:
             ran_dry = ran_dry or source["ran_dry"]
         for warning in manifest["warnings"]:
             click.echo(f"warning: {warning}", err=True)
-        click.echo(f"wrote {path}; train with: axolotl train {path}")
+        click.echo(f"wrote {path}; train with: axolotl train {shlex.quote(str(path))}")
     if ran_dry:
         sys.exit(1)
 
@@ -468,8 +497,8 @@ def list_shipped() -> None:
 
 @cli.command(name="cp", epilog="\b\nExample:\n  smt cp qwen3-8b/full my.yaml")
 @click.argument("config")
-@click.argument("destination", type=click.Path(path_type=Path), default=Path("."))
-def copy_shipped(config: str, destination: Path) -> None:
+@click.argument("destination", type=click.Path(), default=".")
+def copy_shipped(config: str, destination: str) -> None:
     """Copy an axolotl config to change: to a file, or into a folder (default: this one)."""
     from smt_plugin.shipped import copy_config
 
@@ -500,15 +529,15 @@ def _arm_commands(
     settings: "RunFile", section: "EvaluateSection", arms: tuple[str, ...] = (), check: bool = True
 ) -> "tuple[list[ArmCommand], list[str]]":
     """The commands of `smt evaluate`, with retrieval as it was tuned."""
-    from smt_plugin.evaluate import arm_commands
+    from smt_plugin.evaluate import arm_commands, arms_of
     from smt_plugin.training_data import base_model_of, trainings_of
     from smt_plugin.tune import read_tuned
 
-    section = section.model_copy(update={"arms": list(arms)}) if arms else section
+    trainings = trainings_of(settings.run, settings.mix.budgets)
+    section = section.model_copy(update={"arms": list(arms_of(arms, trainings, "--arm"))}) if arms else section
     if tuned := read_tuned(settings.run):
         section = section.model_copy(update={"retrieval": tuned["chosen"] | section.retrieval})
     base_model = base_model_of(settings.train.config, settings.train.base_model)
-    trainings = trainings_of(settings.run, settings.mix.budgets)
     return arm_commands(settings.run, section, base_model, trainings, settings.seed, check=check)
 
 
@@ -572,13 +601,15 @@ def report(run_file: Path) -> None:
     changes = retention_results(settings.run, trainings)
     facts = run_facts(settings)
     # A report can be made all the same where the models, lm-eval or the data are not.
+    old: list[str] = []
     with suppress(BadInput):
-        if old := outdated(_arm_commands(settings, section, check=False)[0]):
-            facts["not up to date"] = (
-                f"{', '.join(old)}: settings, model, data or tasks have changed since; `smt evaluate` runs them again"
-            )
-            click.echo(f"not up to date: {facts['not up to date']}", err=True)
-    path = write_report(settings.run, results, facts, changes)
+        old = outdated(_arm_commands(settings, section, check=False)[0])
+    if old:
+        facts["not up to date"] = (
+            f"{', '.join(old)}: settings, model, data or tasks have changed since; `smt evaluate` runs them again"
+        )
+        click.echo(f"not up to date: {facts['not up to date']}", err=True)
+    path = write_report(settings.run, results, facts, changes, old)
     console = Console(width=max(shutil.get_terminal_size().columns, 80))
     for shown in [*tables(results), *([retention_table(changes)] if changes else [])]:
         console.print(shown, "")
@@ -587,7 +618,7 @@ def report(run_file: Path) -> None:
     if missing:
         for sentence in filter(None, (training.unready() for training in trainings)):
             click.echo(f"missing: {sentence}", err=True)
-        click.echo(f"missing arms: {', '.join(missing)}; run `smt evaluate {run_file}`", err=True)
+        click.echo(f"missing arms: {', '.join(missing)}; run `smt evaluate {shlex.quote(str(run_file))}`", err=True)
         sys.exit(1)
 
 
@@ -614,23 +645,34 @@ def card(run_file: Path) -> None:
         sys.exit(1)
 
 
+class _Setting(click.ParamType):  # type: ignore[type-arg]
+    """A name and its value, which is YAML."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        import yaml
+
+        name, sign, text = str(value).partition("=")
+        with suppress(yaml.YAMLError, ValueError):
+            if sign:
+                return name, yaml.safe_load(text)
+        self.fail(f"{value!r} is no setting; write NAME=VALUE, e.g. mode=hybrid.", param, ctx)
+
+
 @cli.command(
     epilog="\b\nExample:\n  smt retrieve corpus --data documents/ --set mode=hybrid --set top_k=5 --output r.jsonl"
 )
 @click.argument("name", type=click.Choice(["quality", "longhealth", "financebench", "corpus", "microworld"]))
 @click.option("--data", type=click.Path(path_type=Path), help="folder of the benchmark's files")
-@click.option(
-    "--set", "values", multiple=True, metavar="NAME=VALUE", help="a setting of the retrieval; may be given again"
-)
+@click.option("--set", "values", multiple=True, type=_Setting(), help="a setting of the retrieval; may be given again")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="retrieval file to write")
-def retrieve(name: str, data: Path | None, values: tuple[str, ...], output: Path) -> None:
+def retrieve(name: str, data: Path | None, values: tuple[tuple[str, Any], ...], output: Path) -> None:
     """Retrieve the chunks of a benchmark's questions into a file, and say how often the right ones were found."""
-    import yaml
-
     from smt_plugin.benchmarks import load
     from smt_plugin.retrieval import build_retrieval, default_settings
 
-    settings = default_settings(name).changed({k: yaml.safe_load(v) for k, _, v in (x.partition("=") for x in values)})
+    settings = default_settings(name).changed(dict(values))
     manifest = build_retrieval(*load(name, data), output, settings)
     for key, value in manifest.items():
         if "recall" in key:
@@ -653,17 +695,17 @@ def retrieve(name: str, data: Path | None, values: tuple[str, ...], output: Path
 def judge(run_file: Path | None, against: Path, endpoint: str | None, model: str) -> None:
     """Measure how far the judge of free-form answers, a run file's or another, agrees with labels that people gave."""
     from smt_plugin.config import read_run_file
-    from smt_plugin.judge import JudgeSettings, agreement
+    from smt_plugin.judge import agreement, judge_settings
 
     if (run_file is None) == (endpoint is None):
         raise BadInput("smt judge: give a run file with evaluate.judge in it, or --endpoint, and not both.")
     if run_file is None:
-        settings = JudgeSettings(endpoint or "", model)
+        settings = judge_settings({"endpoint": endpoint, "model": model})
     else:
         section = read_run_file(run_file).evaluate
         if section is None or section.judge is None:
             raise BadInput(f"run file {run_file}: evaluate.judge: this key is missing; add it.")
-        settings = JudgeSettings.read(section.judge.values)
+        settings = section.judge
     click.echo(agreement(against, settings).text)
 
 

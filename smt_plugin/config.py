@@ -1,5 +1,6 @@
 """The run file: one YAML that the user owns, checked key by key."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,7 +9,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, why_no_file
 
 _MOST_VALUES = 100_000
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
@@ -151,16 +152,23 @@ class TrainSection(_Section):
 
 
 class JudgeSection(_Section):
-    """The model that judges free-form answers; see judge.py. An endpoint's API key comes from SMT_JUDGE_API_KEY."""
+    """The model that judges free-form answers; see judge.py. An endpoint's API key comes from SMT_JUDGE_API_KEY.
+
+    The options turn thinking off where the chat template knows it; a server that refuses unknown options needs `{}`.
+    A server of our own is started when it is first needed and ends with the process, its log is in the cache folder;
+    the command `env CUDA_VISIBLE_DEVICES=1 vllm serve` gives it a GPU of its own.
+    """
 
     kind: Literal["openai", "vllm"] = Field(default="openai", description="an endpoint, or a `vllm serve` of our own")
     endpoint: Annotated[str, AfterValidator(checked_url)] | None = Field(
         default=None, description="base URL of any OpenAI-compatible server"
     )
-    model: str = "Qwen/Qwen3-14B"
+    model: str = Field(default="Qwen/Qwen3-14B", min_length=1)
     options: dict[str, Any] = Field(
         default={"chat_template_kwargs": {"enable_thinking": False}}, description="added to every request"
     )
+    concurrency: int = Field(default=16, ge=1, description="requests in flight at most")
+    patience: float = Field(default=300, gt=0, description="seconds without any answer before giving up")
     command: list[str] = Field(default=["vllm", "serve"], min_length=1, description="up to the model's name")
     arguments: dict[str, Any] = Field(default={}, description="options of vllm serve, without dashes")
     startup_timeout: float = Field(default=1800, gt=0, description="seconds")
@@ -175,9 +183,9 @@ class JudgeSection(_Section):
 
     @property
     def values(self) -> dict[str, Any]:
-        """What lm_eval's --metadata gets as `judge`: the keys that this kind has."""
+        """What lm_eval's --metadata gets as `judge`: the keys that this kind has, less the pace where it is not set."""
         unused = {"endpoint"} if self.kind == "vllm" else {"kind", "command", "arguments", "startup_timeout"}
-        return self.model_dump(exclude=unused)
+        return self.model_dump(exclude=unused | ({"concurrency", "patience"} - self.model_fields_set))
 
 
 class RetentionSection(_Section):
@@ -229,7 +237,7 @@ class RunFile(_Section):
 
 EXAMPLE = """\
 # A run of smt: what is read, asked, mixed, trained and evaluated. Paths are relative to this file.
-run: run                          # folder for everything that is made
+run: {run}                          # folder for everything that is made
 corpus: {corpus}
 
 backend:                          # any OpenAI-compatible endpoint; several URLs serve the same model
@@ -263,16 +271,36 @@ evaluate:
 """
 
 
-def example_run_file(corpus: str) -> str:
-    """Return the text of a commented run file for a corpus, whose path is relative to the run file."""
-    # Quoted where YAML would take the name for something else.
-    quoted = yaml.safe_dump(corpus, allow_unicode=True, width=10_000).removesuffix("\n").removesuffix("\n...")
-    return EXAMPLE.format(corpus=quoted)
+def example_run_file(corpus: Path, folder: Path) -> str:
+    """Return the text of a commented run file, to be written into `folder`, for a corpus.
+
+    Its paths are relative to `folder`. The run folder lies there, or beside the corpus where `folder` is part of it.
+    """
+    run = folder / "run"
+    if lies_in_corpus(run, corpus):
+        run = corpus.absolute().parent / f"{corpus.resolve().name}-run"
+    return EXAMPLE.format(corpus=_relative(corpus, folder), run=_relative(run, folder))
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A path relative to a folder, quoted where YAML would take it for something else."""
+    quoted = yaml.safe_dump(os.path.relpath(path, folder), allow_unicode=True, width=10_000)
+    return quoted.removesuffix("\n").removesuffix("\n...")
+
+
+def lies_in_corpus(run: Path, corpus: Path) -> bool:
+    """Whether what is made in a run folder would be read as documents: a README.md of a model, for example."""
+    inside = run.resolve().is_relative_to(corpus.resolve())
+    return inside and corpus.is_dir() and not (corpus / "documents.jsonl").is_file()
 
 
 def write_resolved(run_file: RunFile, path: Path) -> None:
     """Write a run file with its defaults filled in and its paths absolute."""
-    path.write_text(yaml.safe_dump(run_file.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    values = run_file.model_dump(mode="json")
+    if run_file.evaluate is not None and run_file.evaluate.judge is not None:
+        # Keys of the other kind of judge would be refused when read back.
+        values["evaluate"]["judge"] = run_file.evaluate.judge.values
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 class _Loader(yaml.SafeLoader):
@@ -286,19 +314,23 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_yaml(path: Path) -> Any:
-    """Read a YAML file.
+def load_yaml(path: Path) -> dict[Any, Any]:
+    """Read the keys of a YAML file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not YAML, gives a key twice, or has aliases that repeat each other into something huge.
+        BadInput: it cannot be read, is not YAML, gives a key twice, holds something else than keys, or aliases that
+            repeat each other into something huge.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
         _check_values(content)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); mend its permissions.") from None
     # PyYAML raises a plain ValueError for a date such as 2026-13-45.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise BadInput(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: expected `key: value` lines.")
     return content
 
 
@@ -306,26 +338,26 @@ def read_run_file(path: Path) -> RunFile:
     """Read and check a run file.
 
     Raises:
-        BadInput: the file is missing, is not YAML, or has an unknown, missing or wrong key, which is named.
+        BadInput: the file is missing, is not YAML, has an unknown, missing or wrong key, which is named, or a run
+            folder inside the corpus.
     """
     if not path.is_file():
-        raise BadInput(f"run file {path} does not exist; `smt init` writes one.")
-    try:
-        content = load_yaml(path)
-    except OSError as error:
-        raise BadInput(f"run file {path} cannot be read ({error.strerror}); mend its permissions.") from None
-    except ValueError as error:
-        raise BadInput(f"run file {path} is not valid YAML: {error}.") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"run file {path} must hold keys such as `corpus:`; `smt init` writes an example.")
+        raise BadInput(f"run file {path} {why_no_file(path)}; `smt init` writes one.")
+    content = load_yaml(path)
     backend = content.get("backend")
     if isinstance(backend, dict):
         content["backend"] = {"kind": "openai", **backend}
     try:
         run_file = RunFile.model_validate(content)
     except ValidationError as error:
-        raise BadInput(f"run file {path}: {_first_problem(error)}") from None
-    return _resolve(run_file, path.parent)
+        raise BadInput(f"run file {path}: {first_problem(error)}") from None
+    run_file = _resolve(run_file, path.parent)
+    if lies_in_corpus(run_file.run, run_file.corpus):
+        raise BadInput(
+            f"run file {path}: run: the folder lies in the corpus, and what is made in it would become documents; give "
+            "one outside, and move what is there already to it."
+        )
+    return run_file
 
 
 def _check_values(content: Any) -> None:
@@ -344,10 +376,11 @@ def _check_values(content: Any) -> None:
     raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError, *place: str) -> str:
+    """Say what is wrong first of all, and with which key, below the place where the checked settings stand."""
     problem = error.errors()[0]
     parts = [str(part) for part in problem["loc"] if part not in ("openai", "microworld", "vllm")]
-    key = ".".join(parts)
+    key = ".".join([*place, *parts])
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key; remove it or mend its name."
     if problem["type"] == "missing":
@@ -390,7 +423,8 @@ def _resolve(run_file: RunFile, folder: Path) -> RunFile:
 
 
 def _path(path: Path | None, folder: Path) -> Path | None:
-    return None if path is None else (folder / path.expanduser()).absolute()
+    # In contrast to Path.expanduser, this leaves a `~name` that is no user's as it is.
+    return None if path is None else (folder / os.path.expanduser(path)).absolute()
 
 
 def _replay(value: str | None, folder: Path) -> str | None:

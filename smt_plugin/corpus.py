@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, why_no_file
 from smt_plugin.jsonl import read_jsonl
 
 TEXT_SUFFIXES = (".txt", ".md")
@@ -84,8 +84,9 @@ def read_documents(path: Path) -> Iterator[Document]:
 
     Args:
         path: a folder of .txt and .md files (id = path below the folder, title = file name; links are
-            followed), one such file, or a .jsonl file with `doc_id`, `title`, `text` and optionally `source` and
-            `meta` on each line; a folder that holds `documents.jsonl` is read through that file.
+            followed, names that begin with a dot left out), one such file, or a .jsonl file with `doc_id`, `title`,
+            `text` and optionally `source` and `meta` on each line; a folder that holds `documents.jsonl` is read
+            through that file.
 
     Raises:
         BadInput: nothing there, a file or folder that cannot be read, a document without text, a field missing,
@@ -119,7 +120,7 @@ def _from_folder(folder: Path) -> Iterator[Document]:
 
 
 def _text_files(folder: Path) -> Iterator[Path]:
-    """Yield the text files below a folder; a folder that can be reached in several ways is read once."""
+    """Yield the text files below a folder, less hidden ones; a folder that is reached in several ways is read once."""
 
     def refuse(error: OSError) -> None:
         raise BadInput(f"{error.filename} cannot be read ({error.strerror}); mend its permissions or remove it.")
@@ -131,8 +132,9 @@ def _text_files(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders.sort()
-        yield from (path for name in names if (path := Path(parent, name)).suffix.lower() in TEXT_SUFFIXES)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(parent, name) for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.suffix.lower() in TEXT_SUFFIXES)
 
 
 def _from_text_file(path: Path, document_id: str) -> Document:
@@ -140,6 +142,9 @@ def _from_text_file(path: Path, document_id: str) -> Document:
         document_id.encode()
     except UnicodeEncodeError:
         raise BadInput(f"the name of {str(path)!r} is not UTF-8; rename it.") from None
+    # A pipe would be waited for without end; a link to nowhere is named below.
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path} {why_no_file(path)}; remove it.")
     try:
         # A byte order mark is no part of the text.
         text = path.read_text(encoding="utf-8-sig")

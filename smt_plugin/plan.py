@@ -57,11 +57,17 @@ class PromptPlan:
 
 @dataclass(slots=True)
 class Plan:
-    """What is left to ask, by prompt. `measured` counts the completions that the sizes were read off (0: guesses)."""
+    """What is left to ask, by prompt.
+
+    Attributes:
+        measured: completions of these prompts, off which their sizes were read.
+        guessed: prompts whose sizes are guesses, since no completion of theirs is there.
+    """
 
     model: str
     prompts: dict[str, PromptPlan]
     measured: int
+    guessed: list[str]
     num_parts: int
     tokens_per_second: float | None = None
     gpus: int = 0
@@ -122,7 +128,9 @@ async def make_plan(
         plan.cached_tokens *= left * again
         plan.output_tokens = plan.calls * left * again * seen.reply_tokens(name)
     price = run_file.price
-    return Plan(backend.model, dict(plans), seen.measured, num_parts, speed, price.gpus if price else 0)
+    done = {name: seen.uses[name].done if name in seen.uses else 0 for name in plans}
+    guessed = [name for name, count in done.items() if not count]
+    return Plan(backend.model, dict(plans), sum(done.values()), guessed, num_parts, speed, price.gpus if price else 0)
 
 
 def plan_text(plan: Plan, run_file: RunFile) -> str:
@@ -139,11 +147,13 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
         f"{output:>16,.0f}"
     )
     lines = [head, *rows, f"tokens are those left to pay for; {plan.num_parts:,} documents or parts of long ones."]
-    lines.append(
-        f"Sizes are means over {plan.measured:,} completions of this run."
-        if plan.measured
-        else f"Sizes are guesses ({_TEXT_TOKENS} tokens a text, {_STRATEGIES} strategies); `--probe 60` measures them."
-    )
+    if plan.measured:
+        lines.append(f"Sizes are means over {plan.measured:,} completions of this run.")
+    if plan.guessed:
+        which = f"The sizes of {', '.join(plan.guessed)}" if plan.measured else "Sizes"
+        lines.append(
+            f"{which} are guesses ({_TEXT_TOKENS} tokens a text, {_STRATEGIES} strategies); `--probe 60` measures them."
+        )
     lines.append("Cached: what a server with a prefix cache reads once a document, as vLLM does.")
     hours, source = _gpu_hours(plan, output)
     if hours is not None:
@@ -245,7 +255,8 @@ async def _shape(method: Method, document: Document, prompts: Prompts, seen: "_S
                 value = ask.read(reply)
             except Unparsable:
                 raise BadInput(
-                    f"the replies to the prompt {ask.prompt} cannot be guessed; `smt plan --probe 60` measures them."
+                    f"the replies to the prompt {ask.prompt} cannot be guessed; `smt plan RUN.YAML --probe 60` "
+                    "measures them."
                 ) from None
             return Answer(value, "", reply.completion_tokens, ask.prompt, "", "", ask.sampling)
 
@@ -277,11 +288,6 @@ class _Seen:
     prompt_tokens: dict[str, list[tuple[str, dict[str, Any], int]]] = field(default_factory=lambda: defaultdict(list))
     typical: dict[str, Reply] = field(default_factory=dict)
 
-    @property
-    def measured(self) -> int:
-        """Completions that the sizes are read off."""
-        return sum(use.done for use in self.uses.values())
-
     def reply_tokens(self, prompt: str) -> float:
         """Mean output tokens of a prompt's replies."""
         use = self.uses.get(prompt)
@@ -295,7 +301,7 @@ class _Seen:
 
 async def _look_back(run_file: RunFile, model: str) -> _Seen:
     seen = _Seen()
-    for folder in generated_folders(run_file.run):
+    for folder in generated_folders(run_file.run, all_shards=False):
         # Planning makes no folders and no stores.
         if not (folder / "completions.sqlite").is_file():
             continue

@@ -60,7 +60,10 @@ async def make_questions(
         BadInput: `path` or records are there already, or no question came of any document; else as `generate`.
     """
     if path.exists():
-        raise BadInput(f"{path} is there already, and an evaluation set stays as it is; give another folder.")
+        raise BadInput(
+            f"{path} is there already, and an evaluation set stays as it is; for another one, set `corpus` to "
+            "a copy of the documents in another folder."
+        )
     if any(run.glob("records/*.jsonl")) or any(run.glob("shards/*/records/*.jsonl")):
         raise BadInput(
             f"{run} holds records already, but questions are to be fixed before any training text is made; "

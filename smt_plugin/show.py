@@ -13,7 +13,7 @@ from smt_plugin.errors import BadInput
 from smt_plugin.generate import MAX_ATTEMPTS
 from smt_plugin.jsonl import read_jsonl
 from smt_plugin.prompts import Prompts
-from smt_plugin.records import Record, record_files
+from smt_plugin.records import Record, check_made, record_files
 
 # A text must not steer the terminal.
 _CONTROL = {code: "�" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -23,8 +23,9 @@ def show_records(run_file: RunFile, method: str, count: int, seed: int | None = 
     """Yield `count` random records of a method as text: provenance, the prompt's user message, the record.
 
     Raises:
-        BadInput: the method has no records yet, or its corpus has changed since.
+        BadInput: the method has no records, or its corpus has changed since.
     """
+    check_made(run_file.run, method, run_file.methods, f"give one of them: {', '.join(run_file.methods)}")
     files = record_files(run_file.run, method)
     total = sum(1 for file in files for _ in read_jsonl(file))
     if not total:

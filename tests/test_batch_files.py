@@ -131,6 +131,28 @@ def test_a_file_that_is_no_batch_result_is_named_with_its_line(tmp_path: Path, c
         generate_with(tmp_path / "run", corpus, BatchImport([tmp_path / "results.jsonl"], MODEL))
     with pytest.raises(BadInput, match=r"gone\.jsonl does not exist"):
         generate_with(tmp_path / "run", corpus, BatchImport([tmp_path / "gone.jsonl"], MODEL))
+    with pytest.raises(BadInput, match=r"run is a folder; give the result files"):
+        generate_with(tmp_path / "run", corpus, BatchImport([tmp_path / "run"], MODEL))
+
+
+def test_the_requests_themselves_are_no_results(tmp_path: Path, corpus: Path) -> None:
+    export(tmp_path / "run", corpus, tmp_path / "requests")
+    requests = tmp_path / "requests" / "requests-0001.jsonl"
+    with pytest.raises(BadInput, match=r"requests-0001\.jsonl, line 1: not a batch result"):
+        generate_with(tmp_path / "run", corpus, BatchImport([requests], MODEL))
+
+
+def test_an_export_of_nothing_leaves_no_folder_and_one_into_a_file_is_named(tmp_path: Path, corpus: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"file cannot be made \(File exists\); give another folder"):
+        export(tmp_path / "run", corpus, tmp_path / "file")
+    turn = 0
+    while requests := export(tmp_path / "run", corpus, tmp_path / f"requests-{turn}"):
+        results = [work_off(request) for request in requests]
+        take(tmp_path / "run", corpus, tmp_path / f"results-{turn}.jsonl", results)
+        turn += 1
+    assert turn > 0
+    assert not (tmp_path / f"requests-{turn}").exists()
 
 
 def test_an_export_does_not_mix_with_an_earlier_one(tmp_path: Path, corpus: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from smt_plugin.config import read_run_file
 from tests.endpoint import MODEL, Endpoint, serve
 
 GOOD = {
@@ -96,6 +97,52 @@ def test_init_writes_a_run_file_that_names_the_corpus_and_never_overwrites_one(t
     assert smt("init", "corpus", cwd=tmp_path).returncode == 2
     result = smt("init", "corpus", "--output", "no/folder.yaml", cwd=tmp_path)
     assert (result.returncode, "no/folder.yaml cannot be written" in result.stderr) == (2, True)
+
+
+def test_init_in_the_corpus_itself_puts_the_run_folder_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("Zwölf Bücher. " * 100)
+    result = smt("init", ".", cwd=tmp_path / "notes")
+    assert result.returncode == 0, result.stderr
+    assert "1 documents, 1,400 characters (about 400 tokens)" in result.stdout
+    settings = read_run_file(tmp_path / "notes" / "smt.yaml")
+    assert (settings.corpus, settings.run.resolve()) == (tmp_path / "notes", tmp_path / "notes-run")
+
+
+def test_a_suggested_command_names_the_run_file(tmp_path: Path, corpus: Path) -> None:
+    write_run_file(tmp_path)
+    (tmp_path / "smt.yaml").rename(tmp_path / "my run.yaml")
+    result = smt("show", "my run.yaml", "--method", "synthetic_qa", cwd=tmp_path)
+    assert (result.returncode, "run `smt generate 'my run.yaml' --method synthetic_qa` first" in result.stderr) == (
+        2,
+        True,
+    )
+
+
+def test_a_share_of_a_method_that_the_run_file_lacks_is_named(tmp_path: Path, corpus: Path) -> None:
+    write_run_file(tmp_path)
+    result = smt("mix", "smt.yaml", cwd=tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "focal_rewrite has no records in" in result.stderr
+    assert "add it there or to `mix.sources`, or give `mix.shares` without it" in result.stderr
+
+
+def test_what_is_to_be_typed_next_is_quoted_and_a_folder_is_called_one(tmp_path: Path, corpus: Path) -> None:
+    result = smt("init", "corpus", "--output", "my run.yaml", cwd=tmp_path)
+    assert result.stdout.endswith("then run: smt generate 'my run.yaml'\n")
+    for arguments in (["plan", "corpus"], ["judge", "--endpoint", "http://127.0.0.1:9/v1", "--against", "corpus"]):
+        result = smt(*arguments, cwd=tmp_path)
+        assert (result.returncode, "corpus is a folder; " in result.stderr) == (2, True)
+
+
+def test_questions_that_are_there_are_said_alone_and_not_under_a_bar(tmp_path: Path, corpus: Path) -> None:
+    write_run_file(tmp_path)
+    (corpus / "questions.jsonl").touch()
+    result = smt("questions", "smt.yaml", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert "set `corpus` to a copy of the documents in another folder" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -50,8 +50,8 @@ def test_paths_are_relative_to_the_run_file_and_an_endpoint_is_the_default_kind_
         (GOOD.replace("corpus: documents\n", ""), "corpus: this key is missing"),
         (GOOD + "mix: {tokens: lots}\n", r"mix\.tokens: 'lots' is not a number of tokens"),
         (GOOD + "corpus: other\n", "the key 'corpus' is given twice"),
-        (GOOD + "x: [\n", "is not valid YAML"),
-        ("- a\n", "must hold keys such as `corpus:`"),
+        (GOOD + "x: [\n", r"smt\.yaml: not valid YAML \("),
+        ("- a\n", r"smt\.yaml: expected `key: value` lines\."),
     ],
 )
 def test_a_wrong_run_file_is_named_with_its_key(tmp_path: Path, text: str, says: str) -> None:
@@ -60,10 +60,23 @@ def test_a_wrong_run_file_is_named_with_its_key(tmp_path: Path, text: str, says:
 
 
 def test_the_example_and_the_resolved_run_file_read_back(tmp_path: Path) -> None:
-    example = read_run_file(write(tmp_path, example_run_file("documents")))
+    example = read_run_file(write(tmp_path, example_run_file(tmp_path / "documents", tmp_path)))
     assert isinstance(example.evaluate, EvaluateSection)
     write_resolved(example, tmp_path / "run.yaml")
     assert read_run_file(tmp_path / "run.yaml") == example
+
+
+@pytest.mark.parametrize("judge", ["{endpoint: 'http://127.0.0.1:8001/v1'}", "{kind: vllm, arguments: {seed: 1}}"])
+def test_the_resolved_run_file_reads_back_with_either_kind_of_judge_and_its_command_is_the_same(
+    tmp_path: Path, judge: str
+) -> None:
+    run_file = read_run_file(write(tmp_path, GOOD + f"evaluate: {{benchmark: corpus, judge: {judge}}}\n"))
+    write_resolved(run_file, tmp_path / "run.yaml")
+    again = read_run_file(tmp_path / "run.yaml")
+    assert again == run_file
+    values = [each.evaluate.judge.values for each in (run_file, again) if each.evaluate and each.evaluate.judge]
+    assert len(values) == 2
+    assert values[0] == values[1]
 
 
 BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'lol'}]\n" for n in range(12))
@@ -74,10 +87,10 @@ BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'lol'}]\n
     [
         (GOOD + BOMB, "more than 100,000 values"),
         (GOOD + "mix: &m {tokens: [*m]}\n", "more than 100,000 values"),
-        (GOOD + "mix:\n\tshares: 1\n", "is not valid YAML: .*found character"),
-        (GOOD + "seed: 2026-13-45\n", "is not valid YAML: month must be in"),
-        (GOOD + "mix: " + "[" * 5000, "is not valid YAML"),
-        (GOOD + "mix: !!python/object:os.system {}\n", "is not valid YAML"),
+        (GOOD + "mix:\n\tshares: 1\n", r"smt\.yaml: not valid YAML \(.*found character"),
+        (GOOD + "seed: 2026-13-45\n", r"smt\.yaml: not valid YAML \(month must be in"),
+        (GOOD + "mix: " + "[" * 5000, r"smt\.yaml: not valid YAML \("),
+        (GOOD + "mix: !!python/object:os.system {}\n", r"smt\.yaml: not valid YAML \("),
         (GOOD + "mix: {tokens: 0}\n", "'0' is not a number of tokens"),
         (GOOD + "mix: {tokens: -1}\n", "'-1' is not a number of tokens"),
         (GOOD + "mix: {tokens: 1.0e+99}\n", "'1e\\+99' is not a number of tokens"),
@@ -134,6 +147,17 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(tmp_pa
     assert "secret-word" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["my: docs", "#1", "[x]", "true", "{a}", "*b", "ü", "a'b", "1", "a b"])
+@pytest.mark.parametrize("name", ["my: docs", "#1", "[x]", "true", "{a}", "*b", "ü", "a'b", "1", "a b", "~x"])
 def test_the_example_names_a_corpus_of_any_name(tmp_path: Path, name: str) -> None:
-    assert read_run_file(write(tmp_path, example_run_file(name))).corpus == tmp_path / name
+    assert read_run_file(write(tmp_path, example_run_file(tmp_path / name, tmp_path))).corpus == tmp_path / name
+
+
+@pytest.mark.parametrize("folder", [".", "notes", "link/notes"])
+def test_a_run_folder_whose_files_would_become_documents_is_refused(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    text = GOOD.replace("corpus: documents", f"corpus: {folder}").replace("run: run", "run: notes/run")
+    with pytest.raises(BadInput, match="run: the folder lies in the corpus"):
+        read_run_file(write(tmp_path, text))
+    (tmp_path / folder / "documents.jsonl").touch()
+    assert read_run_file(tmp_path / "smt.yaml").run == tmp_path / "notes" / "run"

