@@ -14,7 +14,7 @@ import orjson
 from smt_plugin.corpus import Document, read_documents
 from smt_plugin.download import blob_id, download
 from smt_plugin.errors import BadInput
-from smt_plugin.jsonl import read_jsonl, write_jsonl
+from smt_plugin.jsonl import read_json, read_jsonl, write_jsonl
 
 BENCHMARKS = ("quality", "longhealth", "financebench", "corpus", "microworld")
 
@@ -123,8 +123,9 @@ def find_folder(benchmark: str, folder: Path | None = None) -> Path | None:
 
 def _where_to_put(benchmark: str, cached: Path) -> str:
     return (
-        f"no {benchmark} data: put {_wanted(benchmark)} into {cached}, or name their folder in the environment "
-        f'variable SMT_{benchmark.upper()}_DIR or with --metadata \'{{"data": "/path/to/folder"}}\'.'
+        f"no {benchmark} data: put {_wanted(benchmark)} into {cached}, or name their folder: evaluate.data of a run "
+        f'file, --data of `smt benchmark` and `smt retrieve`, --metadata \'{{"data": "/path/to/folder"}}\' of '
+        f"lm_eval, or the environment variable SMT_{benchmark.upper()}_DIR."
     )
 
 
@@ -197,7 +198,7 @@ def _check_frozen(questions: Path) -> dict[str, Any] | None:
     manifest = frozen_manifest(questions)
     if not manifest.is_file():
         return None
-    frozen: dict[str, Any] = orjson.loads(manifest.read_bytes())
+    frozen = read_json(manifest, "smt questions", "sha256")
     if hashlib.sha256(questions.read_bytes()).hexdigest() != frozen["sha256"]:
         raise BadInput(
             f"{questions} has changed since `smt questions` froze it; put the old one back, or remove {manifest} "

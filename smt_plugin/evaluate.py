@@ -50,10 +50,15 @@ class ArmCommand:
         return shlex.join(["lm_eval", *self.command[3:]])
 
 
-def arms_of(names: Sequence[str], trainings: Sequence[Training]) -> dict[str, Training | None]:
+def arms_of(
+    names: Sequence[str], trainings: Sequence[Training], place: str = "evaluate.arms"
+) -> dict[str, Training | None]:
     """Return the arms that the names stand for, each with the training whose model answers, None for the base model.
 
     Where a run trains several budgets, `trained` stands for one arm each: `trained-10M`, `trained-30M`.
+
+    Args:
+        place: where the names were given, for the error.
 
     Raises:
         BadInput: an unknown arm or budget.
@@ -68,7 +73,7 @@ def arms_of(names: Sequence[str], trainings: Sequence[Training]) -> dict[str, Tr
         if kind not in ARMS or not ARMS[kind][0] or not own:
             budgets = ", ".join(training.budget for training in trainings if training.budget)
             more = f", a trained one of one budget as in trained-{trainings[0].budget} ({budgets})" if budgets else ""
-            raise BadInput(f"evaluate.arms: unknown arm {name!r}; use some of {', '.join(ARMS)}{more}.")
+            raise BadInput(f"{place}: unknown arm {name!r}; use some of {', '.join(ARMS)}{more}.")
         arms |= {"-".join(filter(None, (kind, training.budget))): training for training in own}
     return arms
 
@@ -92,14 +97,22 @@ def arm_commands(
 
     Args:
         split: `tuning` asks only about the documents that retrieval is tuned on.
-        check: find out first that lm-eval is there and that questions and settings can be read.
+        check: find out first that lm-eval is there, that questions and settings can be read, and that there is a judge
+            where one is needed.
 
     Raises:
-        BadInput: an unknown arm or benchmark, not one arm whose model is there, or questions that cannot be read.
+        BadInput: an unknown arm or benchmark, not one arm whose model is there, a model whose path lm-eval cannot be
+            told, questions that cannot be read, or free-form ones without a judge.
     """
     if check:
         require("lm_eval", "eval")
-        load(settings.benchmark, settings.data)
+        _, questions = load(settings.benchmark, settings.data)
+        free = next((question.question_id for question in questions if question.options is None), None)
+        if free is not None and settings.judge is None:
+            raise BadInput(
+                f"question {free!r} has no options, so a model must judge its answers; set evaluate.judge to "
+                "{endpoint: http://..., model: ...}, or to {kind: vllm} to start one here."
+            )
         default_settings(settings.benchmark).changed(settings.retrieval)
     commands, missing = [], []
     for arm, training in arms_of(settings.arms, trainings).items():
@@ -132,7 +145,16 @@ def arm_commands(
 
 
 def model_command(settings: EvaluateSection, model: str) -> list[str]:
-    """The beginning of an lm_eval command: which model answers, and with thinking off."""
+    """The beginning of an lm_eval command: which model answers, and with thinking off.
+
+    Raises:
+        BadInput: a comma in the model's name or path.
+    """
+    if "," in model:
+        raise BadInput(
+            f"the model {model}: lm_eval takes a comma in its name or path for the end of it; move it (of a "
+            "trained model, the run folder) to a path without one."
+        )
     thinking = "enable_thinking=False" if settings.model in _LOCAL_MODELS else None  # backends differ in their default
     model_args = ",".join(filter(None, [f"pretrained={model}", thinking, settings.model_args]))
     command = [sys.executable, "-m", "lm_eval", "run", "--model", settings.model, "--model_args", model_args]
@@ -310,9 +332,9 @@ def samples_files(folder: Path) -> list[Path]:
 
 
 def read_arm(folder: Path) -> list[dict[str, Any]] | None:
-    """Return one row a question of an arm that is done: question_id, doc_id, acc and unparsed (0 to 1), n (samples).
+    """Return one row a question of an arm that is done; None where the arm has not been run, or has not been finished.
 
-    None where the arm has not been run, or has not been finished.
+    A row is question_id, question, doc_id, acc and unparsed (0 to 1), n (samples).
     """
     if not (folder / "arm.json").is_file():
         return None
@@ -324,6 +346,7 @@ def read_arm(folder: Path) -> list[dict[str, Any]] | None:
             rows.append(
                 {
                     "question_id": doc["question_id"],
+                    "question": doc["question"],
                     "doc_id": doc["doc_id"],
                     "acc": float(sample["acc"]),
                     "unparsed": float(sample["unparsed"]),

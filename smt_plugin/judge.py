@@ -11,22 +11,21 @@ import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import orjson
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from smt_plugin.backends import BackendDown, OpenAIBackend, Refused, Request
 from smt_plugin.benchmarks import cache_dir
-from smt_plugin.config import checked_url
+from smt_plugin.config import JudgeSection, first_problem
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_jsonl
 from smt_plugin.prompts import Prompts
 from smt_plugin.vllm_server import VLLMBackend
 
-DEFAULT_MODEL = "Qwen/Qwen3-14B"
 API_KEY_VARIABLE = "SMT_JUDGE_API_KEY"
 NUMBER_TOLERANCE = 0.005  # our choice: what rounding to three figures can move a number by
 _ATTEMPTS = 3
@@ -34,56 +33,18 @@ _Result = TypeVar("_Result")
 _VERDICT = re.compile(r"VERDICT\W+(CORRECT|WRONG|INCORRECT)\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class JudgeSettings:
-    """The model that judges: at an endpoint, or (`kind` "vllm") in a `vllm serve` that is started for it.
+def judge_settings(values: Any) -> JudgeSection:
+    """Make the judge's settings of a mapping, as in `--metadata '{"judge": {"endpoint": ...}}'`.
 
-    The server is started when it is first needed and ends with this process; its log is in the cache folder.
-
-    Attributes:
-        endpoint: base URL of an OpenAI-compatible server, e.g. `http://127.0.0.1:8000/v1`; its API key, if it needs
-            one, is in the environment variable SMT_JUDGE_API_KEY.
-        command: what starts a server, up to the model's name; `env CUDA_VISIBLE_DEVICES=1 vllm serve` gives it a GPU
-            of its own.
-        arguments: options of `vllm serve`, without dashes.
-        options: added to every request; by default they turn thinking off where the chat template knows it.
-            A server that refuses unknown options needs `{}`.
+    Raises:
+        BadInput: not a mapping, neither an endpoint nor the kind `vllm`, an unknown key, or a value of the wrong kind.
     """
-
-    endpoint: Annotated[str, AfterValidator(checked_url)] = ""
-    model: Annotated[str, Field(min_length=1)] = DEFAULT_MODEL
-    options: dict[str, Any] = field(default_factory=lambda: {"chat_template_kwargs": {"enable_thinking": False}})
-    concurrency: Annotated[int, Field(ge=1)] = 16
-    patience: Annotated[float, Field(gt=0)] = 300.0
-    kind: Literal["openai", "vllm"] = "openai"
-    command: Annotated[Sequence[str], Field(min_length=1)] = ("vllm", "serve")
-    arguments: dict[str, Any] = field(default_factory=dict)
-    startup_timeout: Annotated[float, Field(gt=0)] = 1800.0
-
-    @classmethod
-    def read(cls, values: Any) -> "JudgeSettings":
-        """Make the settings of a mapping, as in `--metadata '{"judge": {"endpoint": ...}}'`.
-
-        Raises:
-            BadInput: not a mapping, neither an endpoint nor the kind `vllm`, an unknown key, or a value of the wrong
-                kind.
-        """
-        known = set(cls.__dataclass_fields__)
-        local = isinstance(values, dict) and values.get("kind", "openai") == "vllm"
-        if not isinstance(values, dict) or bool(values.get("endpoint")) == local or not set(values) <= known:
-            raise BadInput(
-                'judge: expected {"endpoint": "http://..."} or {"kind": "vllm"}, and of these keys what you need: '
-                f"{', '.join(sorted(known))}; got {values!r}."
-            )
-        try:
-            return _CHECKED.validate_python(values)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            key = ".".join(str(part) for part in problem["loc"])
-            raise BadInput(f"judge: {key}: {problem['msg'].removeprefix('Value error, ')}.") from None
-
-
-_CHECKED = TypeAdapter(JudgeSettings)
+    if not isinstance(values, dict):
+        raise BadInput(f'judge: expected {{"endpoint": "http://..."}} or {{"kind": "vllm"}}; got {values!r}.')
+    try:
+        return JudgeSection.model_validate(values)
+    except ValidationError as error:
+        raise BadInput(first_problem(error, "judge")) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +57,7 @@ class Answer:
     answer: str
 
 
-def judge(answers: Sequence[Answer], settings: JudgeSettings) -> list[bool]:
+def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
     """Return whether each answer is correct, in order; each different one is asked about once, ever.
 
     Raises:
@@ -131,7 +92,7 @@ def judge(answers: Sequence[Answer], settings: JudgeSettings) -> list[bool]:
     return [verdicts[answer] for answer in answers]
 
 
-def check_judge(settings: JudgeSettings) -> None:
+def check_judge(settings: JudgeSection) -> None:
     """Find out that the judge is there before hours are spent on answers that it must judge; start it if it is local.
 
     Raises:
@@ -152,7 +113,7 @@ def serve(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Start a local judge here, unless it runs, so that other processes can ask it until this one ends.
 
     Args:
-        values: settings of the kind `vllm`, as `JudgeSettings.read` takes them.
+        values: settings of the kind `vllm`, as `judge_settings` takes them.
 
     Returns:
         Settings with its endpoint, whose verdicts are the same, and the key that it wants in SMT_JUDGE_API_KEY.
@@ -160,21 +121,22 @@ def serve(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
     Raises:
         BadInput, RuntimeError: as `check_judge`.
     """
-    settings = JudgeSettings.read(values)
+    settings = judge_settings(values)
     check_judge(settings)
     endpoint, key = _server(settings).backend.first_address
-    return {"endpoint": endpoint, "model": settings.model, "options": settings.options}, key
+    return settings.model_copy(update={"kind": "openai", "endpoint": endpoint}).values, key
 
 
-def _with_backend(settings: JudgeSettings, work: Callable[[OpenAIBackend], Coroutine[Any, Any, _Result]]) -> _Result:
+def _with_backend(settings: JudgeSection, work: Callable[[OpenAIBackend], Coroutine[Any, Any, _Result]]) -> _Result:
     """Do some work with the judge: in another thread, since the caller may be inside a running event loop."""
-    if settings.kind == "vllm":
+    endpoint = settings.endpoint
+    if endpoint is None:
         server = _server(settings)
         return asyncio.run_coroutine_threadsafe(work(server.backend), server.loop).result()
 
     async def once() -> _Result:
         backend = OpenAIBackend(
-            [settings.endpoint],
+            [endpoint],
             settings.model,
             api_key=os.environ.get(API_KEY_VARIABLE) or None,
             max_concurrency=settings.concurrency,
@@ -194,10 +156,10 @@ def _with_backend(settings: JudgeSettings, work: Callable[[OpenAIBackend], Corou
 class _Server:
     """A `vllm serve` of this process, which its guard ends with it, and the thread that looks after it."""
 
-    def __init__(self, settings: JudgeSettings) -> None:
+    def __init__(self, settings: JudgeSection) -> None:
         self.backend = VLLMBackend(
             settings.model,
-            list(settings.command),
+            settings.command,
             1,
             settings.arguments,
             cache_dir() / "judge",
@@ -220,7 +182,7 @@ _servers: dict[bytes, _Server] = {}
 _servers_lock = threading.Lock()
 
 
-def _server(settings: JudgeSettings) -> _Server:
+def _server(settings: JudgeSection) -> _Server:
     """The server of these settings, started on first use."""
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise BadInput(
@@ -237,7 +199,7 @@ def _server(settings: JudgeSettings) -> _Server:
         return _servers[key]
 
 
-async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSettings, backend: OpenAIBackend) -> str:
+async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSection, backend: OpenAIBackend) -> str:
     text = ""
     for attempt in range(_ATTEMPTS):
         # A reply without a verdict would come again at temperature 0.
@@ -275,7 +237,7 @@ def _messages(answer: Answer, prompts: Prompts) -> list[dict[str, str]]:
     )[1:]
 
 
-def _key(answer: Answer, prompts: Prompts, settings: JudgeSettings) -> str:
+def _key(answer: Answer, prompts: Prompts, settings: JudgeSection) -> str:
     """What a verdict depends on; the endpoint's address is not among it."""
     content = [_messages(answer, prompts), settings.model, settings.options]
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
@@ -391,7 +353,7 @@ class Agreement:
         )
 
 
-def agreement(path: Path, settings: JudgeSettings) -> Agreement:
+def agreement(path: Path, settings: JudgeSection) -> Agreement:
     """Judge labelled answers: JSON lines with question, gold, answer, correct (true or false), perhaps identity.
 
     Raises:

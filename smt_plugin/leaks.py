@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from smt_plugin.benchmarks import Question
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
@@ -128,14 +126,15 @@ def find_leaks(run: Path, documents: Sequence[Document], questions: list[Questio
         What was written: `asked` (question id -> share of its runs of 3 words in the synthetic question nearest to
         it), `quoted` (runs of 8 words in the nearest record's text), both from 0.7 on, and `alike` (cosine to the
         nearest synthetic question about the same document, from 0.85 on); `leaked` (the ids of any), `questions` (how
-        many were looked at), `leaking_records`, `records` (what was read: file -> size and time).
+        many were looked at), `question_hashes` (question id -> hash of its text), `leaking_records`, `records` (file
+        read -> size and time).
 
     Raises:
         BadInput: the run has no records.
     """
     files = _record_files(run)
     if not files:
-        raise BadInput(f"{run / 'records'} holds no records; run `smt generate` first.")
+        raise BadInput(f"{run / 'records'} holds no records; run `smt generate RUN.YAML` first.")
     asked, quoted = Overlaps(questions, QUESTION_RUN), Overlaps(questions, TEXT_RUN, whole_runs=True)
     alike = Likeness(questions, documents)
 
@@ -170,7 +169,7 @@ def find_leaks(run: Path, documents: Sequence[Document], questions: list[Questio
         "leaked": sorted(set().union(*found.values())),
         **found,
         "leaking_records": leaking_records,
-        "questions_sha256": _hash(questions),
+        "question_hashes": _hashes(questions),
         "records": _states(run, files),
     }
     write_json(run / "leaks.json", leaks)
@@ -197,7 +196,7 @@ def leaking_records(run: Path, documents: Sequence[Document], questions: list[Qu
         BadInput: as `find_leaks`.
     """
     leaks = read_leaks(run)
-    if leaks is None or leaks["questions_sha256"] != _hash(questions) or not (run / "leaks.jsonl").is_file():
+    if leaks is None or leaks["question_hashes"] != _hashes(questions) or not (run / "leaks.jsonl").is_file():
         find_leaks(run, documents, questions)
     return {row["id"]: row["reason"] for _, row in read_jsonl(run / "leaks.jsonl")}
 
@@ -208,10 +207,13 @@ def dropped_from_mix(run: Path) -> int:
     return sum("evaluation question" in row["reason"] for _, row in read_jsonl(path)) if path.is_file() else 0
 
 
-def _hash(questions: list[Question]) -> str:
-    return hashlib.sha256(
-        orjson.dumps([[question.question_id, question.question] for question in questions])
-    ).hexdigest()
+def _hashes(questions: list[Question]) -> dict[str, str]:
+    return {question.question_id: question_hash(question.question) for question in questions}
+
+
+def question_hash(text: str) -> str:
+    """By which an evaluation question is known again."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_leaks(run: Path) -> dict[str, Any] | None:
@@ -220,7 +222,7 @@ def read_leaks(run: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     leaks = read_json(path, "smt leaks", "records", "leaked")
-    if "alike" not in leaks:  # of a version that looked at words alone
+    if "question_hashes" not in leaks:  # of an older version
         return None
     return leaks if leaks["records"] == _states(run, _record_files(run)) else None
 

@@ -14,7 +14,7 @@ from smt_plugin.errors import BadInput, require
 from smt_plugin.evaluate import ARMS, arms_of, read_arm, read_seconds, read_tokens, split_arm
 from smt_plugin.intervals import Estimate, estimate
 from smt_plugin.jsonl import read_json, write_json
-from smt_plugin.leaks import dropped_from_mix, read_leaks
+from smt_plugin.leaks import dropped_from_mix, question_hash, read_leaks
 from smt_plugin.mix import MANIFEST_FILE, read_manifest
 from smt_plugin.official_files import OFFICIAL
 from smt_plugin.records import generated_folders
@@ -92,15 +92,32 @@ def arm_results(run: Path, names: Sequence[str], trainings: Sequence[Training] =
         trainings: default: the run's only one.
 
     Raises:
-        BadInput: an unknown arm, no arm is there, or two arms answered different questions.
+        BadInput: an unknown arm, no arm is there, two arms answered different questions, or other ones than those in
+            which leaks were looked for, or an arm has answers about fewer than two documents.
     """
     arms = arms_of(names, trainings or [Training(run)])
     tuned_on = set((read_tuned(run) or {"held_out": []})["held_out"])
     rows = {arm: _rows_less(tuned_on, read_arm(run / "results" / arm)) for arm in arms}
-    if not any(rows.values()):
+    if all(answered is None for answered in rows.values()):
         raise BadInput(f"{run / 'results'} holds no finished arm; run `smt evaluate` first.")
     reference = {row["question_id"]: row for row in rows.get(REFERENCE) or []}
-    leaked = set((read_leaks(run) or {"leaked": []})["leaked"])
+    leaks = read_leaks(run)
+    for arm, answered in rows.items():
+        if leaks and any(
+            leaks["question_hashes"].get(row["question_id"]) != question_hash(row["question"]) for row in answered or ()
+        ):
+            raise BadInput(
+                f"the arm {arm} answered other questions than `smt leaks` looked for; run `smt evaluate` and `smt "
+                "leaks` again."
+            )
+        documents = {row["doc_id"] for row in answered or ()}
+        if answered is not None and len(documents) < 2:
+            less = f" other than the {len(tuned_on)} that retrieval was tuned on" if tuned_on else ""
+            raise BadInput(
+                f"the arm {arm} answered questions about {len(documents)} document(s){less}, and an interval needs "
+                "two; raise or remove evaluate.limit, or add questions about others, and run `smt evaluate` again."
+            )
+    leaked = set(leaks["leaked"] if leaks else ())
     return [
         replace(_arm_result(arm, rows[arm], reference, leaked, run / "results" / arm), mix_tokens=_mix_tokens(training))
         for arm, training in arms.items()
@@ -267,12 +284,19 @@ def _p_value(difference: Estimate) -> str:
     return f"{difference.p_value:.3f}" if difference.p_value >= 0.001 else "< 0.001"
 
 
-def write_report(run: Path, results: list[ArmResult], facts: dict[str, str], changes: Sequence[Change] = ()) -> Path:
+def write_report(
+    run: Path,
+    results: list[ArmResult],
+    facts: dict[str, str],
+    changes: Sequence[Change] = (),
+    outdated: Sequence[str] = (),
+) -> Path:
     """Write `report.html` (self-contained) and `report.json` into the run folder and return the former's path.
 
     Args:
         facts: name -> value of what a reader should know about the run, shown above the table.
         changes: what `smt retention` found, shown below it.
+        outdated: arms whose settings, model, data or tasks have changed since; `smt card` names them.
     """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     rows = rows_of(results)
@@ -292,6 +316,7 @@ def write_report(run: Path, results: list[ArmResult], facts: dict[str, str], cha
     data = {
         "facts": facts,
         "arms": [asdict(result) for result in results],
+        "outdated": list(outdated),
         "retention": [asdict(change) for change in changes],
     }
     write_json(run / "report.json", data)

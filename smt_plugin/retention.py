@@ -72,7 +72,7 @@ def retention_results(run: Path, trainings: Sequence[Training] = ()) -> list[Cha
         trainings: default: the run's only one.
 
     Raises:
-        BadInput: the models answered different questions.
+        BadInput: the models answered different questions, or too few for an interval.
     """
     names = [name for name in ("base", *arms_of(["trained"], trainings or [Training(run)])) if _is_done(run, name)]
     if "base" not in names:
@@ -100,6 +100,11 @@ def _changes(run: Path, model: str) -> list[Change]:
                 f"the models answered different questions of {task}; remove {run / 'retention'} and run it anew."
             )
         ids = list(old)
+        if len(ids) < 2:
+            raise BadInput(
+                f"{task} was asked {len(ids)} question(s), and an interval needs two; raise or remove "
+                "evaluate.retention.limit, and run `smt retention` again."
+            )
         changes.append(
             Change(
                 task,

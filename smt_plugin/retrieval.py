@@ -19,7 +19,7 @@ from smt_plugin.benchmarks import Question, cache_dir
 from smt_plugin.config import checked_url
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require
-from smt_plugin.jsonl import read_jsonl, write_json, write_jsonl
+from smt_plugin.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from smt_plugin.rerank import Rerank, cross_encoder, language_model
 
 if TYPE_CHECKING:
@@ -113,11 +113,10 @@ class Settings:
                 )
             values = PRESETS[values["preset"]] | {name: value for name, value in values.items() if name != "preset"}
         known = {entry.name: type(entry.default) for entry in fields(self)}
+        names = ", ".join(["preset", *known])
         for name, value in values.items() if isinstance(values, dict) else [(repr(values), None)]:
             if known.get(name) is not type(value):
-                raise BadInput(
-                    f"retrieval settings: {name!r} must be one of {', '.join(known)}, with a value of the right kind."
-                )
+                raise BadInput(f"retrieval settings: {name!r} must be one of {names}, with a value of the right kind.")
         return replace(self, **values)
 
 
@@ -244,7 +243,7 @@ def retrieval_key(documents: Iterable[Document], questions: Iterable[Question], 
 def order_of(path: Path) -> str:
     """The order in which the chunks of a retrieval file are to stand, from its manifest; best first without one."""
     manifest = manifest_path(path)
-    settings = orjson.loads(manifest.read_bytes())["settings"] if manifest.is_file() else {}
+    settings = read_json(manifest, "smt retrieve", "settings")["settings"] if manifest.is_file() else {}
     return str(settings.get("order", ORDERS[0]))
 
 

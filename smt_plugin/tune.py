@@ -78,7 +78,8 @@ def tune(
         What was written: `by`, `chosen` (settings), `held_out` (document ids), `questions` (asked), `tried`.
 
     Raises:
-        BadInput: settings that cannot work, or no question about the held-out documents.
+        BadInput: settings that cannot work, no question about the held-out documents, or fewer than two documents
+            left for the report.
     """
     if by not in BY:
         raise BadInput(f"unknown way to tune {by!r}; choose one of {', '.join(BY)}.")
@@ -87,6 +88,16 @@ def tune(
     asked = [question for question in questions if question.doc_id in set(ids)]
     if not asked:
         raise BadInput(f"no question is about the held-out documents ({', '.join(ids[:3])}); nothing can be tuned.")
+    if by == "accuracy":
+        asked = asked[: section.limit]
+    left = {question.doc_id for question in questions[: section.limit]} - set(ids)
+    if len(left) < 2:
+        first = f" among the first {section.limit} (evaluate.limit)" if section.limit else ""
+        mend = "raise or remove evaluate.limit, or " if section.limit else ""
+        raise BadInput(
+            f"tuning holds out {len(ids)} document(s) ({', '.join(ids[:3])}), and of the others {len(left)} would be "
+            f"left with questions{first}, but a report needs two; {mend}add questions about others."
+        )
     settings = default_settings(section.benchmark).changed(section.retrieval)
     defaults = default_grid(settings, by)
     grid = grid or Grid()

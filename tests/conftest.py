@@ -1,7 +1,9 @@
 """Documents and a run file that several test modules use."""
 
+import atexit
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,9 @@ def corpus(tmp_path: Path) -> Path:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`pytest --write-golden` writes the golden files anew."""
     parser.addoption("--write-golden", action="store_true", help="write the golden files anew")
+
+
+def pytest_unconfigure() -> None:
+    """Keep colorama, which Ray starts, from resetting at exit the output that was captured then and is closed now."""
+    if colorama := sys.modules.get("colorama.initialise"):
+        atexit.unregister(colorama.reset_all)

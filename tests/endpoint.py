@@ -137,7 +137,6 @@ async def status(code: int, headers: dict[str, str] | None = None) -> web.Respon
 @contextmanager
 def in_thread(endpoint: Endpoint, port: int = 0) -> Iterator[Endpoint]:
     """Run the server in a thread of its own, for callers that block and for clients that are killed."""
-    loop = asyncio.new_event_loop()
     started, stop = threading.Event(), asyncio.Event()
 
     async def run() -> None:
@@ -145,15 +144,17 @@ def in_thread(endpoint: Endpoint, port: int = 0) -> Iterator[Endpoint]:
             started.set()
             await stop.wait()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
-    thread.start()
-    started.wait()
-    try:
-        yield endpoint
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
+    # It cancels, at the end, what is still being answered to clients that were killed.
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        thread = threading.Thread(target=runner.run, args=(run(),))
+        thread.start()
+        started.wait()
+        try:
+            yield endpoint
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join()
 
 
 @contextmanager

@@ -63,7 +63,8 @@ def test_without_data_the_message_says_what_to_put_where(tmp_path: Path, monkeyp
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # no download
     with pytest.raises(BadInput) as error:
         load("quality")
-    for part in ("QuALITY.v1.0.1.htmlstripped.train", "SMT_QUALITY_DIR", "--metadata", str(tmp_path / "cache")):
+    places = ("SMT_QUALITY_DIR", "--metadata", "--data", "evaluate.data", str(tmp_path / "cache"))
+    for part in ("QuALITY.v1.0.1.htmlstripped.train", *places):
         assert part in str(error.value)
     with pytest.raises(BadInput, match="does not hold the quality data"):
         load("quality", tmp_path)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from smt_plugin.config import EvaluateSection
+from smt_plugin.config import EvaluateSection, JudgeSection
+from smt_plugin.errors import BadInput
 from smt_plugin.evaluate import ArmCommand, arm_commands, evaluate, outdated, read_arm, read_tokens
 from tests.endpoint import MODEL, serve_in_thread, status
 from tests.processes import wait_for
@@ -52,7 +53,7 @@ def test_a_servers_samples_differ_since_no_fixed_seed_is_sent(tmp_path: Path) ->
 def answering(folder: Path, answers: list[list[str]], model: str = "local-chat-completions") -> ArmCommand:
     """An arm whose command writes the samples that lm-eval would write for these answers."""
     rows = [
-        {"doc": {"question_id": f"q{n}", "doc_id": "d"}, "resps": [texts], "acc": 0.5, "unparsed": 0.0}
+        {"doc": {"question_id": f"q{n}", "doc_id": "d", "question": "?"}, "resps": [texts], "acc": 0.5, "unparsed": 0.0}
         | {"arguments": {"gen_args_0": {"arg_0": "Who?"}}}
         for n, texts in enumerate(answers)
     ]
@@ -112,6 +113,19 @@ def test_the_judge_goes_into_the_command_without_its_key(tmp_path: Path) -> None
         "model": "Qwen/Qwen3-14B",
         "options": {"chat_template_kwargs": {"enable_thinking": False}},
     }
+
+
+def test_free_form_questions_without_a_judge_are_refused_before_lm_eval_starts(tmp_path: Path) -> None:
+    data = write_own(tmp_path / "data")
+    path = data / "questions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[5] |= {"options": None, "answer": "Sixpence"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = EvaluateSection(benchmark="corpus", data=data, arms=["base"])
+    with pytest.raises(BadInput, match=r"question '50003_W1_1' has no options, so .*; set evaluate\.judge"):
+        arm_commands(tmp_path / "run", settings, MODEL, [])
+    judged = settings.model_copy(update={"judge": JudgeSection(kind="vllm")})
+    assert len(arm_commands(tmp_path / "run", judged, MODEL, [])[0]) == 1
 
 
 def test_lm_eval_ends_where_smt_is_killed_and_the_arm_is_run_again(tmp_path: Path) -> None:

@@ -11,12 +11,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from pydantic import ValidationError
 
 from smt_plugin.cli import cli
-from smt_plugin.config import JudgeSection
 from smt_plugin.errors import BadInput
-from smt_plugin.judge import Answer, JudgeSettings, agreement, check_judge, judge, same_number, verdict_of
+from smt_plugin.judge import Answer, agreement, check_judge, judge, judge_settings, same_number, verdict_of
 from smt_plugin.scoring import free_answer, process_results
 from tests.endpoint import MODEL, status
 from tests.endpoint import serve_in_thread as judge_server
@@ -105,7 +103,7 @@ def test_a_free_answer_is_what_follows_the_last_statement(text: str, answer: str
 
 def test_the_model_judges_what_code_cannot_and_is_asked_once_for_ever() -> None:
     with judge_server(knows_pears) as server:
-        settings = JudgeSettings(server.url, MODEL)
+        settings = judge_settings({"endpoint": server.url, "model": MODEL})
         given = answers("Pears", "Plums", "pears, in a crate", "Pears")
         assert judge(given, settings) == [True, False, True, True]
         assert len(server.bodies) == 3
@@ -116,16 +114,16 @@ def test_the_model_judges_what_code_cannot_and_is_asked_once_for_ever() -> None:
         assert body["temperature"] == 0
         assert body["chat_template_kwargs"] == {"enable_thinking": False}
         assert [message["role"] for message in body["messages"]] == ["user"]
-        assert judge(given[:1], JudgeSettings(server.url, MODEL, options={})) == [True]
+        assert judge(given[:1], judge_settings({"endpoint": server.url, "model": MODEL, "options": {}})) == [True]
         assert len(server.bodies) == 4
         assert "chat_template_kwargs" not in server.bodies[-1]
 
 
 def test_a_judge_that_answers_nonsense_is_asked_three_times_and_then_refused() -> None:
     with judge_server(lambda prompt, count: "Who can say?" if int(count) < 3 else YES) as server:
-        assert judge(answers("plums"), JudgeSettings(server.url, MODEL)) == [True]
+        assert judge(answers("plums"), judge_settings({"endpoint": server.url, "model": MODEL})) == [True]
     with judge_server(lambda prompt, count: NO if "kites" in prompt else "Who can say?") as server:
-        settings = JudgeSettings(server.url, MODEL)
+        settings = judge_settings({"endpoint": server.url, "model": MODEL})
         with pytest.raises(RuntimeError, match=r"gave no verdict in 3 attempts on the answer 'pears'.*Who can say"):
             judge(answers("pears", "kites"), settings)
         # What was paid for is kept all the same.
@@ -136,20 +134,23 @@ def test_a_judge_that_answers_nonsense_is_asked_three_times_and_then_refused() -
 
 def test_a_judge_that_is_not_there_refuses_or_lacks_the_model_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match=r"judge: endpoint http://127\.0\.0\.1:9/v1 cannot be reached"):
-        check_judge(JudgeSettings("http://127.0.0.1:9/v1", MODEL))
+        check_judge(judge_settings({"endpoint": "http://127.0.0.1:9/v1", "model": MODEL}))
     with judge_server(knows_pears, api_key="secret") as server:
         with pytest.raises(BadInput, match="refused the API key"):
-            check_judge(JudgeSettings(server.url, MODEL))
+            check_judge(judge_settings({"endpoint": server.url, "model": MODEL}))
         monkeypatch.setenv("SMT_JUDGE_API_KEY", "secret")
-        check_judge(JudgeSettings(server.url, MODEL))
+        check_judge(judge_settings({"endpoint": server.url, "model": MODEL}))
         with pytest.raises(BadInput, match="does not serve the model 'Qwen/Qwen3-14B'"):
-            check_judge(JudgeSettings(server.url))
+            check_judge(judge_settings({"endpoint": server.url}))
         server.faults[0] = lambda request: status(400)
         with pytest.raises(BadInput, match="refused a request"):
-            judge(answers("plums"), JudgeSettings(server.url, MODEL))
-    for wrong in (None, {}, {"endpoint": "x", "modle": "y"}):
-        with pytest.raises(BadInput, match="judge: expected"):
-            JudgeSettings.read(wrong)
+            judge(answers("plums"), judge_settings({"endpoint": server.url, "model": MODEL}))
+    with pytest.raises(BadInput, match="judge: expected"):
+        judge_settings(None)
+    with pytest.raises(BadInput, match=r"^judge: give `endpoint: http://\.\.\.`, or `kind: vllm`"):
+        judge_settings({})
+    with pytest.raises(BadInput, match=r"^judge\.modle: unknown key"):
+        judge_settings({"endpoint": server.url, "modle": "y"})
 
 
 @pytest.mark.parametrize(
@@ -168,8 +169,8 @@ def test_a_judge_that_is_not_there_refuses_or_lacks_the_model_is_one_sentence(mo
     ],
 )
 def test_a_setting_of_the_judge_of_the_wrong_kind_is_named_before_anything_is_asked(key: str, value: Any) -> None:
-    with pytest.raises(BadInput, match=rf"^judge: {key}: .*\.$") as error:
-        JudgeSettings.read({"endpoint": "http://127.0.0.1:9/v1", key: value})
+    with pytest.raises(BadInput, match=rf"^judge\.{key}: .*\.$") as error:
+        judge_settings({"endpoint": "http://127.0.0.1:9/v1", key: value})
     assert "\n" not in str(error.value)
 
 
@@ -199,7 +200,7 @@ def test_agreement_with_labels_is_measured_by_one_command(tmp_path: Path) -> Non
     path = tmp_path / "labels.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with judge_server(knows_pears) as server:
-        found = agreement(path, JudgeSettings(server.url, MODEL))
+        found = agreement(path, judge_settings({"endpoint": server.url, "model": MODEL}))
         assert (found.both_correct, found.both_wrong, found.judge_alone, found.label_alone, found.by_code) == (
             2,
             1,
@@ -216,7 +217,7 @@ def test_agreement_with_labels_is_measured_by_one_command(tmp_path: Path) -> Non
     assert "agree on 60.0% (Cohen's kappa 0.167)" in said
     path.write_text('{"question": "x", "gold": "y", "answer": "z", "correct": "yes"}\n')
     with pytest.raises(BadInput, match=r"labels\.jsonl, line 1: expected question"):
-        agreement(path, JudgeSettings("http://127.0.0.1:9/v1"))
+        agreement(path, judge_settings({"endpoint": "http://127.0.0.1:9/v1"}))
 
 
 def local_judge(tmp_path: Path, *more: str) -> dict[str, Any]:
@@ -328,7 +329,7 @@ def test_verdicts_are_kept_while_others_are_still_awaited(tmp_path: Path) -> Non
         return knows_pears(prompt, count)
 
     with judge_server(slow) as server, ThreadPoolExecutor(1) as thread:
-        settings = JudgeSettings(server.url, MODEL, concurrency=1)
+        settings = judge_settings({"endpoint": server.url, "model": MODEL, "concurrency": 1})
         verdicts = thread.submit(judge, answers("some pears", "pears", "plums"), settings)
         assert asked.wait(60)
         kept = sqlite3.connect(tmp_path / "cache" / "smt-plugin" / "verdicts.sqlite")
@@ -339,19 +340,13 @@ def test_verdicts_are_kept_while_others_are_still_awaited(tmp_path: Path) -> Non
 
 
 def test_a_local_judge_that_cannot_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    local = JudgeSettings.read({"kind": "vllm", "command": ["no-such-vllm", "serve"]})
+    local = judge_settings({"kind": "vllm", "command": ["no-such-vllm", "serve"]})
     assert local.model == "Qwen/Qwen3-14B"
     with pytest.raises(BadInput, match=r"^judge: command: no-such-vllm is not found; install vLLM"):
         check_judge(local)
     monkeypatch.setenv("WORLD_SIZE", "8")
     with pytest.raises(BadInput, match="each of several processes would start a server"):
         check_judge(local)
-    with pytest.raises(BadInput, match=r'judge: expected .* or \{"kind": "vllm"\}'):
-        JudgeSettings.read({"kind": "vllm", "endpoint": "http://127.0.0.1:9/v1"})
-    for wrong in (
-        {},
-        {"kind": "vllm", "endpoint": "http://127.0.0.1:9/v1"},
-        {"endpoint": "http://a", "command": ["x"]},
-    ):
-        with pytest.raises(ValidationError):
-            JudgeSection.model_validate(wrong)
+    for wrong in ({"kind": "vllm", "endpoint": "http://a"}, {"endpoint": "http://a", "command": ["x"]}):
+        with pytest.raises(BadInput, match=r"^judge: (give `endpoint|command, arguments and startup_timeout are for)"):
+            judge_settings(wrong)

@@ -61,7 +61,7 @@ def test_a_rewrite_leaks_by_the_question_it_was_made_for_and_by_quoting_one(tmp_
 
 def test_what_was_found_does_not_outlive_the_records(tmp_path: Path) -> None:
     assert read_leaks(tmp_path) is None
-    with pytest.raises(BadInput, match="run `smt generate` first"):
+    with pytest.raises(BadInput, match=r"run `smt generate RUN\.YAML` first"):
         find_leaks(tmp_path, [DOCUMENT], QUESTIONS)
     write_records(tmp_path, [pair("Who won?")])
     find_leaks(tmp_path, [DOCUMENT], QUESTIONS)

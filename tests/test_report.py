@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def finish_arm(run: Path, arm: str, accuracies: list[float]) -> None:
     folder.mkdir(parents=True)
     rows = [
         {
-            "doc": {"question_id": f"q{n}", "doc_id": f"d{n // 2}"},
+            "doc": {"question_id": f"q{n}", "doc_id": f"d{n // 2}", "question": "Who won?" if n == 1 else "Where?"},
             "acc": accuracy,
             "unparsed": 0.25,
             "resps": [["The answer is (A)."] * 4],
@@ -75,6 +76,16 @@ def test_a_run_without_results_says_what_to_do(tmp_path: Path) -> None:
         arm_results(tmp_path, ARMS)
 
 
+def test_arms_without_questions_about_two_documents_are_refused_with_the_key_that_gives_more(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base", [0.5, 1.0])
+    with pytest.raises(BadInput, match=r"questions about 1 document\(s\), and .* needs two; raise .* evaluate\.limit"):
+        arm_results(tmp_path, ARMS)
+    tuned = {"by": "recall", "chosen": {}, "held_out": ["d0"], "questions": 2, "tried": []}
+    (tmp_path / "tune.json").write_text(json.dumps(tuned))
+    with pytest.raises(BadInput, match=r"arm base .* about 0 document\(s\) other than the 1 that .* evaluate\.limit"):
+        arm_results(tmp_path, ARMS)
+
+
 def test_leaks_give_a_second_headline_without_them_and_a_sentence(tmp_path: Path) -> None:
     finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5])
     write_records(tmp_path, [pair("Who won?")])
@@ -87,6 +98,10 @@ def test_leaks_give_a_second_headline_without_them_and_a_sentence(tmp_path: Path
     assert leaks_text(tmp_path).startswith(
         "1 of 6 evaluation questions (16.7%) are nearly asked (1), asked in other words (0)"
     )
+    questions[3] = replace(questions[3], question="Whither?")
+    find_leaks(tmp_path, [Document(f"d{n}", f"Story {n}", "x") for n in range(3)], questions)
+    with pytest.raises(BadInput, match="arm base_rag answered other questions than `smt leaks` looked for; run"):
+        arm_results(tmp_path, ["base_rag"])
     write_records(tmp_path, [pair("Who lost?")])
     assert "run `smt leaks` again" in leaks_text(tmp_path)
     assert arm_results(tmp_path, ["base_rag"])[0].without_leaks is None
@@ -133,7 +148,7 @@ def test_the_tables_for_the_terminal_fit_80_columns_with_their_headings_whole(tm
 def test_a_broken_file_of_the_run_is_named_with_the_command_that_writes_it(
     tmp_path: Path, name: str, command: str
 ) -> None:
-    finish_arm(tmp_path, "base", [0.0, 0.5])
+    finish_arm(tmp_path, "base", [0.0, 0.5, 0.5])
     (tmp_path / name).write_text("{")
     with pytest.raises(BadInput, match=rf"{name}: not valid JSON \(.*\); remove it and run `smt {command}` again"):
         arm_results(tmp_path, ARMS)

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from smt_plugin.cli import cli
 from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput
+from smt_plugin.evaluate import arm_commands
 from smt_plugin.report import retention_rows
 from smt_plugin.retention import retention_commands, retention_results
 from smt_plugin.training_data import Training
@@ -102,6 +103,24 @@ def test_different_questions_or_tasks_are_not_compared(tmp_path: Path) -> None:
     write_samples(tmp_path, "trained", [1.0, 0.0], task="other")
     with pytest.raises(BadInput, match="other was asked of one model only"):
         retention_results(tmp_path)
+
+
+def test_one_question_a_task_is_refused_with_the_key_that_gives_more(tmp_path: Path) -> None:
+    for name in ("base", "trained"):
+        write_samples(tmp_path, name, [1.0])
+    with pytest.raises(BadInput, match=r"asked 1 question\(s\), .* evaluate\.retention\.limit, and run"):
+        retention_results(tmp_path)
+
+
+def test_a_model_whose_path_lm_eval_would_cut_at_a_comma_is_refused(tmp_path: Path) -> None:
+    section = EvaluateSection(benchmark="microworld", arms=["base"])
+    with pytest.raises(BadInput, match="the model my, base: lm_eval takes a comma in its name"):
+        arm_commands(tmp_path, section, "my, base", [])
+    training = Training(tmp_path / "one, two")
+    training.model.mkdir(parents=True)
+    (training.model / "model.safetensors").touch()
+    with pytest.raises(BadInput, match=r"the model .*one, two/model: lm_eval takes a comma"):
+        retention_commands(tmp_path, section, "base", [training])
 
 
 def test_the_suite_is_named_in_plain_commands_and_needs_the_trained_model(tmp_path: Path) -> None:

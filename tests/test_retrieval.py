@@ -231,8 +231,15 @@ def test_a_preset_stands_for_several_settings_that_others_change() -> None:
 def test_settings_are_changed_by_name(data: Data) -> None:
     assert Settings().changed({"mode": "hybrid", "top_k": 5}) == Settings(mode="hybrid", top_k=5)
     for wrong in ({"modus": "hybrid"}, {"top_k": "5"}, {"top_k": True}, ["mode"]):
-        with pytest.raises(BadInput, match=r"retrieval settings: .* must be one of mode, embedding"):
+        with pytest.raises(BadInput, match=r"retrieval settings: .* must be one of preset, mode, embedding"):
             Settings().changed(wrong)
+
+
+@pytest.mark.parametrize("setting", ["mode", "mode=["])
+def test_a_setting_that_is_no_name_and_value_is_refused_with_how_to_write_one(tmp_path: Path, setting: str) -> None:
+    arguments = ["retrieve", "corpus", "--set", setting, "--output", str(tmp_path / "r.jsonl")]
+    result = CliRunner().invoke(cli, arguments)
+    assert (result.exit_code, f"'{setting}' is no setting; write NAME=VALUE" in result.output) == (2, True)
 
 
 def test_one_command_makes_a_file_that_the_tasks_take(tmp_path: Path) -> None:

@@ -72,6 +72,21 @@ def test_by_recall_the_size_with_the_highest_recall_is_chosen_and_k_and_order_st
         tune(tmp_path / "run", settings, "none", "luck")
 
 
+def test_nothing_is_tuned_where_fewer_than_two_documents_would_be_left_for_the_report(tmp_path: Path) -> None:
+    settings = section(tmp_path, retrieval={"mode": "bm25"}, limit=2)
+    with pytest.raises(BadInput, match=r"of the others 1 would be left .*first 2 \(evaluate\.limit\).*; raise or"):
+        tune(tmp_path / "run", settings, "none", "recall")
+    own = section(tmp_path).data
+    assert own is not None
+    for name in ("documents", "questions"):
+        lines = (own / f"{name}.jsonl").read_text().splitlines(keepends=True)
+        (own / f"{name}.jsonl").write_text("".join(line for line in lines if "50001" in line))
+    alone = EvaluateSection(benchmark="corpus", data=own, retrieval={"mode": "bm25"})
+    with pytest.raises(BadInput, match=r"holds out 1 document\(s\) \(50001\), and of the others 0 would be left with"):
+        tune(tmp_path / "run", alone, "none", "recall")
+    assert not (tmp_path / "run").exists()
+
+
 def test_by_accuracy_a_model_that_reads_the_last_passage_gets_the_best_one_last(tmp_path: Path) -> None:
     letters = {row[0]: "ABCD"[row[2] - 1] for asked in QUESTIONS for row in asked}
 

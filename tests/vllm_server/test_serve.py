@@ -6,12 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.processes import wait_for
 from tests.vllm_server.server import ARGUMENTS, VLLM_SERVE
 
 pytestmark = pytest.mark.vllm
@@ -62,15 +62,6 @@ def members(group: int) -> list[str]:
         except (OSError, ValueError):
             continue
     return names
-
-
-def wait_for(what: Any, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if what():
-            return True
-        time.sleep(0.2)
-    return False
 
 
 def test_a_run_starts_vllm_serve_and_stops_it(
