@@ -413,7 +413,8 @@ def mix(run_file: Path, drop_leaks: bool) -> None:
             raise BadInput(
                 f"run file {run_file}: evaluate: this key is missing; --drop-leaks needs its `benchmark` and `data`."
             )
-        drop = leaking_records(settings.run, *load(settings.evaluate.benchmark, settings.evaluate.data))
+        asked = load(settings.evaluate.benchmark, settings.evaluate.data)
+        drop = leaking_records(settings.run, *asked, section.sources)
         click.echo(f"{len(drop):,} records leak evaluation questions and are left out; {settings.run / 'leaks.jsonl'}")
     ran_dry = False
     for folder, manifest in mix_budgets(settings.run, MixSettings(**values, seed=settings.seed), drop):
@@ -580,8 +581,8 @@ def leaks(run_file: Path) -> None:
     from smt_plugin.report import leaks_text
 
     settings, section = _with_evaluation(run_file)
-    find_leaks(settings.run, *load(section.benchmark, section.data))
-    click.echo(f"{leaks_text(settings.run)}; wrote {settings.run / 'leaks.json'}")
+    find_leaks(settings.run, *load(section.benchmark, section.data), settings.mix.sources)
+    click.echo(f"{leaks_text(settings.run, settings.mix.sources)}; wrote {settings.run / 'leaks.json'}")
 
 
 @cli.command(epilog="\b\nExample:\n  smt report smt.yaml")
@@ -597,7 +598,7 @@ def report(run_file: Path) -> None:
 
     settings, section = _with_evaluation(run_file)
     trainings = trainings_of(settings.run, settings.mix.budgets)
-    results = arm_results(settings.run, section.arms, trainings)
+    results = arm_results(settings.run, section.arms, trainings, settings.mix.sources)
     changes = retention_results(settings.run, trainings)
     facts = run_facts(settings)
     # A report can be made all the same where the models, lm-eval or the data are not.

@@ -1,6 +1,7 @@
 """Near duplicates among millions of texts: MinHash signatures in bands, on disk, one band in memory at a time."""
 
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -59,7 +60,10 @@ def shingles(texts: list[str]) -> "tuple[NDArray[np.uint64], NDArray[np.int64]]"
 
 
 def band_keys(texts: list[str]) -> "NDArray[np.uint64]":
-    """One row of `BANDS` keys for each text: near duplicates have some key in common."""
+    """One row of `BANDS` keys for each text: near duplicates have some key in common.
+
+    Texts with other numbers in them never have: two years' figures in the same words are two facts.
+    """
     # So many texts at a time that the numbers stay in the processor's cache.
     step = 1 + len(texts) * _CHARACTERS // (1 + sum(map(len, texts)))
     return np.concatenate([_band_keys(texts[begin : begin + step]) for begin in range(0, len(texts), step)])
@@ -75,6 +79,7 @@ def _band_keys(texts: list[str]) -> "NDArray[np.uint64]":
         np.multiply(short, factors, out=products)
         np.minimum.reduceat(products, begins, axis=1, out=least[band])
     keys = np.zeros((BANDS, len(texts)), dtype=np.uint64)
+    keys += np.array([zlib.crc32(" ".join(_numbers(text)).encode()) for text in texts], dtype=np.uint64)
     for row in range(ROWS):
         keys *= _MIX[0]
         keys += least[:, row]
@@ -142,7 +147,7 @@ class NearDuplicates:
         threshold: float,
     ) -> Iterator[tuple[int, int, float]]:
         """Yield (text, earlier text, shared part) for each text that shares at least `threshold` with an earlier one
-        and has the same numbers in it: two years' figures in the same words are two facts.
+        and has the same numbers in it.
 
         Candidates are compared exactly, with the first text of their band, so time grows with the number of texts.
 

@@ -31,6 +31,6 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.split(".")[0]:
+        if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise BadInput(f"{error.name} is not installed; install it with: pip install 'smt-plugin[{extra}]'") from None

@@ -3,15 +3,16 @@
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from smt_plugin.benchmarks import Question
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_json, read_jsonl, write_json, write_jsonl
+from smt_plugin.mix_lines import Line, identity_of, parsed_line, record_lines, source_files
 from smt_plugin.records import generated_folders
 
 # Our choices. A question has some 12 words: 3 in a row survive a reworded copy, 8 in a row only a quotation.
@@ -117,10 +118,15 @@ def _runs(words: list[str], length: int) -> set[tuple[str, ...]]:
     return {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
 
 
-def find_leaks(run: Path, documents: Sequence[Document], questions: list[Question]) -> dict[str, Any]:
+def find_leaks(
+    run: Path, documents: Sequence[Document], questions: list[Question], sources: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
     """Compare all records of a run with the evaluation questions, and write `<run>/leaks.json` and `leaks.jsonl`.
 
     The records are read once, a batch at a time. `leaks.jsonl` names each record that leaks, with the reason.
+
+    Args:
+        sources: the mix's records from elsewhere, `mix.sources`, which are looked at, too.
 
     Returns:
         What was written: `asked` (question id -> share of its runs of 3 words in the synthetic question nearest to
@@ -130,30 +136,28 @@ def find_leaks(run: Path, documents: Sequence[Document], questions: list[Questio
         read -> size and time).
 
     Raises:
-        BadInput: the run has no records.
+        BadInput: the run has no records, a source is not there, or a line is not as a mix reads it.
     """
-    files = _record_files(run)
+    files = _record_files(run, sources)
     if not files:
         raise BadInput(f"{run / 'records'} holds no records; run `smt generate RUN.YAML` first.")
     asked, quoted = Overlaps(questions, QUESTION_RUN), Overlaps(questions, TEXT_RUN, whole_runs=True)
     alike = Likeness(questions, documents)
 
     def leaking() -> Iterator[dict[str, Any]]:
-        for file in files:
-            rows = (record for _, record in read_jsonl(file))
-            while batch := list(islice(rows, _BATCH)):
-                pairs = [(record["doc_id"], text) for record in batch for text in _questions_in(record)]
-                nearest = iter(alike.see(pairs))
-                for record in batch:
-                    own = _questions_in(record)
-                    found = [("nearly asks", asked.see(text), SHARE) for text in own]
-                    found += [("asks much the same as", next(nearest), ALIKE) for _ in own]
-                    found.append(("quotes", quoted.see(_text_of(record)), SHARE))
-                    for how, hit, least in found:
-                        if hit is not None and hit[1] >= least:
-                            reason = f"{how} evaluation question {hit[0]} ({hit[1]:.2f})"
-                            yield {"id": record["id"], "question_id": hit[0], "reason": reason}
-                            break
+        rows = ((place, cast(Line, parsed_line(line, place))) for place, line in record_lines(files))
+        while batch := list(islice(rows, _BATCH)):
+            nearest = iter(alike.see([(str(row.doc_id), text) for _, row in batch for text in _questions_in(row)]))
+            for place, row in batch:
+                own = _questions_in(row)
+                found = [("nearly asks", asked.see(text), SHARE) for text in own]
+                found += [("asks much the same as", next(nearest), ALIKE) for _ in own]
+                found.append(("quotes", quoted.see(_text_of(row)), SHARE))
+                for how, hit, least in found:
+                    if hit is not None and hit[1] >= least:
+                        reason = f"{how} evaluation question {hit[0]} ({hit[1]:.2f})"
+                        yield {"id": identity_of(row, place), "question_id": hit[0], "reason": reason}
+                        break
 
     leaking_records = write_jsonl(run / "leaks.jsonl", leaking())
     found = {
@@ -176,18 +180,19 @@ def find_leaks(run: Path, documents: Sequence[Document], questions: list[Questio
     return leaks
 
 
-def _questions_in(record: dict[str, Any]) -> list[str]:
+def _questions_in(row: Line) -> list[str]:
     """A focal rewrite names the question it was made for, a question-answer pair asks it."""
-    turns = record.get("messages") or []
-    texts = (record.get("question"), *(turn["content"] for turn in turns if turn["role"] == "user"))
-    return [text for text in texts if text]
+    texts = (row.question, *(turn.content for turn in row.messages or [] if turn.role == "user"))
+    return [text for text in texts if isinstance(text, str) and text]
 
 
-def _text_of(record: dict[str, Any]) -> str:
-    return record.get("text") or "\n".join(turn["content"] for turn in record.get("messages") or [])
+def _text_of(row: Line) -> str:
+    return row.text or "\n".join(turn.content for turn in row.messages or [])
 
 
-def leaking_records(run: Path, documents: Sequence[Document], questions: list[Question]) -> dict[str, str]:
+def leaking_records(
+    run: Path, documents: Sequence[Document], questions: list[Question], sources: Mapping[str, Path] | None = None
+) -> dict[str, str]:
     """Ids of the records that leak -> the reason, for the mix to leave out.
 
     They are looked for anew if the records or the questions have changed.
@@ -195,9 +200,9 @@ def leaking_records(run: Path, documents: Sequence[Document], questions: list[Qu
     Raises:
         BadInput: as `find_leaks`.
     """
-    leaks = read_leaks(run)
+    leaks = read_leaks(run, sources)
     if leaks is None or leaks["question_hashes"] != _hashes(questions) or not (run / "leaks.jsonl").is_file():
-        find_leaks(run, documents, questions)
+        find_leaks(run, documents, questions, sources)
     return {row["id"]: row["reason"] for _, row in read_jsonl(run / "leaks.jsonl")}
 
 
@@ -216,20 +221,26 @@ def question_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def read_leaks(run: Path) -> dict[str, Any] | None:
-    """What `find_leaks` wrote, or None if it never ran or the records have changed since."""
+def read_leaks(run: Path, sources: Mapping[str, Path] | None = None) -> dict[str, Any] | None:
+    """What `find_leaks` wrote, or None if it never ran or the records or the sources have changed since."""
     path = run / "leaks.json"
     if not path.is_file():
         return None
     leaks = read_json(path, "smt leaks", "records", "leaked")
     if "question_hashes" not in leaks:  # of an older version
         return None
-    return leaks if leaks["records"] == _states(run, _record_files(run)) else None
+    try:
+        files = _record_files(run, sources)
+    except BadInput:  # a source is gone
+        return None
+    return leaks if leaks["records"] == _states(run, files) else None
 
 
-def _record_files(run: Path) -> list[Path]:
-    return [file for folder in generated_folders(run) for file in sorted((folder / "records").glob("*.jsonl"))]
+def _record_files(run: Path, sources: Mapping[str, Path] | None) -> list[Path]:
+    own = [file for folder in generated_folders(run) for file in sorted((folder / "records").glob("*.jsonl"))]
+    return list(dict.fromkeys([*own, *(file for path in (sources or {}).values() for file in source_files(path))]))
 
 
 def _states(run: Path, files: list[Path]) -> dict[str, list[int]]:
-    return {str(file.relative_to(run)): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    names = {file: str(file.relative_to(run) if file.is_relative_to(run) else file) for file in files}
+    return {name: [file.stat().st_size, file.stat().st_mtime_ns] for file, name in names.items()}

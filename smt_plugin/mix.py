@@ -25,7 +25,7 @@ import msgspec
 from smt_plugin import __version__
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_json, write_json, write_jsonl
-from smt_plugin.mix_lines import record_lines, replay_lines
+from smt_plugin.mix_lines import record_lines, replay_lines, source_files
 from smt_plugin.mix_source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, TOLERANCE, Choice, Scratch, Source
 from smt_plugin.ruler import Ruler
 
@@ -189,7 +189,9 @@ def _mix(
     for name in settings.shares:
         path = settings.sources.get(name) or run_folder / "records" / f"{name}.jsonl"
         source = Source(name, str(path), files.enter_context(Scratch(scratch / f"source{len(sources)}")), settings)
-        source.read(record_lines(path), ruler, near, drop)
+        source.read(record_lines(source_files(path)), ruler, near, drop)
+        if not source.lines:
+            raise BadInput(f"{path} is empty; generate records first.")
         sources.append(source)
     _drop_duplicates(sources, near, settings.near_duplicates)
     for source in sources:
@@ -242,7 +244,7 @@ def _mix(
     if not dropped:
         (folder / DROPPED_FILE).unlink()
     places = [folder / budget_name(round(budget)) if settings.budgets else folder for budget in budgets]
-    # Manifests out first, in last: where there is one, the files that it names are whole and its own.
+    # Manifests out first, in last: where there is one of these budgets, the files that it names are whole and its own.
     for place in places:
         (place / MANIFEST_FILE).unlink(missing_ok=True)
     for name in _FILES.values():

@@ -2,7 +2,7 @@
 
 import codecs
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,11 +23,11 @@ BUFFER = 2**20
 _STREAM_BUFFER = 10_000
 
 
-def record_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Every line of a source with its file and number; of a run's records, those of all its shards.
+def source_files(path: Path) -> list[Path]:
+    """Return the files of a source: one file, all of a folder, or of a run's records those of all its shards.
 
     Raises:
-        BadInput: there is no file, or nothing in it.
+        BadInput: there is no file.
     """
     if path.is_dir():
         files = sorted(path.glob("*.jsonl"))
@@ -38,16 +38,17 @@ def record_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     if not files:
         state = "holds no .jsonl file" if path.is_dir() else "does not exist"
         raise BadInput(f"{path} {state}; give a JSONL file or a folder of them.")
-    empty = True
+    return files
+
+
+def record_lines(files: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
+    """Every line that is not blank, with its file and number."""
     for file in files:
         place = f"{file}, line "
         with file.open("rb", BUFFER) as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.isspace():
-                    empty = False
                     yield f"{place}{number}", line
-    if empty:
-        raise BadInput(f"{path} is empty; generate records first.")
 
 
 def replay_lines(settings: "MixSettings") -> Iterator[tuple[str, bytes | dict[str, Any]]]:
@@ -116,8 +117,9 @@ class ReplayLine(msgspec.Struct, gc=False):
 
 
 class Line(ReplayLine, gc=False):
-    """What a mix reads of a record; it skips other keys."""
+    """What is read of a record; other keys are skipped. `question` is what a focal rewrite was made for."""
 
+    question: Any = None
     part: _Number = None
     round: _Number = None
     index: _Number = None
@@ -146,6 +148,11 @@ def parsed_line(line: bytes | dict[str, Any], where: str, is_replay: bool = Fals
         raise BadInput(
             f"{where}: not valid JSON ({error}); give an unpacked JSONL file: `text` or `messages` in each line."
         ) from None
+
+
+def identity_of(row: ReplayLine, where: str) -> str:
+    """The id of a record, or its file and number where it has none."""
+    return where if row.id is None else str(row.id)
 
 
 def check_line(row: ReplayLine, where: str) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from msgspec import UNSET
 
-from smt_plugin.mix_lines import BUFFER, DECODER, Line, ReplayLine, Turn, check_line, is_mute, parsed_line
+from smt_plugin.mix_lines import BUFFER, DECODER, Line, ReplayLine, Turn, check_line, identity_of, is_mute, parsed_line
 from smt_plugin.ruler import Ruler
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Source:
                 self._drop_unread(where, "empty", "empty")
                 continue
             check_line(row, where)
-            identity = where if self.is_replay or row.id is None else str(row.id)
+            identity = where if self.is_replay else identity_of(row, where)
             if is_mute(row):
                 self._drop_unread(identity, "empty", "empty")
                 continue

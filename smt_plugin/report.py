@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,11 +85,17 @@ class ArmResult:
     mix_tokens: int | None = None
 
 
-def arm_results(run: Path, names: Sequence[str], trainings: Sequence[Training] = ()) -> list[ArmResult]:
+def arm_results(
+    run: Path,
+    names: Sequence[str],
+    trainings: Sequence[Training] = (),
+    sources: Mapping[str, Path] | None = None,
+) -> list[ArmResult]:
     """Read the arms of a run in the order given, without the documents that retrieval was tuned on.
 
     Args:
         trainings: default: the run's only one.
+        sources: the mix's records from elsewhere, in which leaks were looked for, too.
 
     Raises:
         BadInput: an unknown arm, no arm is there, two arms answered different questions, or other ones than those in
@@ -101,7 +107,7 @@ def arm_results(run: Path, names: Sequence[str], trainings: Sequence[Training] =
     if all(answered is None for answered in rows.values()):
         raise BadInput(f"{run / 'results'} holds no finished arm; run `smt evaluate` first.")
     reference = {row["question_id"]: row for row in rows.get(REFERENCE) or []}
-    leaks = read_leaks(run)
+    leaks = read_leaks(run, sources)
     for arm, answered in rows.items():
         if leaks and any(
             leaks["question_hashes"].get(row["question_id"]) != question_hash(row["question"]) for row in answered or ()
@@ -351,13 +357,13 @@ def run_facts(run_file: RunFile) -> dict[str, str]:
     if dropped := dropped_from_mix(run_file.run):
         facts["left out of the mix"] = f"{dropped:,} records that leak evaluation questions"
     if (run_file.run / "leaks.json").is_file():
-        facts["leaks"] = leaks_text(run_file.run)
+        facts["leaks"] = leaks_text(run_file.run, run_file.mix.sources)
     return facts
 
 
-def leaks_text(run: Path) -> str:
-    """What `smt leaks` found, as a sentence."""
-    leaks = read_leaks(run)
+def leaks_text(run: Path, sources: Mapping[str, Path] | None = None) -> str:
+    """What `smt leaks` found in a run's records and the mix's from elsewhere, as a sentence."""
+    leaks = read_leaks(run, sources)
     if leaks is None:
         return "not known: the records have changed since; run `smt leaks` again"
     share = len(leaks["leaked"]) / leaks["questions"]

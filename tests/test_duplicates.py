@@ -75,3 +75,16 @@ def test_texts_that_differ_in_a_number_are_two_facts(tmp_path: Path) -> None:
     near.add(band_keys(texts))
     found = near.find(np.ones(3, dtype=bool), np.sort, texts.__getitem__, 0.8)
     assert [(text, earlier) for text, earlier, _ in found] == [(2, 0)]
+
+
+def test_a_near_duplicate_is_found_among_other_years_texts_of_the_same_words(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    texts = []
+    for _ in range(50):
+        rest = " ".join(words(rng, 60))
+        texts += [f"In {year} the mill sold 40 sacks. {rest}" for year in range(2010, 2021)]
+        texts.append(f"In 2020 the mill sold 40 bags. {rest}")
+    near = NearDuplicates(tmp_path)
+    near.add(band_keys(texts))
+    found = near.find(np.ones(len(texts), dtype=bool), np.sort, texts.__getitem__, 0.8)
+    assert sorted((text, earlier) for text, earlier, _ in found) == [(12 * n + 11, 12 * n + 10) for n in range(50)]

@@ -138,3 +138,22 @@ def test_the_mix_leaves_leaking_records_out_focal_ones_by_their_question_and_say
     assert dropped["f4"].startswith("nearly asks evaluation question pears")
     assert texts[4] not in (run / "mix" / "rewrites.jsonl").read_text()
     assert orjson.loads((run / "mix" / "manifest.json").read_bytes())["dropped"] >= 2
+
+
+def test_records_from_elsewhere_leak_as_a_runs_own_do(tmp_path: Path) -> None:
+    write_records(tmp_path, [pair("What colour was the mill?")])
+    find_leaks(tmp_path, [DOCUMENT], QUESTIONS)
+    elsewhere = tmp_path / "other.jsonl"
+    write_lines(elsewhere, [pair("Who saw it?"), pair(QUESTIONS[0].question), {"id": 7, "text": QUESTIONS[1].question}])
+    sources = {"others": elsewhere}
+    # What was found without them says nothing of them.
+    assert read_leaks(tmp_path, sources) is None
+    assert leaking_records(tmp_path, [DOCUMENT], QUESTIONS, sources) == {
+        f"{elsewhere}, line 2": "nearly asks evaluation question kites (1.00)",
+        "7": "quotes evaluation question pears (1.00)",
+    }
+    assert (read_leaks(tmp_path, sources) or {})["leaked"] == ["kites", "pears"]
+    elsewhere.unlink()
+    assert read_leaks(tmp_path, sources) is None
+    with pytest.raises(BadInput, match=r"other\.jsonl does not exist; give a JSONL file"):
+        find_leaks(tmp_path, [DOCUMENT], QUESTIONS, sources)
