@@ -1,8 +1,6 @@
 """Backends: what completes chat messages. Here the protocol and the client of any OpenAI-compatible endpoint."""
 
 import asyncio
-import html
-import json
 import logging
 import math
 import random
@@ -14,11 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, quote_plus
 
 import orjson
 
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, without_key
 
 if TYPE_CHECKING:
     import aiohttp
@@ -210,7 +207,7 @@ class OpenAIBackend:
         # What prefers which endpoint, the longest unused first.
         self._own: dict[str, _Endpoint] = {}
         self._headers = {"Content-Type": "application/json"}
-        self._key_spellings = _spellings(api_key) if api_key else []
+        self._api_key = api_key
         if api_key:
             if not (api_key.isascii() and api_key.isprintable()):
                 raise BadInput("the API key holds a line break or a letter beyond ASCII; set the key as it was given.")
@@ -308,9 +305,7 @@ class OpenAIBackend:
 
     def _clean(self, text: str) -> str:
         """Return a server's words as they may be shown: on one line, not too long, without the API key."""
-        for spelling in self._key_spellings:
-            text = text.replace(spelling, "(the API key)")
-        return " ".join(text.split())[:_LONGEST_MESSAGE]
+        return " ".join(without_key(text, self._api_key).split())[:_LONGEST_MESSAGE]
 
     async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
         """Send one request until it is answered; its place is free for another when `keep` has returned.
@@ -574,12 +569,6 @@ def _give_places(endpoint: _Endpoint, preferred: _Endpoint, before: float = floa
             place.set_result(endpoint)
 
 
-def _spellings(api_key: str) -> list[str]:
-    """Return a key as servers repeat it: as it is, in JSON, in a URL and in HTML, the longest first."""
-    forms = {api_key, json.dumps(api_key)[1:-1], quote(api_key), quote(api_key, safe=""), quote_plus(api_key)}
-    return sorted(forms | {html.escape(api_key)}, key=len, reverse=True)
-
-
 @dataclass(frozen=True, slots=True)
 class _Failure:
     """A passing failure.
@@ -634,11 +623,12 @@ def reply_of(body: dict[str, Any]) -> Reply:
         raise KeyError(finish_reason)
     usage = body.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
+    prompt_tokens = _count(usage.get("prompt_tokens"), 0)
     return Reply(
         text=text,
         finish_reason=str(finish_reason),
-        prompt_tokens=_count(usage.get("prompt_tokens"), 0),
-        cached_tokens=_count(details.get("cached_tokens"), 0),
+        prompt_tokens=prompt_tokens,
+        cached_tokens=min(_count(details.get("cached_tokens"), 0), prompt_tokens),
         completion_tokens=_count(usage.get("completion_tokens"), math.ceil(len(text.encode()) / 4)),
     )
 

@@ -19,6 +19,9 @@ from smt_plugin.training_data import Training, read_config
 # What the card of the trainer says of itself, until somebody edits it.
 _TRAINERS_OWN = "This model card has been generated automatically"
 _MARK = re.compile(r"<!-- written by `smt card`; sha256 of all above: ([0-9a-f]{64}) -->\n$")
+# Of trackers of experiments, mostly, which axolotl's config may name; `//name:password@` in an address.
+_SECRET = re.compile(r"(api_key|secret|password|(auth|access|hub)_token)$", re.IGNORECASE)
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 _PACKAGES = ("axolotl", "torch", "transformers", "peft", "deepspeed")
 
 
@@ -163,15 +166,15 @@ def _results(training: Training, made_at: float) -> list[str]:
 
 
 def _config_text(run_folder: Path, config: dict[str, Any]) -> str:
-    """The training config without this machine's folders."""
+    """The training config without this machine's folders, keys and passwords."""
 
     def shortened(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: shortened(each) for key, each in value.items()}
+            return {key: shortened(each) for key, each in value.items() if not _SECRET.search(str(key))}
         if isinstance(value, list):
             return [shortened(each) for each in value]
         if not isinstance(value, str) or not Path(value).is_absolute():
-            return value
+            return _PASSWORD.sub("", value) if isinstance(value, str) else value
         path = Path(value)
         return str(path.relative_to(run_folder) if path.is_relative_to(run_folder) else path.name)
 

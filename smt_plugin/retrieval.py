@@ -18,7 +18,7 @@ import orjson
 from smt_plugin.benchmarks import Question, cache_dir
 from smt_plugin.config import checked_url
 from smt_plugin.corpus import Document
-from smt_plugin.errors import BadInput, require
+from smt_plugin.errors import BadInput, require, without_key
 from smt_plugin.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from smt_plugin.rerank import Rerank, cross_encoder, language_model
 
@@ -355,8 +355,9 @@ def _probe(model: Any, settings: Settings) -> list[float]:
     except Exception as error:
         if not settings.embedding_endpoint:
             raise
+        said = without_key(str(error), os.environ.get(EMBEDDING_KEY_VARIABLE))
         raise BadInput(
-            f"{settings.embedding} at {settings.embedding_endpoint} embeds nothing ({error}); start the server, or "
+            f"{settings.embedding} at {settings.embedding_endpoint} embeds nothing ({said}); start the server, or "
             "mend embedding_endpoint, embedding or SMT_EMBEDDING_API_KEY."
         ) from None
     return found

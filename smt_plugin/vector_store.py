@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from smt_plugin.errors import BadInput, require
+from smt_plugin.errors import BadInput, require, without_key
 
 if TYPE_CHECKING:
     from llama_index.core.schema import TextNode
@@ -96,8 +96,9 @@ def server_store(url: str, name: str, probe: Sequence[float]) -> Any:
             embedding_function=None,
         )
     except Exception as error:  # whatever answers there, Chroma's client raises errors of many kinds
+        said = without_key(str(error), key)
         raise BadInput(
-            f"the vector store at {url} cannot be used ({error}); start a Chroma server there (`chroma run`), or mend "
+            f"the vector store at {url} cannot be used ({said}); start a Chroma server there (`chroma run`), or mend "
             f"vector_store or {KEY_VARIABLE}."
         ) from None
     return ServerStore(chroma_collection=collection)
@@ -109,4 +110,5 @@ def _failing(url: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Chroma's client raises bare exceptions, too
-        raise RuntimeError(f"the vector store at {url} failed ({error}); see the server's log") from None
+        said = without_key(str(error), os.environ.get(KEY_VARIABLE))
+        raise RuntimeError(f"the vector store at {url} failed ({said}); see the server's log") from None

@@ -61,6 +61,7 @@ class Endpoint:
         self.faults: dict[int, Callable[[web.Request], Any]] = {}
         self.answer = answer
         self.metrics = ""
+        self.counts_tokens = True
         self.embed = embedding
         self.embedded: list[str] = []
         self.url = ""
@@ -91,17 +92,18 @@ class Endpoint:
         # A seed makes the answer depend on the request alone.
         seed = body.get("seed")
         text = self.answer(prompt, str(count if seed is None else seed))
+        usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
         return web.json_response(
             {
                 "choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4},
+                "usage": usage if self.counts_tokens else None,
             }
         )
 
     async def embeddings(self, request: web.Request) -> web.Response:
         body = await request.json()
         if self.api_key and request.headers.get("Authorization") != f"Bearer {self.api_key}":
-            return web.json_response({"error": {"message": "bad key"}}, status=401)
+            return web.json_response({"error": {"message": f"bad key: {request.headers}"}}, status=401)
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
         self.embedded += texts
         data = [{"object": "embedding", "index": n, "embedding": self.embed(text)} for n, text in enumerate(texts)]

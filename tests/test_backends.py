@@ -461,6 +461,10 @@ GOOD = {
             Reply("12345678", "stop", 9, 0, 5),
         ),
         (
+            {"usage": {"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 12}}},
+            Reply("12345678", "stop", 9, 9, 5),
+        ),
+        (
             {"choices": [{"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}]},
             Reply("", "length", 3, 0, 2),
         ),

@@ -65,6 +65,19 @@ def test_a_card_says_on_what_and_how_the_model_was_trained_and_names_no_folder(r
     assert str(run.parent) not in text
 
 
+def test_a_card_names_no_key_and_no_password(run: Path) -> None:
+    path = run / "axolotl.yaml"
+    config = yaml.safe_load(path.read_text())
+    config |= {"comet_api_key": "SECRET1", "mlflow_tracking_uri": "https://me:SECRET2@host/x", "wandb_name": "tried"}
+    written = path.stat().st_mtime
+    path.write_text(yaml.safe_dump(config))
+    os.utime(path, (written, written))
+    text = write_card(Training(run)).read_text()
+    assert "SECRET" not in text
+    assert "mlflow_tracking_uri: https://host/x" in text
+    assert "wandb_name: tried" in text
+
+
 def test_a_card_shows_the_results_that_came_after_the_training(run: Path) -> None:
     finish_arm(run, "trained", [1.0, 0.0, 1.0, 0.5])
     finish_arm(run, "base_rag", [1.0, 0.0, 0.0, 0.0])

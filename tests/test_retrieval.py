@@ -203,6 +203,10 @@ def test_an_endpoint_embeds_chunks_and_queries_and_the_instruction_goes_before_q
         server.embed = lambda text: embedding(text)[::-1]
         with pytest.raises(BadInput, match=r"was made with another embedding model than test-model is now"):
             build_retrieval(*data, tmp_path / "other.jsonl", settings)
+        monkeypatch.setenv("SMT_EMBEDDING_API_KEY", "wrong-one")
+        with pytest.raises(BadInput, match=r"embeds nothing .*bad key: .*Bearer \(the API key\)") as error:
+            build_retrieval(*data, tmp_path / "x.jsonl", settings)
+        assert "wrong-one" not in str(error.value)
     monkeypatch.setenv("SMT_EMBEDDING_API_KEY", "wrong")
     with pytest.raises(BadInput, match=r"test-model at http://127.0.0.1:9/v1 embeds nothing") as error:
         build_retrieval(*data, tmp_path / "x.jsonl", replace(settings, embedding_endpoint="http://127.0.0.1:9/v1"))
