@@ -3,8 +3,9 @@
 import codecs
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -56,20 +57,29 @@ def read_json(path: Path, writer: str, *keys: str) -> dict[str, Any]:
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write rows to `path` and return how many; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     count = 0
-    with partial.open("wb") as file:
+    with _whole(path) as file:
         for row in rows:
             file.write(orjson.dumps(row) + b"\n")
             count += 1
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
     return count
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value to `path`, indented; the file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
-    os.replace(partial, path)
+    with _whole(path) as file:
+        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` at the end; each process has its own, since several may write one path."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
