@@ -5,7 +5,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from smt_plugin.errors import BadInput, require
 from smt_plugin.jsonl import read_json, read_jsonl, write_json
 from smt_plugin.judge import API_KEY_VARIABLE, serve
 from smt_plugin.retrieval import default_settings
+from smt_plugin.server_process import ServerProcess
 from smt_plugin.training_data import Training
 
 # What an arm is: whether the trained model answers, and the ending of the task's name.
@@ -32,8 +32,14 @@ ARMS = {
     "trained_rag": (True, "_rag"),
     "trained_full": (True, "_full"),
 }
+# The code whose change changes what our tasks ask or how they score.
+_BEHIND_TASKS = (
+    *("benchmarks", "official_files", "corpus", "control_tokens", "retrieval", "vector_store", "rerank", "prompts"),
+    *("lm_eval_link", "scoring", "judge"),
+)
 # Models that lm-eval runs itself; with the others it asks a server.
 _LOCAL_MODELS = ("hf", "vllm")
+_SECONDS_TO_END = 10.0  # for vLLM inside lm_eval to let go of the GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,18 +197,12 @@ def evaluate(commands: list[ArmCommand], say: Callable[[str], None]) -> None:
 
 def _run(command: list[str], environment: dict[str, str]) -> int:
     """Run a command that ends with this process, even where this one is killed, and return its exit status."""
-    with subprocess.Popen(command, env=environment) as process:
-        # An lm_eval left behind would hold the GPU, and write its results among those of the next call.
-        guard = subprocess.Popen(
-            ["sh", "-c", 'read -r _ || kill "$0"', str(process.pid)], stdin=subprocess.PIPE, start_new_session=True
-        )
-        try:
-            return process.wait()
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            guard.communicate(b"\n")
+    # An lm_eval left behind would hold the GPU, and write its results among those of the next call.
+    process = ServerProcess(command, environment, None)
+    try:
+        return process.wait()
+    finally:
+        process.stop(_SECONDS_TO_END)
 
 
 def _asking_one_judge(command: list[str], environment: dict[str, str]) -> list[str]:
@@ -230,7 +230,7 @@ def outdated(commands: list[ArmCommand]) -> list[str]:
 
 
 def _stamp(arm: ArmCommand) -> dict[str, str]:
-    return {"arm": arm.arm, "command": arm.text, "inputs": _inputs_hash(arm.command)}
+    return {"arm": arm.arm, "command": arm.text, "inputs": _inputs_hash(arm)}
 
 
 def _is_of(stamp: dict[str, str], marker: Path) -> bool:
@@ -288,10 +288,11 @@ def _count_tokens(arm: ArmCommand) -> dict[str, int] | None:
     return counts
 
 
-def _inputs_hash(command: list[str]) -> str:
+def _inputs_hash(arm: ArmCommand) -> str:
     """Hash what an arm's result depends on: the model's and the benchmark's files by name, size and time, the
-    tasks and their scoring by content.
+    tasks, their scoring and its prompts by content.
     """
+    command = arm.command
     model = Path(_option(command, "--model_args").split(",")[0].removeprefix("pretrained="))
     folders = [model]
     metadata = json.loads(_option(command, "--metadata") or "{}")
@@ -306,12 +307,22 @@ def _inputs_hash(command: list[str]) -> str:
             if file.is_file() and not (folder == model and file.suffix in (".md", ".log")):
                 state = file.stat()
                 digest.update(orjson.dumps([str(file), state.st_size, state.st_mtime_ns]))
-    package = Path(__file__).parent
-    code = ("benchmarks", "official_files", "retrieval", "vector_store", "rerank", "lm_eval_link", "scoring", "judge")
-    tasks = [*asset_dir("lm_eval_tasks").rglob("*.yaml"), *asset_dir("lm_eval_tasks").rglob("*.py")]
-    for file in [*sorted(tasks), *(package / f"{name}.py" for name in code)]:
+    for file in _task_files(arm):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _task_files(arm: ArmCommand) -> list[Path]:
+    """The task files that a command names, and, where they are ours, the code and the prompts behind them."""
+    named = _option(arm.command, "--include_path")
+    run = arm.folder.parent.parent
+    # A folder of one's own tasks may hold the run, too.
+    below = [file for file in Path(named).rglob("*") if not file.is_relative_to(run)] if named else []
+    tasks = [file for file in below if file.suffix in (".yaml", ".py") and file.is_file()]
+    if named != str(asset_dir("lm_eval_tasks")):
+        return sorted(tasks)
+    prompts = [asset_dir("prompts") / name for name in ("judge/verdict.jinja", "rerank/order.jinja")]
+    return [*sorted(tasks), *prompts, *(Path(__file__).with_name(f"{name}.py") for name in _BEHIND_TASKS)]
 
 
 def _benchmark(command: list[str]) -> str:

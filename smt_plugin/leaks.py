@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from smt_plugin.benchmarks import Question
+from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_json, read_jsonl, write_json, write_jsonl
@@ -217,8 +218,8 @@ def _hashes(questions: list[Question]) -> dict[str, str]:
 
 
 def question_hash(text: str) -> str:
-    """By which an evaluation question is known again."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """By which an evaluation question is known again, also as lm-eval asks it: with chat-control tokens broken up."""
+    return hashlib.sha256(defuse(text).encode()).hexdigest()[:16]
 
 
 def read_leaks(run: Path, sources: Mapping[str, Path] | None = None) -> dict[str, Any] | None:

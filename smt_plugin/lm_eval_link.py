@@ -11,6 +11,7 @@ import orjson
 from smt_plugin import benchmarks
 from smt_plugin.assets import asset_dir
 from smt_plugin.benchmarks import Question
+from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.scoring import process_results
@@ -126,16 +127,17 @@ def _checked_judge(settings: dict[str, Any] | None) -> str:
 
 def _row(question: Question, identity: str, passages: list[str], judge: str) -> dict[str, Any]:
     free = question.options is None
+    # No text may end the user's turn, as none may in training.
     return {
         "question_id": question.question_id,
         "doc_id": question.doc_id,
-        "identity": identity,
-        "question": question.question,
-        "options": question.options or [],
+        "identity": defuse(identity),
+        "question": defuse(question.question),
+        "options": [defuse(option) for option in question.options or []],
         "answer": -1 if free else question.answer,
         "gold": question.answer if question.options is None else question.options[int(question.answer)],
         "judge": judge if free else "",
-        "passages": passages,
+        "passages": [defuse(passage) for passage in passages],
         "meta": orjson.dumps(question.meta).decode(),
     }
 

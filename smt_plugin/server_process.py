@@ -1,11 +1,11 @@
-"""A server's process, which goes with everything it started, whatever becomes of its owner."""
+"""A process that goes with everything it started, whatever becomes of its owner: a server, or lm_eval."""
 
 import os
 import signal
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 # Waits for the end of a pipe whose other end only the owner holds, and then ends the server's process group. A line
@@ -29,17 +29,17 @@ class ServerProcess:
     """A running program, the leader of a process group of its own; made by starting it.
 
     Args:
-        log: gets what the program prints, after what is there already.
+        log: gets what the program prints, after what is there already; None leaves that to the terminal.
     """
 
-    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
-        with log.open("ab") as output:
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path | None) -> None:
+        with log.open("ab") if log is not None else nullcontext() as output:
             self._server = subprocess.Popen(
                 command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=output,
                 start_new_session=True,
             )
         self.pid = self._server.pid
@@ -51,6 +51,10 @@ class ServerProcess:
     def status(self) -> int | None:
         """Return the exit status, or None while the program runs."""
         return self._server.poll()
+
+    def wait(self) -> int:
+        """Return the exit status when the program has ended."""
+        return self._server.wait()
 
     def stop(self, seconds: float) -> None:
         """End the program and all it started: politely, and after so many seconds for certain."""

@@ -130,7 +130,10 @@ def test_free_form_questions_without_a_judge_are_refused_before_lm_eval_starts(t
 
 def test_lm_eval_ends_where_smt_is_killed_and_the_arm_is_run_again(tmp_path: Path) -> None:
     told = tmp_path / "pid"
-    slow = f"import os, pathlib, time; pathlib.Path({str(told)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    slow = (
+        "import os, pathlib, subprocess, time; engine = subprocess.Popen(['sleep', '600']); "
+        f"pathlib.Path({str(told)!r}).write_text(f'{{os.getpid()}} {{engine.pid}}'); time.sleep(600)"
+    )
     code = (
         "import pathlib, sys; from smt_plugin.evaluate import ArmCommand, evaluate; "
         f"command = [sys.executable, '-c', {slow!r}, '--model', 'hf', '--model_args', 'pretrained=x']; "
@@ -140,9 +143,10 @@ def test_lm_eval_ends_where_smt_is_killed_and_the_arm_is_run_again(tmp_path: Pat
     assert wait_for(lambda: told.is_file() and told.read_text(), 60)
     smt.send_signal(signal.SIGKILL)
     smt.wait()
-    lm_eval = Path("/proc") / told.read_text() / "cmdline"
-    # Without a command line it has ended, and waits for whoever inherited it.
-    assert wait_for(lambda: not lm_eval.exists() or not lm_eval.read_bytes(), 20)
+    for pid in told.read_text().split():
+        command_line = Path("/proc") / pid / "cmdline"
+        # Without a command line it has ended, and waits for whoever inherited it.
+        assert wait_for(lambda path=command_line: not path.exists() or not path.read_bytes(), 20)
     assert read_arm(tmp_path / "arm") is None
     arm = answering(tmp_path / "arm", [["a", "b"]], "hf")
     evaluate([arm], lambda text: None)

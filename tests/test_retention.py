@@ -7,12 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from smt_plugin.cli import cli
-from smt_plugin.config import EvaluateSection
+from smt_plugin.config import EvaluateSection, read_run_file
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluate import arm_commands
+from smt_plugin.evaluate import arm_commands, outdated
 from smt_plugin.report import retention_rows
 from smt_plugin.retention import retention_commands, retention_results
-from smt_plugin.training_data import Training
+from smt_plugin.training_data import Training, trainings_of
 from tests.test_report import finish_arm
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
 
@@ -61,6 +61,16 @@ def test_one_command_asks_both_models_the_same_questions_and_the_report_shows_wh
     assert result.exit_code == 0, result.output
     assert "skipped" not in result.output
     assert CliRunner().invoke(cli, ["retention", str(run_file)]).output.count("done before, skipped") == 2
+    settings = read_run_file(run_file)
+    assert settings.evaluate is not None
+    commands, _ = retention_commands(
+        settings.run, settings.evaluate, str(tmp_path / "base"), trainings_of(settings.run, settings.mix.budgets)
+    )
+    assert outdated(commands) == []
+    (tmp_path / "run" / "more.yaml").write_text("task: of the run, not among the tasks")
+    assert outdated(commands) == []
+    (tmp_path / "stand_in_sums.yaml").write_text((tmp_path / "stand_in_sums.yaml").read_text() + "# changed\n")
+    assert len(outdated(commands)) == 2
     (change,) = retention_results(tmp_path / "run")
     assert (change.task, change.metric, change.before.questions) == ("stand_in_sums", "acc_norm", 10)
     # The same weights before and after.
