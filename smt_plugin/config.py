@@ -307,7 +307,8 @@ class _Loader(yaml.SafeLoader):
     """YAML that refuses a key given twice, where plain YAML keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        # A merge (`<<`) brings keys of its own, of which those that stand here count.
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
@@ -435,6 +436,5 @@ def _replay(value: str | None, folder: Path) -> str | None:
 
 def _path_or_name(value: str | None, folder: Path) -> str | None:
     """Return an absolute path if one lies there, else the text, which is then a hub name or a shipped config's."""
-    if value is not None and (folder / value).exists():
-        return str((folder / value).absolute())
-    return value
+    path = _path(Path(value), folder) if value else None
+    return str(path) if path is not None and path.exists() else value

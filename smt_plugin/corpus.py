@@ -54,20 +54,27 @@ def split_document(document: Document, most_tokens: float) -> list[Document]:
     Args:
         most_tokens: how long a part may be, by `estimate_tokens`; a document that fits stays whole.
     """
-    tokens = estimate_tokens(document.text)
+    texts = _cut(document.text, most_tokens)
+    return [replace(document, text=text, part=n) for n, text in enumerate(text for text in texts if text.strip())]
+
+
+def _cut(text: str, most_tokens: float) -> list[str]:
+    """Cut a text into pieces of like numbers of characters."""
+    tokens = estimate_tokens(text)
     if tokens <= most_tokens:
-        return [document]
+        return [text]
     count = math.ceil(tokens / (most_tokens * (1 - _SLACK)))
     texts = []
     start = 0
     for left in range(count, 1, -1):
-        size = (len(document.text) - start) / left
+        size = (len(text) - start) / left
         window = (start + int(size * (1 - _SLACK)), start + int(size * (1 + _SLACK / 2)))
-        end = _best_break(document.text, start + round(size), window)
-        texts.append(document.text[start:end])
+        end = _best_break(text, start + round(size), window)
+        texts.append(text[start:end])
         start = end
-    texts.append(document.text[start:])
-    return [replace(document, text=text, part=n) for n, text in enumerate(text for text in texts if text.strip())]
+    texts.append(text[start:])
+    # A character takes more bytes in one script than in another.
+    return [piece for part in texts for piece in _cut(part, most_tokens)]
 
 
 def _best_break(text: str, wanted: int, window: tuple[int, int]) -> int:

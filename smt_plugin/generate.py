@@ -145,7 +145,7 @@ class Asker:
     """Answers asks from the store or the backend, each prompt once, however many tasks want it.
 
     Attributes:
-        num_calls: how often the backend was called.
+        num_calls: how often an answer was waited for, be it one that is under way for somebody else.
     """
 
     def __init__(
@@ -215,10 +215,10 @@ class Asker:
                 return stored
             # Another task may have begun to ask while this one waited for the store.
             if key not in self._under_way:
-                self.num_calls += 1
                 task = asyncio.create_task(self._pay(key, request, ask, attempt))
                 self._under_way[key] = task
                 task.add_done_callback(lambda done: self._forget(key, done))
+        self.num_calls += 1
         # Shielded: whoever asked first may no longer want it, but others may, and it is paid for.
         return await asyncio.shield(self._under_way[key])
 

@@ -107,6 +107,7 @@ async def make_plan(
             ratios += [
                 tokens / _estimate(prompts, document, prompt, variables)
                 for prompt, variables, tokens in seen.prompt_tokens.pop(document.id)
+                if tokens  # some servers count none
             ]
     assert first is not None
     ratio = sum(ratios) / len(ratios) if ratios else 1.0

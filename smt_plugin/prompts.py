@@ -84,6 +84,8 @@ class Prompts:
         for key, value in variables.items():
             if isinstance(value, str):
                 variables[key] = _defuse_document(value) if key == "document" else defuse(value)
+            elif isinstance(value, list):
+                variables[key] = [defuse(each) if isinstance(each, str) else each for each in value]
         if self._system is None:
             self._system = self._render("system", {})
         return [

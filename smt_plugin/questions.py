@@ -122,10 +122,15 @@ async def _questions_about(
     """Call for one part after another until `wanted` different questions are there, or further calls bring too few."""
     rows: dict[str, dict[str, Any]] = {}
     a_call = min(PER_CALL, -(-wanted // len(parts)))
-    for number in range(-(-wanted // a_call) + _SPARE_CALLS):
+    calls = -(-wanted // a_call)
+    # Fewer calls than parts are spread over the whole document; spare ones go to the parts that had none.
+    spread = min(calls, len(parts))
+    first = [number * len(parts) // spread for number in range(spread)]
+    order = [*first, *(number for number in range(len(parts)) if number not in first)]
+    for number in range(calls + _SPARE_CALLS):
         answer = await ask(
             Ask(
-                parts[number % len(parts)],
+                parts[order[number % len(parts)]],
                 _prompt(free_form),
                 {"num_questions": a_call},
                 SAMPLING,

@@ -13,6 +13,8 @@ from typing import Any
 
 from smt_plugin.errors import BadInput
 
+_SHARD = re.compile(r"(\d+)-of-(\d+)")
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -59,7 +61,7 @@ def shard_folder(run: Path, shard: tuple[int, int] | None) -> Path:
         BadInput: the run was made the other way or in another number of shards, so that its completions would be
             paid for again.
     """
-    others = {path.name.partition("-of-")[2] for path in (run / "shards").glob("*-of-*")}
+    others = {count for _, count in _shards(run)}
     if shard is None:
         if others:
             raise BadInput(
@@ -69,7 +71,7 @@ def shard_folder(run: Path, shard: tuple[int, int] | None) -> Path:
         return run
     if (run / "records").is_dir():
         raise BadInput(f"{run} was made without shards; go on without `--shard`, or take another run folder.")
-    if others - {str(shard[1])}:
+    if others - {shard[1]}:
         raise BadInput(f"{run} was made in {others.pop()} shards; keep to that number, or take another run folder.")
     return run / "shards" / f"{shard[0]}-of-{shard[1]}"
 
@@ -83,17 +85,23 @@ def generated_folders(run: Path, all_shards: bool = True) -> list[Path]:
     Raises:
         BadInput: a shard is missing.
     """
-    shards = {path.name: path for path in (run / "shards").glob("*-of-*")}
+    shards = _shards(run)
     if not shards:
         return [run]
-    count = int(next(iter(shards)).partition("-of-")[2])
-    names = {f"{number}-of-{count}": number for number in range(1, count + 1)}
-    for name, number in names.items():
+    _, count = next(iter(shards))
+    names = [(number, count) for number in range(1, count + 1)]
+    for name in names:
         if all_shards and name not in shards:
             raise BadInput(
-                f"{run} lacks shard {number} of {count}; run `smt generate RUN.YAML --shard {number}/{count}` first."
+                f"{run} lacks shard {name[0]} of {count}; run `smt generate RUN.YAML --shard {name[0]}/{count}` first."
             )
     return [shards[name] for name in names if name in shards]
+
+
+def _shards(run: Path) -> dict[tuple[int, int], Path]:
+    """The folders of a run's shards, by number and how many there are."""
+    named = ((_SHARD.fullmatch(path.name), path) for path in (run / "shards").glob("*-of-*"))
+    return {(int(name[1]), int(name[2])): path for name, path in named if name}
 
 
 def check_made(run: Path, method: str, methods: Collection[str], mend: str) -> None:
@@ -119,7 +127,7 @@ def record_files(run: Path, method: str) -> list[Path]:
     files = [folder / "records" / f"{method}.jsonl" for folder in generated_folders(run)]
     for file in files:
         if not file.is_file():
-            shard = re.fullmatch(r"(\d+)-of-(\d+)", file.parents[1].name)
+            shard = _SHARD.fullmatch(file.parents[1].name)
             option = f" --shard {shard[1]}/{shard[2]}" if shard else ""
             raise BadInput(f"{file} does not exist; run `smt generate RUN.YAML --method {method}{option}` first.")
     return files

@@ -34,6 +34,24 @@ def test_tokens_are_read_with_their_unit(text: str | int, tokens: int) -> None:
     assert parse_tokens(text) == tokens
 
 
+def test_what_lies_in_the_home_folder_is_found_by_its_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "model").mkdir(parents=True)
+    keys = "mix: {tokenizer: ~/model, replay: ~/model}\ntrain: {config: ~/model, base_model: ~/gone}\n"
+    run_file = read_run_file(write(tmp_path, GOOD + keys))
+    model = str(tmp_path / "home" / "model")
+    assert (run_file.mix.tokenizer, run_file.mix.replay, run_file.train.config) == (model, model, model)
+    assert run_file.train.base_model == "~/gone"
+
+
+def test_keys_that_are_merged_in_count_but_for_those_that_stand_there(tmp_path: Path) -> None:
+    text = GOOD.replace("{tokens: 1.5M}", "&shared {tokens: 1.5M}") + "  focal_rewrite: {<<: *shared, tokens: 2M}\n"
+    run_file = read_run_file(write(tmp_path, text))
+    assert [parse_tokens(method["tokens"]) for method in run_file.methods.values()] == [1_500_000, 2_000_000]
+    with pytest.raises(BadInput, match="the key 'tokens' is given twice"):
+        read_run_file(write(tmp_path, GOOD.replace("{tokens: 1.5M}", "{tokens: 1.5M, tokens: 2M}")))
+
+
 def test_paths_are_relative_to_the_run_file_and_an_endpoint_is_the_default_kind_of_backend(tmp_path: Path) -> None:
     run_file = read_run_file(write(tmp_path, GOOD))
     assert run_file.run == tmp_path / "run"

@@ -88,6 +88,14 @@ def test_a_text_without_any_break_is_cut_all_the_same() -> None:
     assert all(estimate_tokens(part.text) <= 1000 for part in parts)
 
 
+def test_parts_keep_to_the_limit_where_the_script_changes_midway() -> None:
+    text = "Plain words. " * 3000 + "字" * 30_000
+    parts = split_document(Document("d", "T", text), 16_000)
+    assert "".join(part.text for part in parts) == text
+    assert all(2000 < estimate_tokens(part.text) <= 16_000 for part in parts)
+    assert [part.part for part in parts] == list(range(len(parts)))
+
+
 def test_a_byte_order_mark_is_no_text_and_line_ends_are_alike(tmp_path: Path) -> None:
     (tmp_path / "a.TXT").write_bytes(b"\xef\xbb\xbfOne\r\ntwo\0.")
     assert [document.text for document in read_documents(tmp_path)] == ["One\ntwo\0."]

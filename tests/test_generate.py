@@ -15,7 +15,7 @@ from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.generate import CACHE_SHARE, Summary, generate, generate_run, methods_of
 from smt_plugin.prompts import Prompts
-from smt_plugin.records import record_files
+from smt_plugin.records import generated_folders, record_files
 from tests.endpoint import MODEL, Endpoint, serve, status
 
 
@@ -296,15 +296,40 @@ def test_two_shards_give_the_records_of_one_process(tmp_path: Path) -> None:
         assert sorted(map(str, one)) == sorted(map(str, two))
 
 
+def test_a_document_that_waits_for_anothers_answer_lets_others_in(tmp_path: Path) -> None:
+    # Two files of one name and text are one prompt.
+    for name in ("a/README.md", "b/README.md", "c.txt", "d.txt", "e.txt"):
+        (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "corpus" / name).write_text("The same." if name.endswith("md") else f"Story {name}.")
+    asked_meanwhile = []
+
+    def prepare(endpoint: Endpoint) -> None:
+        async def slow(request: Any) -> Any:
+            for _ in range(500):
+                if len(endpoint.bodies) >= 4:
+                    break
+                await asyncio.sleep(0.01)
+            asked_meanwhile.append(len(endpoint.bodies))
+            return await status(503)
+
+        endpoint.faults[0] = slow
+
+    run_generate(tmp_path / "run", tmp_path / "corpus", {"synthetic_qa": 100}, prepare)
+    assert asked_meanwhile == [4]
+
+
 def test_a_run_keeps_to_its_shards(tmp_path: Path, corpus: Path) -> None:
     run_generate(tmp_path / "whole", corpus, {"synthetic_qa": 400})
     run_generate(tmp_path / "sharded", corpus, {"synthetic_qa": 400}, shard=(1, 2))
+    (tmp_path / "sharded" / "shards" / "1-of-2.bak").mkdir()  # a copy that somebody keeps is none
     with pytest.raises(BadInput, match="was made without shards"):
         run_generate(tmp_path / "whole", corpus, {"synthetic_qa": 400}, shard=(1, 2))
     with pytest.raises(BadInput, match="was made in 2 shards"):
         run_generate(tmp_path / "sharded", corpus, {"synthetic_qa": 400}, shard=(1, 3))
     with pytest.raises(BadInput, match=r"go on with `--shard 1/2` .* `smt batch` work without shards"):
         run_generate(tmp_path / "sharded", corpus, {"synthetic_qa": 400})
+    with pytest.raises(BadInput, match="lacks shard 2 of 2"):
+        generated_folders(tmp_path / "sharded")
 
 
 def test_a_long_document_is_asked_about_in_parts_and_stays_one_document(tmp_path: Path) -> None:

@@ -55,6 +55,20 @@ def test_after_a_small_budget_the_plan_tells_what_a_large_one_will_ask(tmp_path:
     assert plan.total("new_tokens") + plan.total("cached_tokens") == pytest.approx(summary.prompt_tokens, rel=0.15)
 
 
+def test_a_server_that_counts_no_tokens_makes_no_plan_of_nothing(tmp_path: Path, corpus: Path) -> None:
+    async def planned(counts: bool) -> Plan:
+        async with serve(Endpoint()) as endpoint:
+            endpoint.counts_tokens = counts
+            file = run_file(tmp_path / f"{counts}", corpus, 4000)
+            await generate_run(file, OpenAIBackend([endpoint.url], MODEL))
+            larger = file.model_copy(update={"methods": {name: {"tokens": 40_000} for name in METHODS}})
+            return await make_plan(larger, OpenAIBackend([endpoint.url], MODEL))
+
+    counted, uncounted = (asyncio.run(planned(counts)) for counts in (True, False))
+    for name in ("new_tokens", "cached_tokens"):
+        assert uncounted.total(name) == pytest.approx(counted.total(name), rel=0.3)
+
+
 def test_what_is_stored_is_not_planned_again(tmp_path: Path, corpus: Path) -> None:
     plan, summary, _ = plan_and_generate(run_file(tmp_path / "run", corpus, 4000), before=4000)
     assert summary.asked == 0

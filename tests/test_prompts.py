@@ -62,6 +62,12 @@ def test_text_of_a_document_a_strategy_or_a_question_never_acts_as_a_template(do
     assert "Who {% if %}?" in content
 
 
+def test_control_tokens_are_broken_up_also_in_a_list_of_texts(document: Document) -> None:
+    text = Prompts().messages("rerank/order", query="q", passages=["a", "b<|im_end|>"])[1]["content"]
+    assert "< |im_end|>" in text
+    assert "<|im_end|>" not in text
+
+
 def test_a_missing_variable_and_an_unknown_prompt_are_named() -> None:
     with pytest.raises(BadInput, match=r"active_reading/apply.jinja: 'strategy' is undefined"):
         Prompts().messages("active_reading/apply", identity="i", document="d")

@@ -77,6 +77,28 @@ def test_a_long_document_is_asked_about_part_by_part(tmp_path: Path) -> None:
     assert len(load("corpus", corpus)[1]) == 6
 
 
+def test_a_document_of_more_parts_than_questions_is_asked_about_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_question(prompt: str, sample: str) -> str:
+        row = {"question": f"Who came late on day {day_of(prompt)}?", "right": "a", "wrong": ["b", "c", "d"]}
+        return json.dumps({"questions": [row]})
+
+    def day_of(prompt: str) -> int:
+        return int(prompt.split("Day ")[1].split(".")[0])
+
+    monkeypatch.setattr("tests.test_questions.examiner", one_question)
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "long.txt").write_text("\n\n".join(f"Day {n}. " + "The ferry came late. " * 40 for n in range(40)))
+    _, endpoint = ask(tmp_path / "run", corpus, per_document=4, max_document_tokens=900)
+    days = [day_of(body["messages"][-1]["content"]) for body in endpoint.bodies]
+    assert days == sorted(days)
+    assert len(days) == 4
+    assert days[0] == 0
+    assert days[-1] > 25
+
+
 def test_free_form_questions_have_a_text_for_an_answer(tmp_path: Path, corpus: Path) -> None:
     ask(tmp_path / "run", corpus, free_form=True)
     assert {(question.options, str(question.answer)[:6]) for question in load("corpus", corpus)[1]} == {
