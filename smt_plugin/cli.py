@@ -591,8 +591,8 @@ def report(run_file: Path) -> None:
     """Print the table of all arms, and write report.html with the table and a plot."""
     from rich.console import Console
 
-    from smt_plugin.evaluate import outdated
-    from smt_plugin.report import arm_results, retention_table, run_facts, tables, write_report
+    from smt_plugin.evaluate import arms_of, outdated
+    from smt_plugin.report import arm_results, doubts, retention_table, run_facts, tables, verdicts, write_report
     from smt_plugin.retention import retention_results
     from smt_plugin.training_data import trainings_of
 
@@ -605,15 +605,23 @@ def report(run_file: Path) -> None:
     old: list[str] = []
     with suppress(BadInput):
         old = outdated(_arm_commands(settings, section, check=False)[0])
+    # Answers of a model that was trained on another mix.
+    there = {result.arm for result in results if result.accuracy is not None}
+    arms = arms_of(section.arms, trainings).items()
+    old += [arm for arm, training in arms if arm in there and training is not None and training.is_stale()]
     if old:
         facts["not up to date"] = (
-            f"{', '.join(old)}: settings, model, data or tasks have changed since; `smt evaluate` runs them again"
+            f"{', '.join(old)}: settings, model, mix, data or tasks have changed since; `smt evaluate` runs them again"
         )
         click.echo(f"not up to date: {facts['not up to date']}", err=True)
     path = write_report(settings.run, results, facts, changes, old)
     console = Console(width=max(shutil.get_terminal_size().columns, 80))
     for shown in [*tables(results), *([retention_table(changes)] if changes else [])]:
         console.print(shown, "")
+    for sentence in verdicts(results):
+        click.echo(sentence)
+    for sentence in doubts(results, settings.run):
+        click.echo(f"warning: {sentence}", err=True)
     click.echo(f"report: {path}")
     missing = [result.arm for result in results if result.accuracy is None]
     if missing:

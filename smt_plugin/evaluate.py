@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,7 @@ def _check_answers(arm: ArmCommand) -> None:
 
 def _count_tokens(arm: ArmCommand) -> dict[str, int] | None:
     """Count `questions` and `samples` of an arm, and by the model's tokenizer the tokens of all `prompts` (each once,
-    however many samples) and of all `answers`.
+    however many samples) and of all `answers`; and the prompts `cut`, since the model's context is too short for them.
 
     None where the model is a server's, and --model_args names no `tokenizer` for it.
     """
@@ -271,13 +272,20 @@ def _count_tokens(arm: ArmCommand) -> dict[str, int] | None:
     if name is None:
         return None
     try:
-        tokenizer = require("transformers", "eval").AutoTokenizer.from_pretrained(name)
+        transformers = require("transformers", "eval")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError):
         return None
-    counts = {"questions": 0, "samples": 0, "prompts": 0, "answers": 0}
+    context = arguments.get("max_length") or arguments.get("max_model_len")
+    if context is None and local:
+        with suppress(OSError, ValueError, KeyError):
+            text_config = transformers.AutoConfig.from_pretrained(name).get_text_config()
+            context = getattr(text_config, "max_position_embeddings", None)
+    counts = {"questions": 0, "samples": 0, "prompts": 0, "answers": 0, "cut": 0}
     for path in samples_files(arm.folder):
         for _, sample in read_jsonl(path):
-            prompt = next(iter(sample["arguments"].values()))["arg_0"]
+            asked = next(iter(sample["arguments"].values()))
+            prompt, options = asked["arg_0"], asked.get("arg_1")
             texts = [text for texts in sample["resps"] for text in texts if isinstance(text, str)]
             # The prompt is in the chat template already.
             lengths = [len(ids) for ids in tokenizer([prompt, *texts], add_special_tokens=False)["input_ids"]]
@@ -285,6 +293,9 @@ def _count_tokens(arm: ArmCommand) -> dict[str, int] | None:
             counts["samples"] += len(texts)
             counts["prompts"] += lengths[0]
             counts["answers"] += sum(lengths[1:])
+            # lm-eval leaves room for the longest answer, and cuts the prompt's beginning off.
+            room = options.get("max_gen_toks", 0) if isinstance(options, dict) else 0
+            counts["cut"] += context is not None and lengths[0] + room > int(context)
     return counts
 
 

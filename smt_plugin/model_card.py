@@ -46,9 +46,10 @@ def write_card(training: Training) -> Path:
     manifest_path = training.mix / MANIFEST_FILE
     if not manifest_path.is_file():
         raise BadInput(f"{manifest_path} does not exist, so what {folder} was trained on is not known.")
-    for newer in (manifest_path, training.config):
-        if newer.is_file() and newer.stat().st_mtime > trained_at:
-            raise BadInput(f"{newer} is newer than the model in {folder}; train again, or put the older one back.")
+    if training.config.is_file() and training.config.stat().st_mtime > trained_at:
+        raise BadInput(
+            f"{training.config} is newer than the model in {folder}; train again, or put the older one back."
+        )
     path = folder / "README.md"
     if path.is_file() and not _may_replace(path.read_text(encoding="utf-8")):
         raise BadInput(f"{path} was edited; move it away first.")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFERENCE = "base_rag"
+# Our choice: where half the answers cannot be read, the number is about their form.
+_MANY_UNPARSED = 0.5
 ARM_NAMES = {
     "base": "base, closed-book",
     "base_rag": "base + RAG",
@@ -69,6 +71,7 @@ class ArmResult:
         n: samples a question.
         prompt_tokens: mean of a question's prompt, in the model's tokens.
         answer_tokens: mean of a sampled answer.
+        cut: how many prompts lost their beginning, since they did not fit into the model's context.
         seconds: of the whole lm_eval run, loading included.
         mix_tokens: of the mix that a trained arm of one of several budgets was trained on.
     """
@@ -81,6 +84,7 @@ class ArmResult:
     n: int | None = None
     prompt_tokens: float | None = None
     answer_tokens: float | None = None
+    cut: int = 0
     seconds: float | None = None
     mix_tokens: int | None = None
 
@@ -155,10 +159,11 @@ def _arm_result(
         if {row["question_id"] for row in rows} != set(reference):
             raise BadInput(f"the arms {arm} and {REFERENCE} answered different questions; run `smt evaluate` anew.")
         difference = estimate([row["acc"] - reference[row["question_id"]]["acc"] for row in rows], doc_ids)
-    prompt_tokens = answer_tokens = None
+    prompt_tokens, answer_tokens, cut = None, None, 0
     if (tokens := read_tokens(folder)) and tokens["questions"]:
         prompt_tokens = tokens["prompts"] / tokens["questions"]
         answer_tokens = tokens["answers"] / tokens["samples"]
+        cut = tokens.get("cut", 0)
     return ArmResult(
         arm,
         accuracy=estimate([row["acc"] for row in rows], doc_ids),
@@ -168,6 +173,7 @@ def _arm_result(
         n=max(row["n"] for row in rows),
         prompt_tokens=prompt_tokens,
         answer_tokens=answer_tokens,
+        cut=cut,
         seconds=read_seconds(folder),
     )
 
@@ -178,6 +184,38 @@ def _estimate_without(rows: list[dict[str, Any]], leaked: set[str]) -> Estimate 
     if len(kept) == len(rows) or len({row["doc_id"] for row in kept}) < 2:
         return None
     return estimate([row["acc"] for row in kept], [row["doc_id"] for row in kept])
+
+
+def verdicts(results: list[ArmResult]) -> list[str]:
+    """Answer for each trained arm whether training beat retrieval, by the paired interval."""
+    sentences = []
+    for result in results:
+        difference = result.difference
+        if difference is None or not ARMS[split_arm(result.arm)[0]][0]:
+            continue
+        answer = "Yes" if difference.low > 0 else "No" if difference.high < 0 else "Not shown"
+        place = f"{abs(difference.mean) * 100:.1f} points {'above' if difference.mean > 0 else 'below'}"
+        interval = f"{difference.low * 100:+.1f} to {difference.high * 100:+.1f}"
+        sentences.append(f"{answer}: {_arm_name(result.arm)}, is {place} base + RAG (95 % interval {interval}).")
+    return sentences
+
+
+def doubts(results: list[ArmResult], run: Path) -> list[str]:
+    """Name what makes an arm's number say less than it seems to: prompts that were cut, answers without an option."""
+    sentences = []
+    for result in results:
+        if result.cut:
+            questions = result.accuracy.questions if result.accuracy else 0
+            sentences.append(
+                f"{_arm_name(result.arm)}: {result.cut:,} of {questions:,} prompts were longer than the model's "
+                "context and lost their beginning; give a model of a longer context, or leave the arm out"
+            )
+        if result.unparsed is not None and result.unparsed >= _MANY_UNPARSED:
+            sentences.append(
+                f"{_arm_name(result.arm)}: {result.unparsed:.0%} of the answers state none of the options, and count "
+                f"as wrong; read some in {run / 'results' / result.arm}"
+            )
+    return sentences
 
 
 def tables(results: list[ArmResult]) -> "list[Table]":
@@ -311,6 +349,8 @@ def write_report(
         facts=facts,
         columns=COLUMNS,
         rows=rows,
+        verdicts=verdicts(results),
+        doubts=doubts(results, run),
         plot=plot(results),
         scaling=scaling_plot(results),
         methods=methods,

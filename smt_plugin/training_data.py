@@ -185,12 +185,14 @@ def write_axolotl_config(
     values["dataset_prepared_path"] = str(folder / "prepared" / manifest["content_hash"][:16])
     values["output_dir"] = str(training.output)
     path = training.config
-    path.write_text(
+    text = (
         f"# Written by `smt mix` from the config {config}; a new mix writes it anew.\n"
         f"# Run: axolotl train {shlex.quote(str(path))}\n"
-        + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110),
-        encoding="utf-8",
+        + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
     )
+    # Its date tells whether the model was trained by it.
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -269,7 +271,24 @@ class Training:
             return f"there is no trained model in {self.output}; run: axolotl train {config}"
         if self.model != self.output and adapter and min(weights) < max(adapter):
             return f"{self.model} was merged before the adapter was last trained; run: axolotl merge-lora {config}"
+        if self.is_stale():
+            return f"the model in {self.output} was trained before the mix in {self.mix}; run: axolotl train {config}"
         return None
+
+    def is_stale(self) -> bool:
+        """Whether the model that is there was trained on another mix than the one that is there.
+
+        It is younger than its mix; or a card in its folder, axolotl's or `smt card`'s, names the mix's content.
+        """
+        manifest = self.mix / MANIFEST_FILE
+        weights = [*self.output.glob("adapter_model.safetensors")] or [*self.model.glob("*.safetensors")]
+        if not manifest.is_file() or not weights:
+            return False
+        if manifest.stat().st_mtime <= max(path.stat().st_mtime for path in weights):
+            return False
+        content = read_manifest(manifest)["content_hash"][:16]
+        cards = (folder / "README.md" for folder in {self.output, self.model})
+        return not any(content in card.read_text(encoding="utf-8") for card in cards if card.is_file())
 
 
 def trainings_of(run_folder: Path, budgets: Iterable[int]) -> list[Training]:

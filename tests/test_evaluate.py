@@ -13,11 +13,11 @@ import pytest
 
 from smt_plugin.config import EvaluateSection, JudgeSection
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluate import ArmCommand, arm_commands, evaluate, outdated, read_arm, read_tokens
+from smt_plugin.evaluate import ArmCommand, _count_tokens, arm_commands, evaluate, outdated, read_arm, read_tokens
 from tests.endpoint import MODEL, serve_in_thread, status
 from tests.processes import wait_for
 from tests.quality_data import write_own
-from tests.tiny_llama import MICROWORLD_LIKE, make_tokenizer
+from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
 
 
 def command(tmp_path: Path, **settings: Any) -> ArmCommand:
@@ -92,7 +92,7 @@ def test_tokens_of_prompts_and_answers_are_counted_by_the_models_own_tokenizer(t
     arm.command[-1] = f"pretrained={folder}"
     evaluate([arm], lambda text: None)
     # One token a byte.
-    assert read_tokens(arm.folder) == {"questions": 2, "samples": 4, "prompts": 8, "answers": 13}
+    assert read_tokens(arm.folder) == {"questions": 2, "samples": 4, "prompts": 8, "answers": 13, "cut": 0}
     server = answering(tmp_path / "server", [["an", "answer"]])
     evaluate([server], lambda text: None)
     assert read_tokens(server.folder) is None
@@ -166,6 +166,22 @@ def test_an_arm_is_outdated_when_the_environment_names_other_data(
     assert outdated([arm]) == []
     monkeypatch.setenv("SMT_QUALITY_DIR", str(tmp_path / "other"))
     assert outdated([arm]) == ["base"]
+
+
+def test_prompts_that_the_models_context_cuts_are_counted(tmp_path: Path) -> None:
+    model = make_model(make_tokenizer(tmp_path / "model", MICROWORLD_LIKE))
+    context = json.loads((model / "config.json").read_text())["max_position_embeddings"]
+    rows = [
+        {"arguments": {"gen_args_0": {"arg_0": "a " * words, "arg_1": {"max_gen_toks": 64}}}, "resps": [["b"]]}
+        for words in (10, context, 2 * context)
+    ]
+    (tmp_path / "samples_x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["lm_eval", "--model", "hf", "--model_args", f"pretrained={model}"]
+    counts = _count_tokens(ArmCommand("base", command, tmp_path))
+    assert counts is not None
+    assert (counts["questions"], counts["cut"]) == (3, 2)
+    longer = [*command[:-1], f"{command[-1]},max_length={100 * context}"]
+    assert (_count_tokens(ArmCommand("base", longer, tmp_path)) or {})["cut"] == 0
 
 
 def test_an_arm_of_another_model_or_setting_is_outdated_and_a_models_card_or_log_changes_nothing(

@@ -105,9 +105,13 @@ def test_the_data_of_a_lora_model_are_those_its_adapter_was_trained_on(run: Path
     (run / "model/adapter_model.safetensors").touch()
     os.utime(run / "model/adapter_model.safetensors", (2000, 2000))
     assert "(a LoRA adapter, merged) on 1970-01-01" in write_card(Training(run)).read_text()
-    # Mixed anew after the training, then merged.
+    # The same mix, written anew.
     os.utime(run / "mix/manifest.json", (3000, 3000))
-    with pytest.raises(BadInput, match=r"manifest\.json is newer than the model"):
+    write_card(Training(run))
+    # Another one after the training, then merged.
+    content = json.loads((run / "mix/manifest.json").read_text())["content_hash"]
+    (run / "mix/manifest.json").write_text((run / "mix/manifest.json").read_text().replace(content, "0" * 64))
+    with pytest.raises(BadInput, match=r"was trained before the mix in .*mix; run: axolotl train"):
         write_card(Training(run))
 
 
@@ -175,7 +179,7 @@ def test_no_card_is_written_without_a_model_or_for_a_newer_mix(run: Path) -> Non
     with pytest.raises(BadInput, match=r"axolotl\.yaml is newer than the model"):
         write_card(Training(run))
     later(run / "mix/manifest.json")
-    with pytest.raises(BadInput, match=r"manifest\.json is newer than the model"):
+    with pytest.raises(BadInput, match=r"was trained before the mix in .*mix; run: axolotl train"):
         write_card(Training(run))
     for file in (run / "model").glob("*.safetensors"):
         file.unlink()

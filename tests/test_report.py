@@ -10,7 +10,7 @@ from smt_plugin.benchmarks import Question
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.leaks import find_leaks
-from smt_plugin.report import COLUMNS, arm_results, leaks_text, rows_of, tables, write_report
+from smt_plugin.report import COLUMNS, arm_results, doubts, leaks_text, rows_of, tables, verdicts, write_report
 from tests.test_leaks import pair, write_records
 
 ARMS = ["base", "base_rag", "trained"]
@@ -49,6 +49,33 @@ def test_the_table_has_means_intervals_counts_and_paired_differences(tmp_path: P
     assert trained.difference.mean == pytest.approx(0.125)
     assert trained.difference.low < 0 < trained.difference.high
     assert rows_of([trained])[0][3] == "6 (3)"
+
+
+def test_the_question_of_the_report_is_answered_by_the_paired_interval(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base_rag", [0.5, 0.5, 0.25, 0.5, 0.5, 0.5])
+    for arm, less in (("base", 0.0), ("trained", -0.25), ("trained_rag", 0.5)):
+        finish_arm(tmp_path, arm, [0.5 + less, 0.5 + less, 0.25 + less, 0.5 + less, 0.5 + less, 0.25 + less])
+    finish_arm(tmp_path, "trained_full", [0.0, 1.0, 0.25, 0.5, 1.0, 0.5])
+    results = arm_results(tmp_path, [*ARMS, "trained_rag", "trained_full"])
+    closed, rag, full = verdicts(results)
+    assert closed.startswith("No: trained, closed-book, is 29.2 points below base + RAG (95 % interval -")
+    assert rag.startswith("Yes: trained + RAG, is 45.8 points above base + RAG (95 % interval +")
+    assert full.startswith("Not shown: trained + full document, is 8.3 points above base + RAG (95 % interval -")
+    html = write_report(tmp_path, results, {}).read_text()
+    assert all(sentence.split(" (")[0] in html for sentence in (closed, rag, full))
+
+
+def test_cut_prompts_and_answers_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base_rag", [0.5, 0.5, 0.25, 0.5])
+    results = arm_results(tmp_path, ["base_rag"])
+    assert doubts(results, tmp_path) == []
+    tokens = {"questions": 4, "samples": 16, "prompts": 400, "answers": 160, "cut": 3}
+    (tmp_path / "results/base_rag/arm.json").write_text(json.dumps({"tokens": tokens}))
+    (result,) = arm_results(tmp_path, ["base_rag"])
+    cut, unparsed = doubts([replace(result, unparsed=0.75)], tmp_path)
+    assert cut.startswith("base + RAG: 3 of 4 prompts were longer than the model's context and lost their beginning")
+    assert unparsed.startswith("base + RAG: 75% of the answers state none of the options")
+    assert cut.split("'")[0] in write_report(tmp_path, [result], {}).read_text()
 
 
 def test_an_arm_that_was_not_run_or_not_finished_is_missing_and_never_0(tmp_path: Path) -> None:
