@@ -163,7 +163,10 @@ def _own_corpus(path: Path) -> tuple[list[Document], list[Question]]:
     """What `corpus:` of a run file names, a folder or a file, with `questions.jsonl` in it or beside it."""
     questions = questions_file(path)
     if not questions.is_file():
-        raise BadInput(f"{questions} does not exist; put {_wanted('corpus')} there.")
+        raise BadInput(
+            f"{questions} does not exist; put {_wanted('corpus')} there, or have it made by `smt questions RUN.YAML`, "
+            "in a run that holds no records yet."
+        )
     frozen = _check_frozen(questions)
     documents = list(read_documents(path))
     if frozen and frozen["documents_sha256"] != documents_hash(documents):

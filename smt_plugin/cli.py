@@ -112,6 +112,8 @@ class _Commands(click.Group):
 Examples:
   smt quickstart                    the whole loop on an invented archive, no GPU needed
   smt init documents/               write smt.yaml for your own documents
+  smt questions smt.yaml            an evaluation set, if you have none: before generation
+  smt plan smt.yaml                 calls, tokens and money
   smt generate smt.yaml             questions, answers and rewrites from your model
   smt mix smt.yaml                  training files and a ready axolotl.yaml
   axolotl train run/axolotl.yaml
@@ -142,7 +144,7 @@ def quickstart(folder: Path) -> None:
 def init(corpus: Path, output: Path) -> None:
     """Check a corpus and write a commented run file for it."""
     from smt_plugin.config import example_run_file
-    from smt_plugin.corpus import estimate_tokens, read_documents
+    from smt_plugin.corpus import estimate_tokens, other_files, read_documents
 
     if output.exists():
         raise BadInput(f"{output} is there already; remove it or give another --output.")
@@ -157,9 +159,13 @@ def init(corpus: Path, output: Path) -> None:
     except OSError as error:
         raise BadInput(f"{output} cannot be written ({error.strerror}); give another --output.") from None
     click.echo(f"{documents:,} documents, {characters:,} characters (about {tokens:,.0f} tokens)")
-    click.echo(
-        f"wrote {output}; set the endpoint and the budgets in it, then run: smt generate {shlex.quote(str(output))}"
-    )
+    if others := other_files(corpus):
+        named = ", ".join(f"{count:,} {ending}" for ending, count in others.most_common(5))
+        click.echo(f"left out, since only .txt and .md are read: {named}", err=True)
+    name = shlex.quote(str(output))
+    click.echo(f"wrote {output}; set the endpoint and the budgets in it, then run:")
+    click.echo(f"  smt questions {name}   (before all else, unless you have questions to evaluate with)")
+    click.echo(f"  smt plan {name} && smt generate {name}")
 
 
 @cli.command(epilog="\b\nExample:\n  smt benchmark longhealth --data LongHealth/data --output corpus/")
@@ -373,14 +379,15 @@ def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
 @cli.command(epilog="\b\nExample:\n  smt show smt.yaml --method focal_rewrite --count 2")
 @RUN_FILE
 @click.option("--method", required=True, help="method of the run file")
+@click.option("--full", is_flag=True, help="show the documents inside the prompts, too")
 @click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="records to show")
 @click.option("--seed", type=int, help="show the same records each time")
-def show(run_file: Path, method: str, count: int, seed: int | None) -> None:
+def show(run_file: Path, method: str, full: bool, count: int, seed: int | None) -> None:
     """Look at random records of a method, with the prompts they came from."""
     from smt_plugin.config import read_run_file
     from smt_plugin.show import show_records
 
-    for text in show_records(read_run_file(run_file), method, count, seed):
+    for text in show_records(read_run_file(run_file), method, count, seed, full):
         click.echo(text)
 
 
@@ -427,6 +434,8 @@ def mix(run_file: Path, drop_leaks: bool) -> None:
                 f"{source['share']:.1%} of {whole}"
             )
             ran_dry = ran_dry or source["ran_dry"]
+        if manifest["limited_by"] is not None and len(manifest["sources"]) > 1:
+            click.echo(f"without a budget the mix ends where {manifest['limited_by']} does")
         for warning in manifest["warnings"]:
             click.echo(f"warning: {warning}", err=True)
         click.echo(f"wrote {path}; train with: axolotl train {shlex.quote(str(path))}")

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -119,6 +120,14 @@ def read_documents(path: Path) -> Iterator[Document]:
         yield document
     if not seen:
         raise BadInput(f"corpus {path} holds no documents; put .txt or .md files or a documents.jsonl there.")
+
+
+def other_files(path: Path) -> Counter[str]:
+    """Count the files of a corpus folder that are no documents, by the ending of their names; hidden ones are none."""
+    if not path.is_dir() or (path / "documents.jsonl").is_file():
+        return Counter()
+    files = (file for file in path.rglob("[!.]*") if file.is_file() and file.suffix.lower() not in TEXT_SUFFIXES)
+    return Counter(file.suffix.lower() or file.name for file in files if file.name != "questions.jsonl")
 
 
 def _from_folder(folder: Path) -> Iterator[Document]:

@@ -129,7 +129,7 @@ class Summary:
                 f"{self.cache.capacity:,} tokens fit in"
             )
         if self.failures:
-            lines.append("without a usable answer, by reason:")
+            lines.append("replies that could not be used, by reason; the counts above are without them:")
             lines += [
                 f"{number:>8,} x {reason}"
                 for reason, number in sorted(self.failures.items(), key=lambda pair: -pair[1])[:10]

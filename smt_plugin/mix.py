@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from smt_plugin import __version__
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, require
 from smt_plugin.jsonl import read_json, write_json, write_jsonl
 from smt_plugin.mix_lines import record_lines, replay_lines, source_files
 from smt_plugin.mix_source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, TOLERANCE, Choice, Scratch, Source
@@ -181,6 +181,7 @@ def _many_rows() -> Iterator[None]:
 def _mix(
     run_folder: Path, settings: MixSettings, drop: Mapping[str, str], folder: Path, scratch: Path, files: ExitStack
 ) -> list[tuple[Path, dict[str, Any]]]:
+    require("numpy", "train")
     from smt_plugin.duplicates import NearDuplicates
 
     ruler = Ruler(settings.tokenizer, settings.sequence_len)

@@ -8,6 +8,7 @@ from dataclasses import fields
 from smt_plugin.backends import Request
 from smt_plugin.completions import CompletionStore, completion_key
 from smt_plugin.config import RunFile
+from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.generate import MAX_ATTEMPTS
@@ -15,12 +16,18 @@ from smt_plugin.jsonl import read_jsonl
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, check_made, record_files
 
+_SHORT = 1000  # characters of a document that are shown in any case
 # A text must not steer the terminal.
 _CONTROL = {code: "�" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
-def show_records(run_file: RunFile, method: str, count: int, seed: int | None = None) -> Iterator[str]:
+def show_records(
+    run_file: RunFile, method: str, count: int, seed: int | None = None, full: bool = False
+) -> Iterator[str]:
     """Yield `count` random records of a method as text: provenance, the prompt's user message, the record.
+
+    Args:
+        full: show the document in the prompt, too; else its length stands in its place, unless it is short.
 
     Raises:
         BadInput: the method has no records, or its corpus has changed since.
@@ -58,11 +65,14 @@ def show_records(run_file: RunFile, method: str, count: int, seed: int | None = 
         request = Request(messages, completion.sampling, sample, None, "")
         same = completion_key(request, completion.model) == completion.key
         changed = "" if same else " (it or its document has changed since the record was made)"
+        prompt, text = messages[-1]["content"], defuse(document.text.strip())
+        if not full and len(text) > _SHORT:
+            prompt = prompt.replace(text, f"[the document, {len(text):,} characters; --full shows it]")
         body = record["text"] or "\n\n".join(f"{m['role']}: {m['content']}" for m in record["messages"])
         part = f", part {record['part'] + 1}" if (record["doc_id"], 1) in documents else ""
         yield (
             f"=== {method}, document {record['doc_id']}{part}, round {record['round']}, {record['tokens']} tokens, "
             f"{record['model']}, {record['sampling']}\n"
-            f"--- prompt {record['prompt']}{changed}\n{messages[-1]['content']}\n"
+            f"--- prompt {record['prompt']}{changed}\n{prompt}\n"
             f"--- record {record['id']}\n{body}\n"
         ).translate(_CONTROL)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ from smt_plugin.training_data import (
 MIN_STEPS = 10
 # An H100's dense bf16 FLOP/s, and the part of it that a good training reaches.
 PEAK_FLOPS, UTILIZATION = 989e12, 0.4
+_INSTALL = "where you train: pip install 'axolotl[flash-attn,deepspeed]>=0.19,<0.20'"
 
 _BATCH = 512
 # Keys with which axolotl takes only a part of a file, or of all of them.
@@ -97,9 +99,11 @@ def check_config(path: Path, num_gpus: int, micro_batch_size: int | None = None)
         micro_batch_size: in place of the config's, where axolotl is told another one on its command line.
 
     Raises:
-        BadInput: there is no such file, it is no YAML mapping, or axolotl is not installed.
+        BadInput: there is no such file, it is no YAML mapping or a run file, or axolotl is not installed.
     """
     values = read_config(path)
+    if {"corpus", "backend", "methods"} <= values.keys():
+        raise BadInput(f"{path} is a run file; `smt mix` writes the config to check, axolotl.yaml in its run folder.")
     if micro_batch_size is not None:
         values["micro_batch_size"] = micro_batch_size
     os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
@@ -129,6 +133,9 @@ def _check(path: Path, values: dict[Any, Any], num_gpus: int) -> Checked:
         found.problems.append("skip_prepare_dataset: axolotl would find no tokens in the texts; remove it.")
     config = _validated(accepted, refused, num_gpus, found)
     deepspeed = _deepspeed(config, found)
+    for package, is_needed in (("deepspeed", deepspeed), ("flash_attn", _takes_flash_attention(values))):
+        if is_needed and find_spec(package) is None:
+            found.notes.append(f"{package} is not installed here, and the training needs it; {_INSTALL}.")
     tokenizer = None
     if accepted.get("base_model"):
         tokenizer = _tokenizer(path, config, found)
@@ -320,6 +327,10 @@ def _deepspeed(config: Any, found: Checked) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             found.problems.append(f"deepspeed: {settings} cannot be read as JSON ({_line(error)}); mend the path.")
     return settings if isinstance(settings, dict) else {}
+
+
+def _takes_flash_attention(values: dict[Any, Any]) -> bool:
+    return bool(values.get("flash_attention")) or values.get("attn_implementation") == "flash_attention_2"
 
 
 def _tokenizer(path: Path, config: Any, found: Checked) -> Any:

@@ -72,7 +72,7 @@ def tune(
     """Try every point of the grid on the held-out documents' questions, and write `<run>/tune.json`.
 
     Accuracy is that of base + RAG, one lm_eval run a point, kept below `<run>/tune/`; a call that was stopped goes on
-    with the points that are missing. Ties go to fewer tokens before the question.
+    with the points that are missing. Ties go to what is set, then to fewer tokens before the question.
 
     Returns:
         What was written: `by`, `chosen` (settings), `held_out` (document ids), `questions` (asked), `tried`.
@@ -126,6 +126,7 @@ def tune(
         trials,
         key=lambda trial: (
             trial.accuracy if trial.accuracy is not None else trial.recall,
+            (trial.chunk_tokens, trial.top_k, trial.order) == (settings.chunk_tokens, settings.top_k, settings.order),
             -trial.chunk_tokens * trial.top_k,
         ),
     )

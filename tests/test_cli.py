@@ -129,7 +129,8 @@ def test_a_share_of_a_method_that_the_run_file_lacks_is_named(tmp_path: Path, co
 
 def test_what_is_to_be_typed_next_is_quoted_and_a_folder_is_called_one(tmp_path: Path, corpus: Path) -> None:
     result = smt("init", "corpus", "--output", "my run.yaml", cwd=tmp_path)
-    assert result.stdout.endswith("then run: smt generate 'my run.yaml'\n")
+    assert result.stdout.endswith("  smt plan 'my run.yaml' && smt generate 'my run.yaml'\n")
+    assert "smt questions 'my run.yaml'   (before all else" in result.stdout
     for arguments in (["plan", "corpus"], ["judge", "--endpoint", "http://127.0.0.1:9/v1", "--against", "corpus"]):
         result = smt(*arguments, cwd=tmp_path)
         assert (result.returncode, "corpus is a folder; " in result.stderr) == (2, True)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
+from smt_plugin.corpus import Document, estimate_tokens, other_files, read_documents, split_document
 from smt_plugin.errors import BadInput
 
 
@@ -17,6 +17,14 @@ def test_a_folder_of_text_files_is_read_in_order_of_path_with_the_file_name_as_t
         ("a.txt", "a"),
         ("b/second_story.md", "second story"),
     ]
+
+
+def test_files_that_are_no_documents_are_counted_by_kind(tmp_path: Path) -> None:
+    for name in ("a.txt", "b/c.MD", "d.pdf", "b/e.PDF", "f.html", "Makefile", ".hidden.pdf", "questions.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("Text.")
+    assert other_files(tmp_path) == {".pdf": 2, ".html": 1, "Makefile": 1}
+    assert not other_files(tmp_path / "a.txt")
 
 
 def test_jsonl_keeps_ids_sources_and_meta(corpus: Path) -> None:

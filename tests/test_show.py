@@ -3,13 +3,14 @@ from pathlib import Path
 import pytest
 
 from smt_plugin.config import RunFile
+from smt_plugin.corpus import read_documents
 from smt_plugin.errors import BadInput
 from smt_plugin.show import show_records
 from tests.test_generate import run_generate
 
 
 def test_records_are_shown_with_the_prompt_they_came_from_and_the_same_ones_for_a_seed(
-    tmp_path: Path, corpus: Path
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_generate(tmp_path / "run", corpus, {"synthetic_qa": 500, "focal_rewrite": 500})
     run_file = RunFile.model_validate(
@@ -26,7 +27,15 @@ def test_records_are_shown_with_the_prompt_they_came_from_and_the_same_ones_for_
     assert "A text about" in first[0].split("--- record")[1]
     assert "changed" not in first[0] + first[1]
     assert first == list(show_records(run_file, "focal_rewrite", 2, seed=3))
+    (row,) = show_records(run_file, "focal_rewrite", 1, seed=3)
+    text = next(d.text.strip() for d in read_documents(corpus) if f"document {d.id}," in row)
     path = corpus / "documents.jsonl"
+    assert text in row
+    for full in (False, True):
+        monkeypatch.setattr("smt_plugin.show._SHORT", 10)
+        (row,) = show_records(run_file, "focal_rewrite", 1, seed=3, full=full)
+        assert (text in row) == full
+        assert (f"[the document, {len(text):,} characters; --full shows it]" in row) != full
     path.write_text(path.read_text().replace("tells of", "\\u001b[2Jsings of"))
     changed = show_records(run_file, "focal_rewrite", 2, seed=3)
     assert all("(it or its document has changed since" in text and "\x1b" not in text for text in changed)

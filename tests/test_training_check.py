@@ -468,3 +468,16 @@ def test_the_command_exits_with_2_and_a_sentence_a_problem(config: Path) -> None
     assert f"error: {config}: learning_rat: axolotl does not know" in result.output
     assert f"error: {config}: datasets: there are none" in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_run_file_is_told_from_a_config(tmp_path: Path) -> None:
+    path = tmp_path / "smt.yaml"
+    path.write_text("run: run\ncorpus: c\nbackend: {kind: microworld}\nmethods: {synthetic_qa: {tokens: 1K}}\n")
+    with pytest.raises(BadInput, match=r"smt\.yaml is a run file; `smt mix` writes the config to check, axolotl\.yaml"):
+        check_config(path, num_gpus=1)
+
+
+def test_packages_that_the_training_needs_and_that_are_not_here_are_noted(config: Path) -> None:
+    config.write_text(re.sub("attn_implementation: .*", "attn_implementation: flash_attention_2", config.read_text()))
+    notes = check_config(config, num_gpus=1).notes
+    assert [note.split(";")[0] for note in notes] == ["flash_attn is not installed here, and the training needs it"]

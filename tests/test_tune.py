@@ -68,6 +68,11 @@ def test_by_recall_the_size_with_the_highest_recall_is_chosen_and_k_and_order_st
     few = settings.model_copy(update={"retrieval": settings.retrieval | {"candidates": 2}})
     chosen = tune(tmp_path / "few", few, "none", "recall", Grid((40,), (4,)))["chosen"]
     assert chosen == {"chunk_tokens": 40, "top_k": 4, "order": "best_first", "candidates": 4}
+    # With all chunks of a document there, recall ties, and what is set stays.
+    tied = settings.model_copy(update={"retrieval": settings.retrieval | {"top_k": 50, "chunk_tokens": 60}})
+    result = tune(tmp_path / "tied", tied, "none", "recall", Grid((40, 60)))
+    assert {trial["recall"] for trial in result["tried"]} == {1.0}
+    assert result["chosen"]["chunk_tokens"] == 60
     with pytest.raises(BadInput, match="unknown way to tune 'luck'"):
         tune(tmp_path / "run", settings, "none", "luck")
 

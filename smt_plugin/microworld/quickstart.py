@@ -10,6 +10,7 @@ from pathlib import Path
 
 from smt_plugin.errors import BadInput, require
 from smt_plugin.microworld import world
+from smt_plugin.training_data import Training
 
 RUN_FILE = """\
 # The quickstart's run, as `smt quickstart` wrote it: change it and run its commands again.
@@ -38,7 +39,7 @@ evaluate:
 
 
 def run_quickstart(folder: Path, say: Callable[[str], None]) -> None:
-    """Write the archive and a run file into `folder`, then generate, mix, train, evaluate and report.
+    """Write the archive and a run file into `folder`, then generate, mix, train, evaluate, report and write the card.
 
     Raises:
         BadInput: an extra is missing; else as `write_files`.
@@ -55,10 +56,15 @@ def run_quickstart(folder: Path, say: Callable[[str], None]) -> None:
         ["axolotl", "train", "run/axolotl.yaml", "--launcher", "python"],
         ["smt", "evaluate", "smt.yaml"],
         ["smt", "report", "smt.yaml"],
+        ["smt", "card", "smt.yaml"],
     ):
         say(f"\n[{time.monotonic() - started:4.0f} s] $ {shlex.join(command)}")
+        if command[0] == "axolotl" and Training(folder / "run").unready() is None:
+            say("trained before on this mix, skipped")
+            continue
         run_command(command, folder)
     say(f"everything took {time.monotonic() - started:.0f} s; the folder is {folder}")
+    say(f"look at {folder / 'run' / 'report.html'}; for documents of your own: smt init FOLDER")
 
 
 def write_files(folder: Path) -> None:

@@ -7,7 +7,9 @@ The wordings of the questions are the grammar's `test_questions`, which the scri
 base model knows them from its pretraining on other people and places.
 """
 
+import filecmp
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -136,18 +138,27 @@ def question_prompt(question: str, options: list[str], passages: tuple[str, ...]
 
 
 def write(folder: Path, seed: int = DEFAULT_SEED) -> None:
-    """Write documents.jsonl, questions.jsonl and replay.jsonl into `folder`."""
+    """Write documents.jsonl, questions.jsonl and replay.jsonl into `folder`, less those that are there already.
+
+    What depends on them knows them again by their dates.
+    """
     from smt_plugin.microworld.pretrain import replay
 
-    write_jsonl(
-        folder / "documents.jsonl",
-        (
+    rows: dict[str, Iterable[dict[str, Any]]] = {
+        "documents.jsonl": (
             {"doc_id": d.id, "title": d.title, "text": d.text, "source": d.source, "meta": d.meta}
             for d in documents(seed)
         ),
-    )
-    write_jsonl(folder / "questions.jsonl", questions(seed))
-    write_jsonl(folder / "replay.jsonl", replay(seed, REPLAY_ROWS))
+        "questions.jsonl": questions(seed),
+        "replay.jsonl": replay(seed, REPLAY_ROWS),
+    }
+    for name, content in rows.items():
+        path, new = folder / name, folder / f"{name}.new"
+        write_jsonl(new, content)
+        if path.is_file() and filecmp.cmp(path, new, shallow=False):
+            new.unlink()
+        else:
+            new.replace(path)
 
 
 def _archive(seed: int) -> World:

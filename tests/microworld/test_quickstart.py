@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,15 @@ from smt_plugin.microworld.quickstart import RUN_FILE, write_files
 
 def test_a_second_quickstart_goes_on_and_one_with_a_changed_run_file_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "quickstart"
-    for _ in range(2):
-        write_files(folder)
+    write_files(folder)
+    files = sorted((folder / "archive").iterdir())
+    for file in files:
+        os.utime(file, (1000, 1000))
+    files[0].write_text("{}")
+    write_files(folder)
+    # What depends on these files knows by their dates that they are the same.
+    assert [file.stat().st_mtime == 1000 for file in files] == [False, True, True]
+    assert sorted((folder / "archive").iterdir()) == files
     changed = RUN_FILE.replace("120K", "60K")
     (folder / "smt.yaml").write_text(changed)
     with pytest.raises(BadInput, match=r"smt\.yaml is there already and is not what `smt quickstart` writes"):
