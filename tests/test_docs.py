@@ -72,7 +72,7 @@ def test_the_readmes_examples_render_focal_rewrite(
 
 
 def test_the_readmes_file_map_names_files_that_exist() -> None:
-    flow = (ROOT / "README.md").read_text().split("## How it flows")[1].split("## Your own")[0]
+    flow = (ROOT / "README.md").read_text().split("## Which file does what")[1].split("## Licence")[0]
     names = {name for name in re.findall(r"`([\w/]+(?:\.py|/))`", flow)}
     assert len(names) > 10
     for name in names:
