@@ -155,6 +155,7 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
         lines.append(
             f"{which} are guesses ({_TEXT_TOKENS} tokens a text, {_STRATEGIES} strategies); `--probe 60` measures them."
         )
+    lines.append("Calls are asked ahead: where a document has only a few rounds, up to a fifth more than these.")
     lines.append("Cached: what a server with a prefix cache reads once a document, as vLLM does.")
     hours, source = _gpu_hours(plan, output)
     if hours is not None:
@@ -163,7 +164,8 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
     if size:
         flop = 2 * float(size[2] or size[1]) * 1e9 * output
         lines.append(
-            f"for reference: C = 2 M D = {flop:.2e} FLOP, {flop / _FLOPS / 3600:,.2f} H100-hours at 40 % of 989 TFLOP/s"
+            f"for reference, M parameters and D tokens out: C = 2 M D = {flop:.2e} FLOP, "
+            f"{flop / _FLOPS / 3600:,.2f} H100-hours at 40 % of 989 TFLOP/s"
         )
     price = run_file.price
     if price is None:
@@ -172,7 +174,9 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
         seconds = (hours or 0.0) * 3600 / price.gpus if price.gpus else 0.0
         if price.gpus and hours is None:
             lines.append("money: without a speed the GPUs' price is left out; `--probe 60` measures one.")
-        lines.append(f"money: {price.of(new + cached, cached, output, seconds):,.2f} {price.currency}")
+        least, most = (price.of(new + cached, hits, output, seconds) for hits in (cached, 0))
+        more = f", {most:,.2f} where no prompt comes from a cache" if most > least else ""
+        lines.append(f"money: {least:,.2f} {price.currency}{more}")
     return "\n".join(lines)
 
 

@@ -186,6 +186,16 @@ def test_hours_and_money_come_from_the_published_speed_and_the_price(tmp_path: P
     assert f"money: {output / 5310 / 3600 * 3:,.2f} EUR" in text
 
 
+def test_money_is_also_told_for_a_server_without_a_cache(tmp_path: Path, corpus: Path) -> None:
+    prices = {"input": 1.0, "cached": 0.1, "output": 2.0}
+    file = run_file(tmp_path / "run", corpus, 1_000_000, price=prices)
+    plan = asyncio.run(make_plan(file, OpenAIBackend(["http://127.0.0.1:9/v1"], MODEL)))
+    new, cached, output = (plan.total(name) for name in ("new_tokens", "cached_tokens", "output_tokens"))
+    least, most = (new + 0.1 * cached + 2 * output) / 1e6, (new + cached + 2 * output) / 1e6
+    assert f"money: {least:,.2f} USD, {most:,.2f} where no prompt comes from a cache" in plan_text(plan, file)
+    assert "where no prompt" not in plan_text(plan, file.model_copy(update={"price": Price(input=1.0)}))
+
+
 def test_a_price_by_tokens_tells_cached_ones_apart() -> None:
     price = Price(input=1.0, cached=0.1, output=2.0)
     assert price.of(3e6, 2e6, 1e6, 999) == pytest.approx(1.0 + 0.2 + 2.0)
