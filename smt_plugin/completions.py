@@ -108,7 +108,7 @@ class CompletionStore:
         self.path = folder / "completions.sqlite"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(folder / "completions.lock")
+            self._lock = lock_file(folder / "completions.lock")
             self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             # Exclusive locking needs no shared memory, so the write-ahead log works on network folders too.
             self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -304,7 +304,7 @@ def _from_row(row: tuple[Any, ...]) -> Completion:
     )
 
 
-def _lock(path: Path) -> IO[str]:
+def lock_file(path: Path) -> IO[str]:
     """Hold an exclusive lock on a file that names its owner; the kernel frees it when the process ends."""
     file = path.open("a+")
     try:

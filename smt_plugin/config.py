@@ -229,7 +229,7 @@ class RunFile(_Section):
     max_document_tokens: Tokens = Field(default=16_000, description="longer documents are split into parts")
     prompts: Path | None = Field(default=None, description="your own prompts, searched before the shipped ones")
     price: Price | None = None
-    seed: int = Field(default=0, description="of the mix")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of the mix")
     mix: MixSection = MixSection()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection | None = None

@@ -25,6 +25,8 @@ def defuse(text: str, special: Iterable[str] = ()) -> str:
     """
     text = _CONTROL.sub(lambda match: match[0] + " ", text)
     for token in special:
-        if len(token) > 1 and token in text:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
+        broken = f"{token[:1]} {token[1:]}"
+        # Again and again, since what is left may be one that shared a sign with the one before.
+        while len(token) > 1 and token in text and token not in broken:
+            text = text.replace(token, broken)
     return text

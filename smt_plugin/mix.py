@@ -8,6 +8,7 @@ to scratch files; in memory is then what is being sorted, some 40 bytes a record
 copied in shuffled order.
 """
 
+import filecmp
 import gc
 import hashlib
 import os
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from smt_plugin import __version__
+from smt_plugin.completions import lock_file
 from smt_plugin.errors import BadInput, require
 from smt_plugin.jsonl import read_json, write_json, write_jsonl
 from smt_plugin.mix_lines import record_lines, replay_lines, source_files
@@ -39,6 +41,7 @@ CHAT_FILE, TEXT_FILE, PLAIN_QA_FILE = "qa.jsonl", "rewrites.jsonl", "qa_text.jso
 REPLAY_TEXT_FILE, REPLAY_CHAT_FILE = "replay.jsonl", "replay_qa.jsonl"
 VALIDATION = "validation_"
 DROPPED_FILE, MANIFEST_FILE = "dropped.jsonl", "manifest.json"
+_LOCK_FILE = "mix.lock"
 
 # (Whether it is replay, form) -> the file that such rows go to.
 _FILES = {
@@ -142,9 +145,11 @@ def mix_budgets(
     """
     folder = run_folder / "mix"
     scratch = folder / "scratch.partial"
-    shutil.rmtree(scratch, ignore_errors=True)
     try:
-        scratch.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(folder / _LOCK_FILE)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
     except OSError as error:
         raise BadInput(
             f"the folder {folder} cannot be written ({error.strerror}); move away a file in its place, or mend its "
@@ -155,6 +160,8 @@ def mix_budgets(
             return _mix(run_folder, settings, drop or {}, folder, scratch, files)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        (folder / _LOCK_FILE).unlink()
+        lock.close()
         with suppress(OSError):  # unless there is a mix in it
             folder.rmdir()
 
@@ -225,6 +232,7 @@ def _mix(
         per_token = settings.replay_share / (1 - settings.replay_share)
         asked = [sum(choice.tokens for choice in chosen) * per_token for chosen in choices]
         replay.read(replay_lines(settings), ruler, None, drop, enough=asked[-1])
+        replay.refuse_unusable()
         replay.put_in_order(0)
         for chosen, tokens in zip(choices, asked, strict=True):
             chosen.append(replay.take(tokens))
@@ -430,7 +438,11 @@ def _write_rows(path: Path, drawn: "list[tuple[Source, NDArray[np.uint32], NDArr
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
+    # axolotl's prepared data know by its date that a file is the same.
+    if path.is_file() and filecmp.cmp(path, partial, shallow=False):
+        partial.unlink()
+    else:
+        os.replace(partial, path)
     return digest.hexdigest()
 
 

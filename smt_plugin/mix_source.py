@@ -6,6 +6,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from msgspec import UNSET
 
+from smt_plugin.errors import BadInput
 from smt_plugin.mix_lines import BUFFER, DECODER, Line, ReplayLine, Turn, check_line, identity_of, is_mute, parsed_line
 from smt_plugin.ruler import Ruler
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 CHAT, TEXT, PLAIN_QA = range(3)  # forms of a training row
 BATCH = 1024
+_BATCH_CHARACTERS = 4_000_000
+_MOST_UNUSABLE = 1000  # lines of a stream before one that can be used
 # Each takes about a twelfth of the interpreter's time, so more of them would only wait for it.
 THREADS = min(os.cpu_count() or 1, 12)
 TOLERANCE = 0.005  # part of a share that may be missed without a word
@@ -94,7 +98,7 @@ class Scratch:
     # `order` shuffles; `pieces` are a record's training rows. The last three have an entry for each of these.
     _TYPES = MappingProxyType(
         {"content": "Q", "order": "Q", "document": "Q", "part": "I", "round": "I", "index": "I", "form": "B"}
-        | {"begin": "Q", "pieces": "H", "piece_begin": "Q", "piece_size": "I", "piece_tokens": "I"}
+        | {"begin": "Q", "pieces": "I", "piece_begin": "Q", "piece_size": "I", "piece_tokens": "I"}
     )
 
     def __init__(self, path: Path) -> None:
@@ -154,7 +158,7 @@ class Source:
         # Record -> why it was dropped; and those that were dropped before they were measured.
         self._drops: dict[int, str] = {}
         self._unread: list[dict[str, str]] = []
-        self.counts = {"duplicates": 0, "near_duplicates": 0, "too_long": 0, "left_out": 0, "empty": 0}
+        self.counts = {"duplicates": 0, "near_duplicates": 0, "too_long": 0, "left_out": 0, "empty": 0, "unusable": 0}
         self.lines = 0
         self.available = 0
         self._len = 0
@@ -171,9 +175,9 @@ class Source:
         rows = self._rows(lines, ruler, drop)
         under_way: deque[Future[_Measured]] = deque()
         total = 0
-        with ThreadPoolExecutor(THREADS) as threads:
+        with ThreadPoolExecutor(THREADS) as threads, _cancelling(threads):
             while True:
-                batch = list(islice(rows, BATCH)) if enough is None or total <= enough else []
+                batch = _batch(rows) if enough is None or total <= enough else []
                 if batch:
                     under_way.append(threads.submit(_measure, batch, ruler, near is not None))
                 while under_way and (not batch or len(under_way) >= 2 * THREADS):
@@ -196,14 +200,23 @@ class Source:
         # Records of a document mostly stand close together.
         hash_of_document = lru_cache(4096)(_hash)
         for where, line in lines:
-            row = parsed_line(line, where, self.is_replay)
             self.lines += 1
+            row = self._parsed(line, where)
+            if row is None:
+                continue
             if self.is_replay and not row.text and not row.messages and (row.text, row.messages) != (UNSET, UNSET):
                 self._drop_unread(where, "empty", "empty")
                 continue
-            check_line(row, where)
+            try:
+                check_line(row, where)
+            except BadInput as error:
+                if not self.is_replay:
+                    raise
+                # A data set on the hub nobody here can mend.
+                self._drop_unread(where, "unusable", str(error).removeprefix(f"{where}: "))
+                continue
             identity = where if self.is_replay else identity_of(row, where)
-            if is_mute(row):
+            if is_mute(row) or (row.text and row.text.isspace()):
                 self._drop_unread(identity, "empty", "empty")
                 continue
             if identity in drop:
@@ -224,13 +237,34 @@ class Source:
             contents.append(content)
             # The file's place must not set the order, or the same run in another folder would be another training.
             orders.append(_hash(f"{self._seed}:{content if identity is where else identity}"))
-            documents.append(hash_of_document(str(row.doc_id or identity)))
+            documents.append(hash_of_document(identity if row.doc_id in (None, "") else str(row.doc_id)))
             forms.append(training.form)
             yield training
+
+    def _parsed(self, line: bytes | dict[str, Any], where: str) -> ReplayLine | None:
+        try:
+            return parsed_line(line, where, self.is_replay)
+        except BadInput as error:
+            if not self.is_replay or "not valid JSON" in str(error):
+                raise
+            self._drop_unread(where, "unusable", str(error).removeprefix(f"{where}: "))
+            return None
+
+    def refuse_unusable(self) -> None:
+        """Refuse a source of which no line can be used.
+
+        Raises:
+            BadInput: it is so; the message is about its first line.
+        """
+        if 0 < self.lines == self.counts["unusable"]:
+            raise BadInput(f"{self._unread[0]['id']}: {self._unread[0]['reason']}")
 
     def _drop_unread(self, identity: str, count: str, reason: str) -> None:
         self.counts[count] += 1
         self._unread.append({"source": self.name, "id": identity, "reason": reason})
+        # A stream would be read to its end.
+        if self.lines == _MOST_UNUSABLE:
+            self.refuse_unusable()
 
     def _training_row(self, identity: str, row: ReplayLine, ruler: Ruler) -> _Row:
         if row.text:
@@ -410,6 +444,27 @@ class Source:
             "share": round(choice.tokens / of_tokens, 6),
             "ran_dry": choice.is_dry,
         }
+
+
+def _batch(rows: Iterator[_Row]) -> list[_Row]:
+    """The next rows, few enough to be measured together."""
+    batch, characters = [], 0
+    for row in islice(rows, BATCH):
+        batch.append(row)
+        characters += len(row.rendered)
+        if characters > _BATCH_CHARACTERS:
+            break
+    return batch
+
+
+@contextmanager
+def _cancelling(threads: ThreadPoolExecutor) -> Iterator[None]:
+    """Take back what no thread has begun where the work ends by an error."""
+    try:
+        yield
+    except BaseException:
+        threads.shutdown(wait=False, cancel_futures=True)
+        raise
 
 
 def plain_qa(turns: list[Turn]) -> str:

@@ -39,10 +39,7 @@ def write_card(training: Training) -> Path:
     if sentence := training.unready():
         raise BadInput(f"{sentence}.")
     folder = training.model
-    made_at = max(file.stat().st_mtime for file in folder.glob("*.safetensors"))
-    # Merged later, maybe after another mix was written.
-    adapter = [file.stat().st_mtime for file in training.output.glob("adapter_model.safetensors")]
-    trained_at = max(adapter) if adapter and folder != training.output else made_at
+    trained_at = training.trained_at()
     manifest_path = training.mix / MANIFEST_FILE
     if not manifest_path.is_file():
         raise BadInput(f"{manifest_path} does not exist, so what {folder} was trained on is not known.")
@@ -51,12 +48,12 @@ def write_card(training: Training) -> Path:
             f"{training.config} is newer than the model in {folder}; train again, or put the older one back."
         )
     path = folder / "README.md"
-    if path.is_file() and not _may_replace(path.read_text(encoding="utf-8")):
+    if path.is_file() and not _may_replace(path.read_text(encoding="utf-8", errors="replace")):
         raise BadInput(f"{path} was edited; move it away first.")
     manifest, config = read_manifest(manifest_path), read_config(training.config)
     if not isinstance(config.get("base_model"), str):
         raise BadInput(f"{training.config}: it names no base_model; put back the one that the model was trained with.")
-    results = _results(training, made_at)
+    results = _results(training, training.made_at())
     text = _card(training, manifest, config, results, datetime.fromtimestamp(trained_at, UTC))
     digest = hashlib.sha256(text.encode()).hexdigest()
     path.write_text(f"{text}<!-- written by `smt card`; sha256 of all above: {digest} -->\n", encoding="utf-8")

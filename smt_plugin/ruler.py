@@ -8,8 +8,12 @@ from typing import Any
 from smt_plugin.control_tokens import defuse
 from smt_plugin.errors import BadInput, first_line, require
 
-# Latin stops with closing quotes and white space, CJK full stops, ends of lines.
-_SENTENCE_END = re.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*\\s+|[\u3002\uff01\uff1f]|\n+")
+# Where a text is best cut: after Latin stops with closing quotes and white space, CJK full stops, paragraphs; else
+# after any line, which may end in mid-sentence.
+_ENDS = (
+    re.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*\\s+|[\u3002\uff01\uff1f]|\\n\\s*\\n\\s*"),
+    re.compile("\\n+"),
+)
 # One dialogue in so many is rendered by the template itself, to check the short cut.
 _CHECK_EVERY = 64
 # So few texts that their codes stay in the processor's cache.
@@ -35,6 +39,12 @@ class Ruler:
         if not tokenizer.is_fast or tokenizer.eos_token is None:
             raise BadInput(f"tokenizer {name}: a fast tokenizer (tokenizer.json) with an EOS token is needed.")
         self.name, self.sequence_len = name, sequence_len
+        if isinstance(tokenizer.chat_template, dict):
+            raise BadInput(
+                f"tokenizer {name}: it has several chat templates ({', '.join(tokenizer.chat_template)}), and axolotl "
+                "takes no such one; keep one (tokenizer.chat_template = tokenizer.chat_template['default']), save the "
+                "tokenizer to a folder, and give that as mix.tokenizer."
+            )
         self._tokenizer = tokenizer
         self._rust = tokenizer.backend_tokenizer
         self._rust.no_truncation()
@@ -42,11 +52,14 @@ class Ruler:
         self._adds_eos = self._rust.encode("a").ids[-1] == tokenizer.eos_token_id
         self._added = len(self._rust.encode("a").ids) - len(self._rust.encode("a", add_special_tokens=False).ids)
         declared = self._rust.get_added_tokens_decoder().values()
-        # A token inside a longer one is broken up with it, so the longest come first.
-        self._special = sorted((token.content for token in declared if token.special), key=len, reverse=True)
-        self._special_starts = {token[0] for token in self._special} | {"<", "["}
         self._frames: dict[tuple[str, ...], list[str] | None] = {}
         self._rendered = 0
+        # Some templates write turns with tokens that are not declared special.
+        turns = self._dialogue()
+        acting = [token.content for token in declared if token.special or (token.content in turns)]
+        # A token inside a longer one is broken up with it, so the longest come first.
+        self._special = sorted((token for token in acting if token.strip()), key=len, reverse=True)
+        self._special_starts = {token[0] for token in self._special} | {"<", "["}
         template = tokenizer.chat_template or ""
         self.fingerprint = hashlib.sha256(f"{self._rust.to_str()}{template}".encode()).hexdigest()
 
@@ -147,22 +160,24 @@ class Ruler:
         starts = [start for start, _ in self._rust.encode(text, add_special_tokens=False).offsets]
         if len(starts) <= room:
             return [text]
-        ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-        # Tokens that begin before each sentence end.
-        counts = [bisect_left(starts, end) for end in ends]
+        kinds = [[match.end() for match in pattern.finditer(text)] for pattern in _ENDS]
+        # Tokens that begin before each end of a sentence, or of a line.
+        counts_of = [[bisect_left(starts, end) for end in ends] for ends in kinds]
         bounds, done = [0], 0
         while len(starts) - done > room:
             parts_left = -(-(len(starts) - done) // room)
             goal = done - (-(len(starts) - done) // parts_left)
-            # The first sentence end past the goal keeps the pieces alike; else the last one before it.
-            index = bisect_left(counts, goal)
-            if index == len(counts) or counts[index] > done + room:
-                index -= 1
-            if index >= 0 and counts[index] > done:
-                bounds.append(ends[index])
-                done = counts[index]
+            for ends, counts in zip(kinds, counts_of, strict=True):
+                # The first end past the goal keeps the pieces alike; else the last one before it.
+                index = bisect_left(counts, goal)
+                if index == len(counts) or counts[index] > done + room:
+                    index -= 1
+                if index >= 0 and counts[index] > done:
+                    bounds.append(ends[index])
+                    done = counts[index]
+                    break
             else:
-                done += room
+                done = goal
                 bounds.append(starts[done])
         pieces = [text[start:end].strip() for start, end in zip(bounds, [*bounds[1:], len(text)], strict=True)]
         # A piece on its own may come out some tokens longer than as a part of the whole.
@@ -179,14 +194,17 @@ class Ruler:
             "has_chat_template": bool(self._tokenizer.chat_template),
         }
 
+    def _dialogue(self) -> str:
+        """A question `a` and its `answer` in the chat template; empty without one that can write them."""
+        try:
+            return self._by_template(["user", "assistant"], ["a", "answer"])
+        # A mix with dialogues says so; one without needs no template.
+        except BadInput:
+            return ""
+
     def _turn_end(self) -> str | None:
         """The special token with which the chat template closes the assistant's turn; None without a usable one."""
-        try:
-            text = self._by_template(["user", "assistant"], ["a", "answer"])
-        # A mix with dialogues has failed before; one without needs no template.
-        except BadInput:
-            return None
-        _, *tails = re.split("answer", text, flags=re.IGNORECASE)
+        _, *tails = re.split("answer", self._dialogue(), flags=re.IGNORECASE)
         tail = tails[-1] if tails else ""
         special = self._rust.get_added_tokens_decoder().values()
         found = [(tail.index(token.content), token.content) for token in special if token.content in tail]

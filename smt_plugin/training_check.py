@@ -35,6 +35,7 @@ PEAK_FLOPS, UTILIZATION = 989e12, 0.4
 _INSTALL = "where you train: pip install 'axolotl[flash-attn,deepspeed]>=0.19,<0.20'"
 
 _BATCH = 512
+_DATA_FILES = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".txt", ".gz", ".zst")
 # Keys with which axolotl takes only a part of a file, or of all of them.
 _PART_OF_FILE = ("shards", "shards_idx")
 _PART_OF_ALL = ("dataset_shard_num", "dataset_shard_idx", "min_sample_len")
@@ -124,7 +125,9 @@ def _check(path: Path, values: dict[Any, Any], num_gpus: int) -> Checked:
     accepted, refused = _accepted(values, found)
     files = _data_files("datasets", values, accepted, found)
     held_out = _data_files("test_datasets", values, accepted, found)
-    if not values.get("datasets"):
+    if values.get("pretraining_dataset"):
+        found.notes.append("pretraining_dataset: it was not looked into, nor counted.")
+    elif not values.get("datasets"):
         found.problems.append("datasets: there are none; name at least one file, as `smt mix` does.")
     for key in _PART_OF_ALL:
         if accepted.get(key):
@@ -142,6 +145,7 @@ def _check(path: Path, values: dict[Any, Any], num_gpus: int) -> Checked:
     if config.sequence_len and config.base_model:
         _measure(files, held_out, config, tokenizer, found)
         _check_prepared(files, config, tokenizer, found)
+    _check_output(files, config, found)
     if refused or not accepted.get("base_model"):
         found.notes.append("while axolotl refuses keys, not all of texts, lengths, steps and hours can be checked.")
     elif files and all(data.tokens is not None for data in files):
@@ -298,7 +302,10 @@ def _data_files(key: str, values: dict[Any, Any], accepted: dict[str, Any], foun
         path = Path(entry["path"])
         if path.suffix != ".jsonl" or entry.get("type") not in ("completion", "chat_template"):
             what = "is no JSONL file" if path.suffix != ".jsonl" else f"is of the type {entry.get('type')}"
-            found.notes.append(f"{where}: {path} {what} and was not looked into.")
+            if (path.is_absolute() or path.suffix in _DATA_FILES) and not path.exists():
+                found.problems.append(f"{where}: {path} does not exist; mend the path.")
+            else:
+                found.notes.append(f"{where}: {path} {what} and was not looked into, nor counted.")
         elif problem := taken_for_pattern(path):
             found.problems.append(f"{where}: {problem}")
         elif part := next((key for key in _PART_OF_FILE if entry.get(key) is not None), None):
@@ -648,6 +655,27 @@ def _check_prepared(files: list[_Data], config: Any, tokenizer: Any, found: Chec
             )
 
 
+def _check_output(files: list[_Data], config: Any, found: Checked) -> None:
+    """What a training would go on from, or write over."""
+    output = Path(config.output_dir or "model-out")
+    if config.base_model and output.resolve() == Path(config.base_model).resolve():
+        found.problems.append(
+            f"output_dir: {output} is the base model's folder, which would be written over; name another."
+        )
+    newest = max((data.path for data in files), key=lambda path: path.stat().st_mtime, default=None)
+    for checkpoint in sorted(output.glob("checkpoint-*")):
+        if newest is not None and checkpoint.stat().st_mtime < newest.stat().st_mtime:
+            found.problems.append(
+                f"output_dir: {checkpoint} is older than {newest}, and --auto-resume-from-checkpoints would go on from "
+                "it; delete the checkpoints of the earlier mix."
+            )
+            break
+    for key in ("resume_from_checkpoint", "lora_model_dir"):
+        named = getattr(config, key, None)
+        if isinstance(named, str) and Path(named).is_absolute() and not Path(named).exists():
+            found.problems.append(f"{key}: {named} does not exist; mend the path, or remove the key.")
+
+
 def _size(
     path: Path, config: Any, files: list[_Data], deepspeed: dict[str, Any], num_gpus: int, found: Checked
 ) -> None:
@@ -676,12 +704,13 @@ def _size(
         return
     groups = num_gpus // together
     batch = micro * accumulation * groups
-    per_epoch = max(1, batches // batch)
-    steps = int(config.max_steps or 0) if (config.max_steps or 0) > 0 else math.ceil(per_epoch * epochs)
-    if config.max_steps and config.max_steps > per_epoch * epochs:
+    # As axolotl counts: packed, what does not fill a step is left out of each epoch.
+    of_epochs = max(1, batches // batch) * epochs if config.sample_packing else rows * epochs / batch
+    steps = int(config.max_steps or 0) if (config.max_steps or 0) > 0 else math.ceil(of_epochs)
+    if config.max_steps and config.max_steps > math.ceil(of_epochs):
         found.problems.append(
-            f"max_steps: {config.max_steps} steps go {config.max_steps / per_epoch:.1f} times over the data, not "
-            f"{epochs:g} times as num_epochs says; take one of the two out."
+            f"max_steps: {config.max_steps} steps go {config.max_steps / of_epochs * epochs:.1f} times over the data, "
+            f"not {epochs:g} times as num_epochs says; take one of the two out."
         )
     if steps < MIN_STEPS:
         found.problems.append(
@@ -694,6 +723,8 @@ def _size(
         found.problems.append(
             f"warmup_ratio: {ratio:g} of {steps} steps is no warm-up at all; set warmup_steps, or train more steps."
         )
+    if warmup >= steps:
+        found.problems.append(f"warmup_steps: {warmup} of {steps} steps are all of them; set fewer.")
     found.facts += [
         f"tokens: {tokens:,} in {rows:,} texts, {epochs:g} times over",
         f"steps:  about {steps:,}: {unit} / ({micro} x {accumulation} x {groups} "
@@ -705,7 +736,8 @@ def _size(
         found.notes.append(f"base_model {base_model_of(path)}: {origin}, so FLOP, hours and memory are not known.")
         return
     adapter = bool(config.adapter)
-    trained = steps * batch / max(1, batches) * tokens
+    times_over = steps * batch / max(1, batches)
+    trained = (times_over if config.max_steps else min(times_over, epochs)) * tokens
     flop = (4 if adapter else 6) * count * trained
     hours = flop / (num_gpus * UTILIZATION * PEAK_FLOPS * 3600)
     found.facts += [

@@ -215,7 +215,8 @@ def _datasets(entries: list[dict[str, Any]], files: dict[str, Any], folder: Path
     mixed = []
     for name, file in files.items():
         entry = own.get(name.removeprefix(VALIDATION)) or like[file["form"]] or _READ_AS[file["form"]]
-        mixed.append({**entry, "path": str(folder / name)})
+        # Without the kind of file axolotl goes by what stands anywhere in the path, such as `.txt`.
+        mixed.append({"ds_type": "json", **entry, "path": str(folder / name)})
     return mixed + [entry for entry in entries if not _is_mix_file(entry)]
 
 
@@ -262,14 +263,13 @@ class Training:
     def unready(self) -> str | None:
         """What is to be done before the trained model can be used, as a sentence; None if it is there."""
         # axolotl writes config.json before it trains, and the weights after it.
-        weights = [path.stat().st_mtime for path in self.model.glob("*.safetensors")]
-        adapter = [path.stat().st_mtime for path in self.output.glob("adapter_model.safetensors")]
+        weights, adapter = self._weights(), self._adapter()
         config = shlex.quote(str(self.config))
         if not weights and adapter:
             return f"the adapter in {self.output} is not merged yet; run: axolotl merge-lora {config}"
         if not weights:
             return f"there is no trained model in {self.output}; run: axolotl train {config}"
-        if self.model != self.output and adapter and min(weights) < max(adapter):
+        if adapter and min(weights) < max(adapter):
             return f"{self.model} was merged before the adapter was last trained; run: axolotl merge-lora {config}"
         if self.is_stale():
             return f"the model in {self.output} was trained before the mix in {self.mix}; run: axolotl train {config}"
@@ -281,14 +281,29 @@ class Training:
         It is younger than its mix; or a card in its folder, axolotl's or `smt card`'s, names the mix's content.
         """
         manifest = self.mix / MANIFEST_FILE
-        weights = [*self.output.glob("adapter_model.safetensors")] or [*self.model.glob("*.safetensors")]
-        if not manifest.is_file() or not weights:
-            return False
-        if manifest.stat().st_mtime <= max(path.stat().st_mtime for path in weights):
+        dates = self._adapter() or self._weights()
+        if not manifest.is_file() or not dates or manifest.stat().st_mtime <= max(dates):
             return False
         content = read_manifest(manifest)["content_hash"][:16]
         cards = (folder / "README.md" for folder in {self.output, self.model})
-        return not any(content in card.read_text(encoding="utf-8") for card in cards if card.is_file())
+        return not any(content.encode() in card.read_bytes() for card in cards if card.is_file())
+
+    def made_at(self) -> float:
+        """When the weights of the model that is there were written, in Unix seconds."""
+        return max(self._weights())
+
+    def trained_at(self) -> float:
+        """When the model that is there was trained; it may have been merged later."""
+        return max(self._adapter() or self._weights())
+
+    def _weights(self) -> list[float]:
+        files = self.model.glob("*.safetensors")
+        return [file.stat().st_mtime for file in files if not file.name.startswith("adapter_model")]
+
+    def _adapter(self) -> list[float]:
+        if self.model == self.output:  # one that lies there is of an earlier training
+            return []
+        return [file.stat().st_mtime for file in self.output.glob("adapter_model.safetensors")]
 
 
 def trainings_of(run_folder: Path, budgets: Iterable[int]) -> list[Training]:
@@ -356,7 +371,10 @@ def _unknown(values: dict[Any, Any], known: dict[str, Any], prefix: str, is_pref
         for index, entry in entries:
             if schemas and isinstance(entry, dict):
                 place = f"{prefix}{key}." if index is None else f"{prefix}{key}[{index}]."
-                unknown += sorted((_unknown(entry, _fields(s), place, is_preference) for s in schemas), key=len)[0]
+                of_schemas = [_fields(schema) for schema in schemas]
+                if key == "fsdp_config":  # axolotl takes a prefix off that transformers' own keys have
+                    of_schemas = [fields | {f"fsdp_{name}": fields[name] for name in fields} for fields in of_schemas]
+                unknown += sorted((_unknown(entry, fields, place, is_preference) for fields in of_schemas), key=len)[0]
     return unknown
 
 
