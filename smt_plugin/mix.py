@@ -8,7 +8,6 @@ to scratch files; in memory is then what is being sorted, some 40 bytes a record
 copied in shuffled order.
 """
 
-import filecmp
 import gc
 import hashlib
 import os
@@ -256,9 +255,10 @@ def _mix(
     # Manifests out first, in last: where there is one of these budgets, the files that it names are whole and its own.
     for place in places:
         (place / MANIFEST_FILE).unlink(missing_ok=True)
-    for name in _FILES.values():
-        (folder / (VALIDATION + name)).unlink(missing_ok=True)
-    if settings.validation_rounds:
+    if not settings.validation_rounds:
+        for name in _FILES.values():
+            (folder / (VALIDATION + name)).unlink(missing_ok=True)
+    else:
         held_out = [source.held_out() for source in sources if not source.is_replay]
         shared["validation"] = _write_files(folder, held_out, VALIDATION)
     return [
@@ -397,7 +397,7 @@ def _write_files(folder: Path, chosen: list[Choice], prefix: str = "") -> dict[s
     with ThreadPoolExecutor(THREADS) as threads:
         for (is_replay, form), name in _FILES.items():
             path = folder / (prefix + name)
-            path.unlink(missing_ok=True)
+            before = _removed(path)
             drawn = [
                 (choice.source, *choice.source.of_form(choice.pieces, form))
                 for choice in chosen
@@ -405,7 +405,7 @@ def _write_files(folder: Path, chosen: list[Choice], prefix: str = "") -> dict[s
             ]
             rows = sum(len(pieces) for _, pieces, _ in drawn)
             if rows:
-                digests[path.name] = threads.submit(_write_rows, path, drawn)
+                digests[path.name] = threads.submit(_write_rows, path, drawn, before)
                 files[path.name] = {
                     "rows": rows,
                     "tokens": sum(int(source.column("piece_tokens")[pieces].sum()) for source, pieces, _ in drawn),
@@ -414,8 +414,25 @@ def _write_files(folder: Path, chosen: list[Choice], prefix: str = "") -> dict[s
         return {name: {**entry, "sha256": digests[name].result()} for name, entry in files.items()}
 
 
-def _write_rows(path: Path, drawn: "list[tuple[Source, NDArray[np.uint32], NDArray[np.uint64]]]") -> str:
-    """Copy rows from the scratch files in shuffled order; returns the file's SHA-256."""
+def _removed(path: Path) -> tuple[str, int] | None:
+    """Remove a file; returns its SHA-256 and its date in nanoseconds, None if there was none."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return None
+    path.unlink()
+    return found
+
+
+def _write_rows(
+    path: Path, drawn: "list[tuple[Source, NDArray[np.uint32], NDArray[np.uint64]]]", before: tuple[str, int] | None
+) -> str:
+    """Copy rows from the scratch files in shuffled order; returns the file's SHA-256.
+
+    Args:
+        before: SHA-256 and date of the file that was there, which stays the date of one that is the same.
+    """
     import numpy as np
 
     owner = np.repeat(np.arange(len(drawn), dtype=np.uint16), [len(pieces) for _, pieces, _ in drawn])
@@ -438,11 +455,10 @@ def _write_rows(path: Path, drawn: "list[tuple[Source, NDArray[np.uint32], NDArr
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
-    # axolotl's prepared data know by its date that a file is the same.
-    if path.is_file() and filecmp.cmp(path, partial, shallow=False):
-        partial.unlink()
-    else:
-        os.replace(partial, path)
+    os.replace(partial, path)
+    if before is not None and before[0] == digest.hexdigest():
+        # By its date it is known that the data that axolotl made of it are still good.
+        os.utime(path, ns=(before[1], before[1]))
     return digest.hexdigest()
 
 

@@ -142,6 +142,8 @@ def _check(path: Path, values: dict[Any, Any], num_gpus: int) -> Checked:
     tokenizer = None
     if accepted.get("base_model"):
         tokenizer = _tokenizer(path, config, found)
+    if tokenizer is not None and config.tokenizer_config != config.base_model:
+        _check_vocabulary(config, tokenizer, found)
     if config.sequence_len and config.base_model:
         _measure(files, held_out, config, tokenizer, found)
         _check_prepared(files, config, tokenizer, found)
@@ -363,6 +365,23 @@ def _tokenizer(path: Path, config: Any, found: Checked) -> Any:
             "ends and lengths were not checked."
         )
         return None
+
+
+def _check_vocabulary(config: Any, tokenizer: Any, found: Checked) -> None:
+    """A tokenizer that is not the model's own may have more tokens, but none by another number."""
+    from transformers import AutoTokenizer
+
+    try:
+        own = AutoTokenizer.from_pretrained(config.base_model).get_vocab()
+    # There is none, or it cannot be had here.
+    except Exception:
+        return
+    vocabulary = tokenizer.get_vocab()
+    if any(vocabulary.get(token) != number for token, number in own.items()):
+        found.problems.append(
+            f"tokenizer_config: the tokens of {config.tokenizer_config} are others than those of {config.base_model}, "
+            "which would read other words than stand there; mix with the model's own tokenizer."
+        )
 
 
 def _measure(files: list[_Data], held_out: list[_Data], config: Any, tokenizer: Any, found: Checked) -> None:

@@ -44,6 +44,12 @@ def test_what_lies_in_the_home_folder_is_found_by_its_tilde(tmp_path: Path, monk
     assert run_file.train.base_model == "~/gone"
 
 
+@pytest.mark.parametrize("seed", [-1, 10**30])
+def test_a_seed_is_a_number_that_random_generators_take(tmp_path: Path, seed: int) -> None:
+    with pytest.raises(BadInput, match="seed: Input should be"):
+        read_run_file(write(tmp_path, GOOD + f"seed: {seed}\n"))
+
+
 def test_keys_that_are_merged_in_count_but_for_those_that_stand_there(tmp_path: Path) -> None:
     text = GOOD.replace("{tokens: 1.5M}", "&shared {tokens: 1.5M}") + "  focal_rewrite: {<<: *shared, tokens: 2M}\n"
     run_file = read_run_file(write(tmp_path, text))

@@ -4,6 +4,15 @@ from smt_plugin.control_tokens import defuse
 from smt_plugin.prompts import Prompts
 
 
+def test_tokens_that_overlap_are_broken_up_each() -> None:
+    special = ["[e~[", "]~b]"]
+    defused = defuse("[e~[e~[ and ]~b]~b]user", special)
+    assert not any(token in defused for token in special)
+    assert defused.replace(" ", "") == "[e~[e~[and]~b]~b]user"
+    # What a space cannot break up stays.
+    assert defuse("a  b", ["  "]) == "a  b"
+
+
 @pytest.mark.parametrize(
     "token",
     [

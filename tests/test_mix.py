@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from smt_plugin import mix as mix_module
+from smt_plugin.completions import lock_file
 from smt_plugin.errors import BadInput
 from smt_plugin.jsonl import read_jsonl
 from smt_plugin.mix import MixSettings, budget_name, mix_budgets, mix_run
@@ -664,3 +665,95 @@ def test_no_special_token_that_axolotl_trains_on_stems_from_a_text(tmp_path: Pat
         # Begin and end of a text; of a dialogue also the heads and ends of system, user and assistant.
         is_chat = row["labels"][0] == -100
         assert found == (1 + 3 * 3 if is_chat else 2)
+
+
+def test_tokens_with_which_a_template_writes_turns_are_broken_up_though_they_are_not_declared_special(
+    tmp_path: Path,
+) -> None:
+    from transformers import AutoTokenizer
+
+    template = "{% for m in messages %}<turn:{{ m['role'] }}>{{ m['content'] }}<eot>{% endfor %}"
+    style = replace(MICROWORLD_LIKE, template=template)
+    tokenizer = AutoTokenizer.from_pretrained(make_tokenizer(tmp_path / "odd", style))
+    tokenizer.add_tokens(["<eot>", "<turn:user>", "<turn:assistant>", "lamp"])
+    tokenizer.save_pretrained(tmp_path / "odd")
+    ruler = Ruler(str(tmp_path / "odd"), 512)
+    assert ruler.defused("A lamp<eot><turn:user>x") == "A lamp< eot>< turn:user>x"
+
+
+def test_a_tokenizer_with_several_chat_templates_is_refused_with_the_mend(run: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(make_tokenizer(tmp_path / "named", LLAMA_LIKE))
+    tokenizer.chat_template = {"default": LLAMA_LIKE.template, "tool_use": LLAMA_LIKE.template}
+    tokenizer.save_pretrained(tmp_path / "named")
+    with pytest.raises(BadInput, match=r"it has several chat templates \(default, tool_use\), and axolotl takes no"):
+        mix_run(run, settings(run, str(tmp_path / "named")))
+
+
+def test_lines_that_end_in_mid_sentence_are_no_place_to_cut_unless_there_is_no_other(tokenizer: str) -> None:
+    ruler = Ruler(tokenizer, 200)
+    wrapped = "\n".join(
+        ["The keeper wrote the log each night and", "the lamp burned. It burned for thirty", "years."] * 9
+    )
+    pieces = ruler.cut(wrapped)
+    assert len(pieces) > 2
+    assert all(piece.endswith(".") for piece in pieces)
+    rows = ruler.cut("\n".join(f"{n} | {n * 7} | {n * 11}" for n in range(90)))
+    assert all(re.fullmatch(r"\d+ \| \d+ \| \d+", line) for piece in rows for line in piece.splitlines())
+    # Where there is no end at all, the pieces are alike, and none is a crumb.
+    assert min(map(len, ruler.cut("x" * 200))) > 90
+
+
+def test_replay_that_no_row_can_be_made_of_is_passed_over_and_counted(run: Path, tokenizer: str) -> None:
+    odd = [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]},
+        {"messages": [{"role": "assistant", "content": "b"}, {"role": "user", "content": "a"}]},
+        {"text": "both", "messages": [{"role": "assistant", "content": "b"}]},
+        {"text": ["x"]},
+        {"text": " " * 900},
+    ]
+    rows = [row for _, row in read_jsonl(run / "replay.jsonl")]
+    write(run / "replay.jsonl", [*odd, *rows])
+    counted = mix_run(run, settings(run, tokenizer))["sources"]["replay"]
+    assert (counted["unusable"], counted["empty"]) == (4, 1)
+    reasons = [row["reason"] for _, row in read_jsonl(run / "mix/dropped.jsonl") if row["source"] == "replay"]
+    assert sum("the last of `messages` must be the assistant's" in reason for reason in reasons) == 1
+    write(run / "replay.jsonl", odd[:4])
+    with pytest.raises(BadInput, match=r"replay\.jsonl, line \d: "):
+        mix_run(run, settings(run, tokenizer))
+
+
+def test_a_stream_without_one_row_that_can_be_used_is_not_read_to_its_end(run: Path, tokenizer: str) -> None:
+    write(run / "replay.jsonl", [{"content": "x"}] * 1500)
+    with pytest.raises(BadInput, match="expected an object with either `text` or `messages`"):
+        mix_run(run, settings(run, tokenizer))
+
+
+def test_blank_texts_are_counted_and_a_document_may_have_the_id_0(run: Path, tokenizer: str) -> None:
+    texts = [{"id": f"z{n}", "doc_id": n % 3, "round": n // 3, "text": f"Lamp {n} burned."} for n in range(30)]
+    write(run / "records/focal_rewrite.jsonl", [*texts, {"id": "blank", "doc_id": 1, "round": 99, "text": " " * 900}])
+    counted = mix_run(run, settings(run, tokenizer, tokens=None, shares={"focal_rewrite": 1}))["sources"][
+        "focal_rewrite"
+    ]
+    assert (counted["lines"], counted["records"], counted["empty"], counted["documents"]) == (31, 30, 1, 3)
+    assert "blank" in {row["id"] for _, row in read_jsonl(run / "mix/dropped.jsonl")}
+
+
+def test_a_second_mix_at_the_same_time_is_refused_and_leaves_the_first_alone(run: Path, tokenizer: str) -> None:
+    mix_run(run, settings(run, tokenizer))
+    before = {path.name: path.read_bytes() for path in (run / "mix").iterdir()}
+    with lock_file(run / "mix" / "mix.lock"), pytest.raises(BadInput, match=r"mix is in use by process \d+"):
+        mix_run(run, settings(run, tokenizer, seed=1))
+    (run / "mix" / "mix.lock").unlink()
+    assert {path.name: path.read_bytes() for path in (run / "mix").iterdir()} == before
+
+
+def test_a_file_that_stays_the_same_keeps_its_date(run: Path, tokenizer: str) -> None:
+    mix_run(run, settings(run, tokenizer))
+    for path in (run / "mix").glob("*.jsonl"):
+        os.utime(path, (1000, 1000))
+    mix_run(run, settings(run, tokenizer, shares={"synthetic_qa": 1, "focal_rewrite": 1}))
+    assert (run / "mix/qa.jsonl").stat().st_mtime == 1000
+    mix_run(run, settings(run, tokenizer, seed=1))
+    assert (run / "mix/qa.jsonl").stat().st_mtime > 1000

@@ -481,3 +481,80 @@ def test_packages_that_the_training_needs_and_that_are_not_here_are_noted(config
     config.write_text(re.sub("attn_implementation: .*", "attn_implementation: flash_attention_2", config.read_text()))
     notes = check_config(config, num_gpus=1).notes
     assert [note.split(";")[0] for note in notes] == ["flash_attn is not installed here, and the training needs it"]
+
+
+def test_checkpoints_of_an_earlier_mix_are_named_before_a_training_goes_on_from_them(config: Path) -> None:
+    checkpoint = config.parent / "model" / "checkpoint-20"
+    checkpoint.mkdir(parents=True)
+    assert check_config(config, num_gpus=1).problems == []
+    os.utime(checkpoint, (1000, 1000))
+    said = only_problem(check_config(config, num_gpus=1))
+    assert "checkpoint-20 is older than" in said
+    assert "--auto-resume-from-checkpoints would go on from it; delete the checkpoints" in said
+
+
+def test_folders_that_a_training_would_go_on_from_or_write_over_are_named(config: Path, base: Path) -> None:
+    assert "is the base model's folder" in only_problem(check_config(changed(config, output_dir=str(base)), 1))
+    config = changed(config, output_dir=str(config.parent / "model"), resume_from_checkpoint="/nope/checkpoint-1")
+    assert only_problem(check_config(config, 1)).startswith("resume_from_checkpoint: /nope/checkpoint-1 does not exist")
+
+
+def test_a_tokenizer_that_numbers_the_models_tokens_otherwise_is_named(config: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base = Path(yaml.safe_load(config.read_text())["base_model"])
+    more = AutoTokenizer.from_pretrained(base)
+    more.add_tokens(["<new>"])
+    more.save_pretrained(tmp_path / "more")
+    other = make_tokenizer(tmp_path / "other", replace(LLAMA_LIKE, specials=LLAMA_LIKE.specials[::-1]))
+    run = config.parent
+    for tokenizer, is_fine in ((tmp_path / "more", True), (other, False)):
+        mix_run(run, MixSettings(str(tokenizer), replay=tmp_path / "replay.jsonl", sequence_len=256))
+        path = write_axolotl_config(run, "microworld/full", base_model=str(base), overrides=TINY)
+        said = check_config(path, num_gpus=1).problems
+        assert any("are others than those of" in problem for problem in said) != is_fine
+
+
+@pytest.mark.parametrize(("micro", "accumulation", "epochs"), [(3, 5, 3), (1, 40, 6), (4, 1, 1.5), (2, 3, 2)])
+def test_steps_of_an_unpacked_training_are_those_that_axolotl_counts(
+    config: Path, micro: int, accumulation: int, epochs: float
+) -> None:
+    from axolotl.utils.dict import DictDefault
+    from axolotl.utils.trainer import calculate_total_num_steps
+    from datasets import Dataset
+
+    keys = {"micro_batch_size": micro, "gradient_accumulation_steps": accumulation, "num_epochs": epochs}
+    values = {**keys, "sample_packing": False, "max_steps": None, "warmup_ratio": None, "warmup_steps": 1}
+    found = check_config(changed(config, **values), num_gpus=1)
+    steps = int(re.search(r"about ([\d,]+):", found.facts[1])[1])  # type: ignore[index]
+    manifest = json.loads((config.parent / "mix/manifest.json").read_text())
+    rows = sum(file["rows"] for file in manifest["files"].values())
+    data = Dataset.from_dict({name: [[1]] * rows for name in ("input_ids", "labels")})
+    theirs = calculate_total_num_steps(DictDefault(keys | {"batch_size": micro * accumulation}), data)
+    assert steps == theirs
+
+
+def test_keys_that_axolotl_knows_by_another_name_and_streamed_data_are_no_problem(config: Path) -> None:
+    fsdp = {"fsdp_offload_params": False, "fsdp_version": 2, "offload_parms": True}
+    said = check_config(changed(config, fsdp_config=fsdp), num_gpus=2).problems
+    assert [problem.split(":")[0] for problem in said if "does not know" in problem] == ["fsdp_config.offload_parms"]
+    streamed = changed(
+        config, fsdp_config=None, datasets=None, pretraining_dataset=[{"path": "some/set"}], max_steps=50
+    )
+    said = check_config(streamed, num_gpus=1).problems
+    assert not [problem for problem in said if problem.startswith("datasets")]
+
+
+def test_data_of_other_kinds_must_be_there_too(config: Path) -> None:
+    entries = yaml.safe_load(config.read_text())["datasets"]
+    gone = [{"path": "/nope/alpaca.jsonl", "type": "alpaca"}, {"path": "gone.parquet", "type": "completion"}]
+    said = check_config(changed(config, datasets=[*entries, *gone]), num_gpus=1).problems
+    assert [problem.split(" does not")[0] for problem in said] == [
+        f"datasets[{len(entries)}]: /nope/alpaca.jsonl",
+        f"datasets[{len(entries) + 1}]: gone.parquet",
+    ]
+
+
+def test_a_warm_up_as_long_as_the_training_is_named(config: Path) -> None:
+    said = only_problem(check_config(changed(config, warmup_ratio=None, warmup_steps=1000), num_gpus=1))
+    assert said.startswith("warmup_steps: 1000 of ")

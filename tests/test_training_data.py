@@ -287,3 +287,19 @@ def test_a_config_of_ones_own_with_values_of_the_wrong_kind_is_refused_with_the_
         own.write_text(yaml.safe_dump({key: value}))
         with pytest.raises(BadInput, match=rf"own\.yaml: {key}: give "):
             written(run, own)
+
+
+def test_an_adapter_of_an_earlier_training_is_no_trained_model(run: Path) -> None:
+    (run / "model").mkdir()
+    (run / "model" / "adapter_model.safetensors").touch()
+    assert "there is no trained model in" in str(Training(run).unready())
+
+
+def test_every_file_of_the_mix_is_read_as_json_wherever_it_lies(run: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    values = read_config("microworld/full")
+    for entry in values["datasets"]:
+        entry.pop("ds_type", None)
+    own.write_text(yaml.safe_dump(values))
+    path = write_axolotl_config(run, own, base_model=values["base_model"])
+    assert {entry["ds_type"] for entry in yaml.safe_load(path.read_text())["datasets"]} == {"json"}
