@@ -25,6 +25,8 @@ _KINDS = bytes(
     _SIGN if 0xE3 <= byte < 0xEE else _LETTER if byte >= 128 or chr(byte).isalnum() else _BETWEEN for byte in range(256)
 )
 _NUMBER = re.compile(r"\d+")
+# All but the digits of Western numbers, which can be found without the slower expression.
+_NO_DIGITS = bytes(byte if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
 _CHARACTERS = 200_000
 _MIX = [np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)]
 _SHIFT = np.uint64(31)
@@ -62,7 +64,7 @@ def shingles(texts: list[str]) -> "tuple[NDArray[np.uint64], NDArray[np.int64]]"
 def band_keys(texts: list[str]) -> "NDArray[np.uint64]":
     """One row of `BANDS` keys for each text: near duplicates have some key in common.
 
-    Texts with other numbers in them never have: two years' figures in the same words are two facts.
+    Texts with other (Western) numbers in them never have: two years' figures in the same words are two facts.
     """
     # So many texts at a time that the numbers stay in the processor's cache.
     step = 1 + len(texts) * _CHARACTERS // (1 + sum(map(len, texts)))
@@ -79,7 +81,7 @@ def _band_keys(texts: list[str]) -> "NDArray[np.uint64]":
         np.multiply(short, factors, out=products)
         np.minimum.reduceat(products, begins, axis=1, out=least[band])
     keys = np.zeros((BANDS, len(texts)), dtype=np.uint64)
-    keys += np.array([zlib.crc32(" ".join(_numbers(text)).encode()) for text in texts], dtype=np.uint64)
+    keys += np.array([_key_of_numbers(text) for text in texts], dtype=np.uint64)
     for row in range(ROWS):
         keys *= _MIX[0]
         keys += least[:, row]
@@ -93,6 +95,10 @@ def shared(one: str, other: str) -> float:
     first, second = np.unique(hashes[:begin]), np.unique(hashes[begin:])
     common = len(np.intersect1d(first, second, assume_unique=True))
     return common / (len(first) + len(second) - common)
+
+
+def _key_of_numbers(text: str) -> int:
+    return zlib.crc32(b" ".join(sorted(text.encode().translate(_NO_DIGITS).split())))
 
 
 def _numbers(text: str) -> list[str]:
