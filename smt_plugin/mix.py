@@ -159,7 +159,7 @@ def mix_budgets(
             return _mix(run_folder, settings, drop or {}, folder, scratch, files)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        (folder / _LOCK_FILE).unlink()
+        (folder / _LOCK_FILE).unlink(missing_ok=True)
         lock.close()
         with suppress(OSError):  # unless there is a mix in it
             folder.rmdir()

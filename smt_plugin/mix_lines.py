@@ -97,6 +97,10 @@ def _stream(settings: "MixSettings") -> Iterator[tuple[str, dict[str, Any]]]:
         ) from None
 
 
+class Unusable(BadInput):
+    """A line that is JSON, but that no training row can be made of."""
+
+
 _Number = Annotated[int, msgspec.Meta(ge=0, lt=2**32)] | None
 
 
@@ -132,7 +136,8 @@ def parsed_line(line: bytes | dict[str, Any], where: str, is_replay: bool = Fals
     """Read one line, of which `where` names the file and number; of a record it is a `Line`.
 
     Raises:
-        BadInput: it is no JSON, or a key is of the wrong type.
+        Unusable: a key is of the wrong type.
+        BadInput: it is no JSON.
     """
     try:
         if isinstance(line, dict):
@@ -140,7 +145,7 @@ def parsed_line(line: bytes | dict[str, Any], where: str, is_replay: bool = Fals
         return (_REPLAY_DECODER if is_replay else DECODER).decode(line.removeprefix(codecs.BOM_UTF8))
     except msgspec.ValidationError as error:
         what = str(error)
-        raise BadInput(
+        raise Unusable(
             f"{where}: {what[0].lower()}{what[1:]}; give an object with either `text` or `messages`, turns with role "
             "and content."
         ) from None
@@ -159,12 +164,12 @@ def check_line(row: ReplayLine, where: str) -> None:
     """Refuse a line that no training row can be made of.
 
     Raises:
-        BadInput: it has neither text nor messages, or both, or does not end with an answer.
+        Unusable: it has neither text nor messages, or both, or does not end with an answer.
     """
     if bool(row.text) == bool(row.messages):
-        raise BadInput(f"{where}: expected an object with either `text` or `messages`.")
+        raise Unusable(f"{where}: expected an object with either `text` or `messages`.")
     if row.messages and row.messages[-1].role != "assistant":
-        raise BadInput(f"{where}: the last of `messages` must be the assistant's.")
+        raise Unusable(f"{where}: the last of `messages` must be the assistant's.")
 
 
 def is_mute(row: ReplayLine) -> bool:

@@ -18,7 +18,18 @@ import msgspec
 from msgspec import UNSET
 
 from smt_plugin.errors import BadInput
-from smt_plugin.mix_lines import BUFFER, DECODER, Line, ReplayLine, Turn, check_line, identity_of, is_mute, parsed_line
+from smt_plugin.mix_lines import (
+    BUFFER,
+    DECODER,
+    Line,
+    ReplayLine,
+    Turn,
+    Unusable,
+    check_line,
+    identity_of,
+    is_mute,
+    parsed_line,
+)
 from smt_plugin.ruler import Ruler
 
 if TYPE_CHECKING:
@@ -201,18 +212,16 @@ class Source:
         hash_of_document = lru_cache(4096)(_hash)
         for where, line in lines:
             self.lines += 1
-            row = self._parsed(line, where)
-            if row is None:
-                continue
-            if self.is_replay and not row.text and not row.messages and (row.text, row.messages) != (UNSET, UNSET):
-                self._drop_unread(where, "empty", "empty")
-                continue
             try:
+                row = parsed_line(line, where, self.is_replay)
+                if self.is_replay and not row.text and not row.messages and (row.text, row.messages) != (UNSET, UNSET):
+                    self._drop_unread(where, "empty", "empty")
+                    continue
                 check_line(row, where)
-            except BadInput as error:
+            except Unusable as error:
+                # A data set on the hub nobody here can mend.
                 if not self.is_replay:
                     raise
-                # A data set on the hub nobody here can mend.
                 self._drop_unread(where, "unusable", str(error).removeprefix(f"{where}: "))
                 continue
             identity = where if self.is_replay else identity_of(row, where)
@@ -240,15 +249,6 @@ class Source:
             documents.append(hash_of_document(identity if row.doc_id in (None, "") else str(row.doc_id)))
             forms.append(training.form)
             yield training
-
-    def _parsed(self, line: bytes | dict[str, Any], where: str) -> ReplayLine | None:
-        try:
-            return parsed_line(line, where, self.is_replay)
-        except BadInput as error:
-            if not self.is_replay or "not valid JSON" in str(error):
-                raise
-            self._drop_unread(where, "unusable", str(error).removeprefix(f"{where}: "))
-            return None
 
     def refuse_unusable(self) -> None:
         """Refuse a source of which no line can be used.

@@ -430,9 +430,11 @@ def plot(results: list[ArmResult]) -> str:
         mean = accuracy.mean * 100
         errors = [[mean - accuracy.low * 100], [accuracy.high * 100 - mean]]
         axes.errorbar(mean, place, xerr=errors, fmt="o", color=color, capsize=4, markersize=7)
-        axes.annotate(f"{mean:.1f}", (mean, place), xytext=(0, 9), textcoords="offset points", ha="center", color=color)
+        number = axes.annotate(f"{mean:.1f}", (mean, place), xytext=(0, 9), textcoords="offset points", ha="center")
+        # On white, so that the line does not strike the number through.
+        number.set(color=color, bbox={"fc": "white", "ec": "white", "pad": 1})
         if result.arm == REFERENCE:
-            axes.axvline(mean, color=color, linestyle=":", linewidth=1)
+            axes.axvline(mean, color=color, linestyle=":", linewidth=1, zorder=0)
     axes.set_yticks(range(len(results)), [_arm_name(result.arm) for result in reversed(results)])
     axes.set_ylim(-0.6, len(results) - 0.3)
     axes.set_xlim(0, 100)

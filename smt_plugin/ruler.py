@@ -14,6 +14,8 @@ _ENDS = (
     re.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*\\s+|[\u3002\uff01\uff1f]|\\n\\s*\\n\\s*"),
     re.compile("\\n+"),
 )
+# How a token begins that is no word.
+_SIGN = re.compile(r"[^\w\s]")
 # One dialogue in so many is rendered by the template itself, to check the short cut.
 _CHECK_EVERY = 64
 # So few texts that their codes stay in the processor's cache.
@@ -56,9 +58,10 @@ class Ruler:
         self._rendered = 0
         # Some templates write turns with tokens that are not declared special.
         turns = self._dialogue()
-        acting = [token.content for token in declared if token.special or (token.content in turns)]
+        acting = {token.content for token in declared if token.special}
+        acting |= {token.content for token in declared if _SIGN.match(token.content) and token.content in turns}
         # A token inside a longer one is broken up with it, so the longest come first.
-        self._special = sorted((token for token in acting if token.strip()), key=len, reverse=True)
+        self._special = sorted(filter(str.strip, acting), key=lambda token: (-len(token), token))
         self._special_starts = {token[0] for token in self._special} | {"<", "["}
         template = tokenizer.chat_template or ""
         self.fingerprint = hashlib.sha256(f"{self._rust.to_str()}{template}".encode()).hexdigest()

@@ -278,7 +278,8 @@ class Training:
     def is_stale(self) -> bool:
         """Whether the model that is there was trained on another mix than the one that is there.
 
-        It is younger than its mix; or a card in its folder, axolotl's or `smt card`'s, names the mix's content.
+        It was not if it is younger than the mix, or if a card in its folder, axolotl's or `smt card`'s, names the mix's
+        content.
         """
         manifest = self.mix / MANIFEST_FILE
         dates = self._adapter() or self._weights()
