@@ -126,8 +126,9 @@ def other_files(path: Path) -> Counter[str]:
     """Count the files of a corpus folder that are no documents, by the ending of their names; hidden ones are none."""
     if not path.is_dir() or (path / "documents.jsonl").is_file():
         return Counter()
-    files = (file for file in path.rglob("[!.]*") if file.is_file() and file.suffix.lower() not in TEXT_SUFFIXES)
-    return Counter(file.suffix.lower() or file.name for file in files if file.name != "questions.jsonl")
+    shown = (file for file in path.rglob("*") if not any(part.startswith(".") for part in file.relative_to(path).parts))
+    others = (file for file in shown if file.is_file() and file.suffix.lower() not in TEXT_SUFFIXES)
+    return Counter(file.suffix.lower() or file.name for file in others if file.name != "questions.jsonl")
 
 
 def _from_folder(folder: Path) -> Iterator[Document]:

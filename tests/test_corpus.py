@@ -20,7 +20,17 @@ def test_a_folder_of_text_files_is_read_in_order_of_path_with_the_file_name_as_t
 
 
 def test_files_that_are_no_documents_are_counted_by_kind(tmp_path: Path) -> None:
-    for name in ("a.txt", "b/c.MD", "d.pdf", "b/e.PDF", "f.html", "Makefile", ".hidden.pdf", "questions.jsonl"):
+    for name in (
+        "a.txt",
+        "b/c.MD",
+        "d.pdf",
+        "b/e.PDF",
+        "f.html",
+        "Makefile",
+        ".hidden.pdf",
+        ".git/x.pdf",
+        "questions.jsonl",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("Text.")
     assert other_files(tmp_path) == {".pdf": 2, ".html": 1, "Makefile": 1}
