@@ -10,6 +10,7 @@ import sqlite3
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -517,7 +518,7 @@ def copy_shipped(config: str, destination: str) -> None:
 
 @cli.command(epilog="\b\nExamples:\n  smt evaluate smt.yaml\n  smt evaluate smt.yaml --arm base --arm base_rag")
 @RUN_FILE
-@click.option("--arm", "arms", multiple=True, help="only this arm; may be given again")
+@click.option("--arm", "arms", multiple=True, help="only this arm, as in the run file; may be given again")
 @click.option("--dry-run", is_flag=True, help="print the lm_eval commands and run none")
 def evaluate(run_file: Path, arms: tuple[str, ...], dry_run: bool) -> None:
     """Run lm_eval on every arm of the run file, skipping those that are done."""
@@ -586,12 +587,18 @@ def _run_lm_eval(commands: "list[ArmCommand]", missing: list[str], dry_run: bool
 def leaks(run_file: Path) -> None:
     """Find the evaluation questions that synthetic records nearly ask or quote; the report then shows both scores."""
     from smt_plugin.benchmarks import load
+    from smt_plugin.jsonl import read_jsonl
     from smt_plugin.leaks import find_leaks
     from smt_plugin.report import leaks_text
 
     settings, section = _with_evaluation(run_file)
     find_leaks(settings.run, *load(section.benchmark, section.data), settings.mix.sources)
     click.echo(f"{leaks_text(settings.run, settings.mix.sources)}; wrote {settings.run / 'leaks.json'}")
+    examples = list(islice(read_jsonl(settings.run / "leaks.jsonl"), 3))
+    for _, row in examples:
+        click.echo(f"  {row['question'][:100]!r} by {row['by'][:100]!r}")
+    if examples:
+        click.echo(f"leave them out with: smt mix {shlex.quote(str(run_file))} --drop-leaks")
 
 
 @cli.command(epilog="\b\nExample:\n  smt report smt.yaml")

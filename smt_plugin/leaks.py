@@ -124,7 +124,8 @@ def find_leaks(
 ) -> dict[str, Any]:
     """Compare all records of a run with the evaluation questions, and write `<run>/leaks.json` and `leaks.jsonl`.
 
-    The records are read once, a batch at a time. `leaks.jsonl` names each record that leaks, with the reason.
+    The records are read once, a batch at a time. `leaks.jsonl` names each record that leaks, with the
+    reason and both texts.
 
     Args:
         sources: the mix's records from elsewhere, `mix.sources`, which are looked at, too.
@@ -144,6 +145,7 @@ def find_leaks(
         raise BadInput(f"{run / 'records'} holds no records; run `smt generate RUN.YAML` first.")
     asked, quoted = Overlaps(questions, QUESTION_RUN), Overlaps(questions, TEXT_RUN, whole_runs=True)
     alike = Likeness(questions, documents)
+    texts = {question.question_id: question.question for question in questions}
 
     def leaking() -> Iterator[dict[str, Any]]:
         rows = ((place, cast(Line, parsed_line(line, place))) for place, line in record_lines(files))
@@ -151,13 +153,21 @@ def find_leaks(
             nearest = iter(alike.see([(str(row.doc_id), text) for _, row in batch for text in _questions_in(row)]))
             for place, row in batch:
                 own = _questions_in(row)
-                found = [("nearly asks", asked.see(text), SHARE) for text in own]
-                found += [("asks much the same as", next(nearest), ALIKE) for _ in own]
-                found.append(("quotes", quoted.see(_text_of(row)), SHARE))
-                for how, hit, least in found:
+                found = [("nearly asks", text, asked.see(text), SHARE) for text in own]
+                found += [("asks much the same as", text, next(nearest), ALIKE) for text in own]
+                found.append(("quotes", _text_of(row), quoted.see(_text_of(row)), SHARE))
+                for how, text, hit, least in found:
                     if hit is not None and hit[1] >= least:
                         reason = f"{how} evaluation question {hit[0]} ({hit[1]:.2f})"
-                        yield {"id": identity_of(row, place), "question_id": hit[0], "reason": reason}
+                        identity = identity_of(row, place)
+                        question = texts[hit[0]]
+                        yield {
+                            "id": identity,
+                            "question_id": hit[0],
+                            "reason": reason,
+                            "question": question,
+                            "by": text,
+                        }
                         break
 
     leaking_records = write_jsonl(run / "leaks.jsonl", leaking())

@@ -138,6 +138,10 @@ def test_the_mix_leaves_leaking_records_out_focal_ones_by_their_question_and_say
     assert dropped["f4"].startswith("nearly asks evaluation question pears")
     assert texts[4] not in (run / "mix" / "rewrites.jsonl").read_text()
     assert orjson.loads((run / "mix" / "manifest.json").read_bytes())["dropped"] >= 2
+    said = CliRunner().invoke(cli, ["leaks", str(tmp_path / "smt.yaml")]).output
+    for question in QUESTIONS[:2]:
+        assert f"  {question.question!r} by {question.question!r}\n" in said
+    assert said.strip().endswith(f"leave them out with: smt mix {tmp_path / 'smt.yaml'} --drop-leaks")
 
 
 def test_records_from_elsewhere_leak_as_a_runs_own_do(tmp_path: Path) -> None:
