@@ -295,10 +295,7 @@ def check(benchmark: str, folder: Path | None = None) -> Check:
 
 def write_data(folder: Path, documents: Iterable[Document], questions: Iterable[Question]) -> None:
     """Write `documents.jsonl` and `questions.jsonl`, which `corpus:` of a run file and every task read."""
-    write_jsonl(
-        folder / "documents.jsonl",
-        ({"doc_id": d.id, "title": d.title, "text": d.text, "source": d.source, "meta": d.meta} for d in documents),
-    )
+    write_jsonl(folder / "documents.jsonl", (document.to_json() for document in documents))
     write_jsonl(folder / "questions.jsonl", (asdict(question) for question in questions))
 
 

@@ -43,6 +43,10 @@ class Document:
         author, year = self.meta.get("author"), self.meta.get("year")
         return f'"{self.title}"' + (f" by {author}" if author else "") + (f" ({year})" if year else "")
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the line of `documents.jsonl` that is read as this document."""
+        return {"doc_id": self.id, "title": self.title, "text": self.text, "source": self.source, "meta": self.meta}
+
 
 def estimate_tokens(text: str) -> float:
     """Return about how many tokens a text has: a token for 4 bytes of UTF-8, our rule of thumb for any language."""
@@ -126,18 +130,17 @@ def other_files(path: Path) -> Counter[str]:
     """Count the files of a corpus folder that are no documents, by the ending of their names; hidden ones are none."""
     if not path.is_dir() or (path / "documents.jsonl").is_file():
         return Counter()
-    shown = (file for file in path.rglob("*") if not any(part.startswith(".") for part in file.relative_to(path).parts))
-    others = (file for file in shown if file.is_file() and file.suffix.lower() not in TEXT_SUFFIXES)
+    others = (file for file in _files(path) if file.suffix.lower() not in TEXT_SUFFIXES)
     return Counter(file.suffix.lower() or file.name for file in others if file.name != "questions.jsonl")
 
 
 def _from_folder(folder: Path) -> Iterator[Document]:
-    for path in sorted(_text_files(folder)):
+    for path in sorted(path for path in _files(folder) if path.suffix.lower() in TEXT_SUFFIXES):
         yield _from_text_file(path, path.relative_to(folder).as_posix())
 
 
-def _text_files(folder: Path) -> Iterator[Path]:
-    """Yield the text files below a folder, less hidden ones; a folder that is reached in several ways is read once."""
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, less hidden ones; a folder that is reached in several ways is read once."""
 
     def refuse(error: OSError) -> None:
         raise BadInput(f"{error.filename} cannot be read ({error.strerror}); mend its permissions or remove it.")
@@ -150,8 +153,7 @@ def _text_files(folder: Path) -> Iterator[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(parent, name) for name in names if not name.startswith("."))
-        yield from (path for path in paths if path.suffix.lower() in TEXT_SUFFIXES)
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
 def _from_text_file(path: Path, document_id: str) -> Document:

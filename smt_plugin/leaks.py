@@ -155,17 +155,15 @@ def find_leaks(
                 own = _questions_in(row)
                 found = [("nearly asks", text, asked.see(text), SHARE) for text in own]
                 found += [("asks much the same as", text, next(nearest), ALIKE) for text in own]
-                found.append(("quotes", _text_of(row), quoted.see(_text_of(row)), SHARE))
+                whole = _text_of(row)
+                found.append(("quotes", whole, quoted.see(whole), SHARE))
                 for how, text, hit, least in found:
                     if hit is not None and hit[1] >= least:
-                        reason = f"{how} evaluation question {hit[0]} ({hit[1]:.2f})"
-                        identity = identity_of(row, place)
-                        question = texts[hit[0]]
                         yield {
-                            "id": identity,
+                            "id": identity_of(row, place),
                             "question_id": hit[0],
-                            "reason": reason,
-                            "question": question,
+                            "reason": f"{how} evaluation question {hit[0]} ({hit[1]:.2f})",
+                            "question": texts[hit[0]],
                             "by": text,
                         }
                         break

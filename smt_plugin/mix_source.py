@@ -223,6 +223,9 @@ class Source:
                 if not self.is_replay:
                     raise
                 self._drop_unread(where, "unusable", str(error).removeprefix(f"{where}: "))
+                # A stream would be read to its end.
+                if self.lines == _MOST_UNUSABLE:
+                    self.refuse_unusable()
                 continue
             identity = where if self.is_replay else identity_of(row, where)
             if is_mute(row) or (row.text and row.text.isspace()):
@@ -262,9 +265,6 @@ class Source:
     def _drop_unread(self, identity: str, count: str, reason: str) -> None:
         self.counts[count] += 1
         self._unread.append({"source": self.name, "id": identity, "reason": reason})
-        # A stream would be read to its end.
-        if self.lines == _MOST_UNUSABLE:
-            self.refuse_unusable()
 
     def _training_row(self, identity: str, row: ReplayLine, ruler: Ruler) -> _Row:
         if row.text:

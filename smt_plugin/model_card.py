@@ -171,8 +171,10 @@ def _config_text(run_folder: Path, config: dict[str, Any]) -> str:
             return {key: shortened(each) for key, each in value.items() if not _SECRET.search(str(key))}
         if isinstance(value, list):
             return [shortened(each) for each in value]
-        if not isinstance(value, str) or not Path(value).is_absolute():
-            return _PASSWORD.sub("", value) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        if not Path(value).is_absolute():
+            return _PASSWORD.sub("", value)
         path = Path(value)
         return str(path.relative_to(run_folder) if path.is_relative_to(run_folder) else path.name)
 

@@ -145,10 +145,7 @@ def write(folder: Path, seed: int = DEFAULT_SEED) -> None:
     from smt_plugin.microworld.pretrain import replay
 
     rows: dict[str, Iterable[dict[str, Any]]] = {
-        "documents.jsonl": (
-            {"doc_id": d.id, "title": d.title, "text": d.text, "source": d.source, "meta": d.meta}
-            for d in documents(seed)
-        ),
+        "documents.jsonl": (document.to_json() for document in documents(seed)),
         "questions.jsonl": questions(seed),
         "replay.jsonl": replay(seed, REPLAY_ROWS),
     }
