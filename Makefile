@@ -28,6 +28,7 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # An environment: torch first and alone, as a later package could bring another build of it. uv takes a fraction of pip's
 # time but reads none of pip's settings: where it finds no registry, pip goes on.

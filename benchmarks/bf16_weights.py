@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import smt_plugin
-from smt_plugin.microworld import pretrain
+from smt_plugin.microworld import stream
 
 MODEL = Path(smt_plugin.__file__).parent / "microworld" / "base_model"
 STEPS, ROWS, LENGTH = 200, 2, 256
@@ -58,7 +58,7 @@ def weights_after_axolotls_fsdp2() -> set[torch.dtype]:
 def batches() -> list[torch.Tensor]:
     """Rows of the text that the base model was pretrained on, of another seed, twice over as the paper trains."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    texts = [row["text"] for row in pretrain.replay(1, 8_000) if "text" in row]
+    texts = [row["text"] for row in stream.replay(1, 8_000) if "text" in row]
     tokens = [token for text in texts for token in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
     size = ROWS * LENGTH
     assert len(tokens) >= STEPS // 2 * size, f"only {len(tokens)} tokens"

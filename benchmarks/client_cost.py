@@ -24,7 +24,7 @@ from urllib.request import urlopen
 from instant_server import MODEL, TOKENS
 
 from smt_plugin.corpus import read_documents
-from smt_plugin.jsonl import write_jsonl
+from smt_plugin.files import write_jsonl
 from smt_plugin.prompts import Prompts
 
 SERVER_CORE, CLIENT_CORE = 1, 0

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from smt_plugin.benchmarks import BENCHMARKS, load
-from smt_plugin.retrieval import Settings, build_retrieval, chunk_texts, embedding_model, query_of
+from smt_plugin.benchmarks.find import BENCHMARKS, load
+from smt_plugin.retrieval.retrieve import Settings, build_retrieval, chunk_texts, embedding_model, query_of
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smt_plugin.intervals import estimate
+from smt_plugin.evaluation.intervals import estimate
 
 # Documents, questions, and whether every document has as many questions as the others.
 SHAPES = {"QuALITY": (265, 4609, False), "LongHealth": (20, 400, True), "FinanceBench": (84, 150, False)}

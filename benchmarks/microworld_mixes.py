@@ -20,12 +20,12 @@ import numpy as np
 import orjson
 import yaml
 
+from smt_plugin.cli.quickstart import RUN_FILE, run_command
 from smt_plugin.config import parse_tokens
-from smt_plugin.evaluate import read_arm
-from smt_plugin.intervals import Estimate, estimate
-from smt_plugin.microworld import world
-from smt_plugin.microworld.quickstart import RUN_FILE, run_command
-from smt_plugin.mix import budget_name
+from smt_plugin.evaluation.arm_results import read_arm
+from smt_plugin.evaluation.intervals import Estimate, estimate
+from smt_plugin.microworld import archive
+from smt_plugin.mixing.manifest import budget_name
 
 MIXES = {
     "questions": {"synthetic_qa": 1},
@@ -82,7 +82,7 @@ def write_run_file(path: Path, text: str) -> None:
 def prepare(folder: Path, seed: int, largest: int) -> None:
     """Make one seed's archive and records, and ask the base model."""
     if not (folder / "archive" / "replay.jsonl").exists():
-        world.write(folder / "archive", seed)
+        archive.write(folder / "archive", seed)
     write_run_file(folder / "base.yaml", run_file("base", largest, evaluate={"arms": list(REFERENCES)}))
     if all(read_arm(folder / "base" / "results" / arm) for arm in REFERENCES):
         return

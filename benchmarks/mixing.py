@@ -28,7 +28,9 @@ import orjson
 import transformers
 
 from smt_plugin.config import parse_tokens
-from smt_plugin.mix import MixSettings, budget_name, mix_run
+from smt_plugin.mixing.manifest import budget_name
+from smt_plugin.mixing.mix import mix_run
+from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.records import Record
 
 NUM_WORDS, VOCABULARY, NUM_DOCUMENTS = 200_000, 131_072, 265
@@ -348,8 +350,8 @@ def main() -> None:
 
 def measure_idle(tokenizer: Path) -> dict[str, Any]:
     """Load what a mix loads."""
-    import smt_plugin.duplicates  # noqa: F401
-    from smt_plugin.ruler import Ruler
+    import smt_plugin.mixing.near_duplicates  # noqa: F401
+    from smt_plugin.mixing.ruler import Ruler
 
     Ruler(str(tokenizer), 2048)
     return {}

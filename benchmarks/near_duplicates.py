@@ -1,4 +1,4 @@
-"""What would a MinHash library cost a mix, and what would it find, beside `smt_plugin.duplicates`?
+"""What would a MinHash library cost a mix, and what would it find, beside `smt_plugin.mixing.near_duplicates`?
 
     pip install datasketch rensa
     python benchmarks/near_duplicates.py --tokenizer FOLDER      (without it, the row of the tokenizer is left out)
@@ -6,9 +6,10 @@
 Invented texts; to 2 % of them a copy with some words changed, so that both 0.8 of the shingles and 0.8 of the word
 5-grams are shared (planted), and to as many one that shares 0.4 to 0.75 of the shingles (a decoy). Everything takes 70
 values in 14 bands of 5; datasketch and rensa once over word 5-grams, as their users do it, once over the shingle
-hashes of `smt_plugin.duplicates`. Whatever shares a band is compared exactly, but for `RMinHashDeduplicator`, which
-goes by its own estimate from 128 values. Each runs in a process of its own, three times; CPU seconds are those of all
-threads in the fastest run, memory is the peak of the process less that before, with all texts in memory already. Linux.
+hashes of `smt_plugin.mixing.near_duplicates`. Whatever shares a band is compared exactly, but for
+`RMinHashDeduplicator`, which goes by its own estimate from 128 values. Each runs in a process of its own, three times;
+CPU seconds are those of all threads in the fastest run, memory is the peak of the process less that before, with all
+texts in memory already. Linux.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from smt_plugin.duplicates import BANDS, ROWS, NearDuplicates, band_keys, shared, shingles
+from smt_plugin.mixing.near_duplicates import BANDS, ROWS, NearDuplicates, band_keys, shared, shingles
 
 VALUES, THRESHOLD, BATCH = BANDS * ROWS, 0.8, 1024
 Found = tuple[set[int], int]
@@ -123,7 +124,7 @@ def tokenizer(texts: list[str], folder: Path) -> Found:
 
 
 ARMS: dict[str, Callable[[list[str]], Found]] = {
-    "`smt_plugin.duplicates`": ours,
+    "`smt_plugin.mixing.near_duplicates`": ours,
     "datasketch, 5-grams": partial(datasketch, sets=word_5_grams),
     "datasketch, our shingles": partial(datasketch, sets=shingle_hashes, hashfunc=int),
     "rensa, 5-grams": partial(rensa, sets=word_5_grams),

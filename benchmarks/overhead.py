@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from typing import ClassVar
 
 from benchmarks.served import Call, Served, add_arguments, fixed_length, serve
-from smt_plugin.backends import Reply
+from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
 from smt_plugin.methods.base import Ask, Complete, record_of
 from smt_plugin.records import Record

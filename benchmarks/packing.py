@@ -18,9 +18,11 @@ from typing import Any
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from smt_plugin.jsonl import read_jsonl
-from smt_plugin.mix import MixSettings, mix_run
-from smt_plugin.training_data import read_config, write_axolotl_config
+from smt_plugin.files import read_jsonl
+from smt_plugin.mixing.mix import mix_run
+from smt_plugin.mixing.settings import MixSettings
+from smt_plugin.training.axolotl_config import write_axolotl_config
+from smt_plugin.training.shipped import read_config
 
 SPECIALS = ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|finetune_right_pad_id|>"]
 TEMPLATE = (

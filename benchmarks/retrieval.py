@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from smt_plugin.benchmarks import BENCHMARKS, load
-from smt_plugin.retrieval import MODES, build_retrieval, default_settings
+from smt_plugin.benchmarks.find import BENCHMARKS, load
+from smt_plugin.retrieval.retrieve import MODES, build_retrieval, default_settings
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 
 import orjson
 
-from smt_plugin.intervals import estimate
-from smt_plugin.jsonl import read_jsonl, write_jsonl
-from smt_plugin.scoring import process_results
+from smt_plugin.evaluation.intervals import estimate
+from smt_plugin.evaluation.scoring import process_results
+from smt_plugin.files import read_jsonl, write_jsonl
 
 REASONS = "The story says that the wheel turned, so the answer is not clear yet. " * 20
 

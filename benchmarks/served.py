@@ -21,9 +21,9 @@ from typing import Any
 
 import aiohttp
 
-from smt_plugin.completions import CompletionStore
 from smt_plugin.corpus import read_documents
 from smt_plugin.errors import BadInput
+from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.prompts import Prompts
 from tests.vllm_server.markov_llama import make_markov_llama
 from tests.vllm_server.server import ARGUMENTS, VLLM, Server, ServerFailed, running_server, vllm_environment

@@ -24,10 +24,10 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from smt_plugin.backends import Reply, Request
-from smt_plugin.completions import Completion, CompletionStore, completion_key
+from smt_plugin.backends.base import Reply, Request
 from smt_plugin.corpus import Document, read_documents
-from smt_plugin.jsonl import write_jsonl
+from smt_plugin.files import write_jsonl
+from smt_plugin.generation.completions import Completion, CompletionStore, completion_key
 from smt_plugin.methods.wrap import Wrap
 from smt_plugin.prompts import Prompts
 
@@ -149,7 +149,7 @@ OPEN = """
 import sys, time
 started = time.perf_counter()
 from pathlib import Path
-from smt_plugin.completions import CompletionStore
+from smt_plugin.generation.completions import CompletionStore
 store = CompletionStore(Path(sys.argv[1]))
 assert store.get(sys.argv[2]) is not None
 seconds = time.perf_counter() - started

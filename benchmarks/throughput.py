@@ -29,8 +29,10 @@ from typing import Any
 import orjson
 import yaml
 
-from smt_plugin.mix import MixSettings, mix_run
-from smt_plugin.training_data import read_config, write_axolotl_config
+from smt_plugin.mixing.mix import mix_run
+from smt_plugin.mixing.settings import MixSettings
+from smt_plugin.training.axolotl_config import write_axolotl_config
+from smt_plugin.training.shipped import read_config
 from tests.tiny_llama import LLAMA_LIKE, QWEN_LIKE, make_tokenizer
 
 

@@ -53,7 +53,7 @@ def chroma(count: int, folder: Path) -> Search:
 
     import chromadb
 
-    from smt_plugin.vector_store import HNSW
+    from smt_plugin.retrieval.chroma import HNSW
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,5 +1,5 @@
 """`python -m smt_plugin` is `smt`."""
 
-from smt_plugin.cli import main
+from smt_plugin.cli.app import main
 
 main()

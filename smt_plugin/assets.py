@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-_PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent
 # Another wheel may drop a folder named `prompts` into site-packages; a pyproject.toml it does not.
-_ROOT = _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else _PACKAGE
+_ROOT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else PACKAGE
 
 
 def asset_dir(name: str) -> Path:

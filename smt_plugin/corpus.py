@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smt_plugin.errors import BadInput, why_no_file
-from smt_plugin.jsonl import read_jsonl
+from smt_plugin.files import read_jsonl
 
 TEXT_SUFFIXES = (".txt", ".md")
 

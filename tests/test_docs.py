@@ -5,7 +5,7 @@ import click
 import pytest
 
 from smt_plugin.assets import asset_dir
-from smt_plugin.cli import cli
+from smt_plugin.cli.app import cli
 from smt_plugin.methods import METHODS
 
 ROOT = Path(__file__).parent.parent

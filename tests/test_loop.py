@@ -11,8 +11,8 @@ import orjson
 import pytest
 import yaml
 
-from smt_plugin.microworld import world
-from smt_plugin.microworld.quickstart import RUN_FILE
+from smt_plugin.cli.quickstart import RUN_FILE
+from smt_plugin.microworld import archive
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,7 +39,7 @@ def run(command: list[str], folder: Path, expected: int = 0) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the loop has been run up to the report, two arms of five, eight questions each."""
     folder = tmp_path_factory.mktemp("loop")
-    world.write(folder / "archive")
+    archive.write(folder / "archive")
     settings = yaml.safe_load(RUN_FILE)
     settings["methods"] = {name: {"tokens": "6K"} for name in settings["methods"]}
     settings["evaluate"] = {**settings["evaluate"], "limit": 8, "arms": ["base_rag", "trained", "trained_rag"]}

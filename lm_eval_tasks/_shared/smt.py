@@ -1,1 +1,1 @@
-from smt_plugin.lm_eval_link import dataset, process_results  # noqa: F401
+from smt_plugin.evaluation.lm_eval_link import dataset, process_results  # noqa: F401

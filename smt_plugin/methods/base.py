@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 import orjson
 
-from smt_plugin.backends import Reply
+from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
 from smt_plugin.records import Record
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, ClassVar
 
-from smt_plugin.backends import Reply
+from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
 from smt_plugin.methods.base import (
     Ask,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from smt_plugin.backends import Reply
+from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
 from smt_plugin.methods.base import Ask, Complete, Sampled, Unparsable, parse_json, record_of
 from smt_plugin.records import Record

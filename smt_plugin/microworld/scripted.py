@@ -9,7 +9,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from smt_plugin.backends import Keep, Reply, Request
+from smt_plugin.backends.base import Keep, Reply, Request
 from smt_plugin.errors import BadInput
 from smt_plugin.microworld.grammar import (
     BY_KEY,

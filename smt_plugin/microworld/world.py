@@ -1,22 +1,16 @@
 """The invented archive: its documents, the questions about them, and the text of the evaluation prompt.
 
-    python -m smt_plugin.microworld.world OUT [--seed N]
-
-writes documents.jsonl, questions.jsonl and replay.jsonl. The same seed gives the same files, byte for byte.
+The same seed gives the same, byte for byte.
 The wordings of the questions are the grammar's `test_questions`, which the scripted backend never uses; the
 base model knows them from its pretraining on other people and places.
 """
 
-import filecmp
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from smt_plugin.corpus import Document
-from smt_plugin.jsonl import write_jsonl
 from smt_plugin.microworld.grammar import (
     BY_KEY,
     HOME_PHRASES,
@@ -31,12 +25,22 @@ from smt_plugin.microworld.grammar import (
 )
 
 DEFAULT_SEED = 1
+
+
 PEOPLE = 30
+
+
 TOWNS = 8
+
+
 ONE_FACT_QUESTIONS = 230
+
+
 TWO_FACT_QUESTIONS = 70
+
+
 OPTIONS = 4
-REPLAY_ROWS = 1000
+
 
 # The user message of an evaluation question. `passages` is empty in the closed-book arms and holds articles or
 # retrieved chunks, each beginning with its title, in the others: nothing else differs between the arms.
@@ -137,27 +141,6 @@ def question_prompt(question: str, options: list[str], passages: tuple[str, ...]
     return f"{blocks}{question}\nOptions: {' ; '.join(options)}"
 
 
-def write(folder: Path, seed: int = DEFAULT_SEED) -> None:
-    """Write documents.jsonl, questions.jsonl and replay.jsonl into `folder`, less those that are there already.
-
-    What depends on them knows them again by their dates.
-    """
-    from smt_plugin.microworld.pretrain import replay
-
-    rows: dict[str, Iterable[dict[str, Any]]] = {
-        "documents.jsonl": (document.to_json() for document in documents(seed)),
-        "questions.jsonl": questions(seed),
-        "replay.jsonl": replay(seed, REPLAY_ROWS),
-    }
-    for name, content in rows.items():
-        path, new = folder / name, folder / f"{name}.new"
-        write_jsonl(new, content)
-        if path.is_file() and filecmp.cmp(path, new, shallow=False):
-            new.unlink()
-        else:
-            new.replace(path)
-
-
 def _archive(seed: int) -> World:
     return build(random.Random(f"archive-{seed}"))
 
@@ -189,18 +172,3 @@ def distractors(fact: Fact, world: World, rng: random.Random) -> list[str]:
 
 def _doc_id(name: str) -> str:
     return name.lower().replace(" ", "-")
-
-
-def main() -> None:
-    """Write the archive's files into a folder."""
-    import argparse
-
-    parser = argparse.ArgumentParser(description="Write documents.jsonl, questions.jsonl and replay.jsonl.")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    arguments = parser.parse_args()
-    write(arguments.out, arguments.seed)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from smt_plugin.backends import Reply
+from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
 from smt_plugin.methods.active_reading import ActiveReading, parse_strategies
 from smt_plugin.methods.base import Answer, Ask, Unparsable, parse_text

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_generate import records, run_generate
+from tests.generation.test_generate import records, run_generate
 
 
 @pytest.mark.parametrize("method", ["wrap", "spa", "entigraph"])

@@ -1,7 +1,7 @@
 import pytest
 
 from smt_plugin.assets import asset_dir
-from smt_plugin.backends import Reply
+from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.methods import METHODS, make_method

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from smt_plugin.backends import Reply
+from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
 from smt_plugin.methods.base import Answer, Ask, Unparsable
 from smt_plugin.methods.synthetic_qa import SyntheticQA, parse_pairs

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from smt_plugin.backends import Request
-from smt_plugin.microworld import pretrain, scripted, tokenizer, world
+from smt_plugin.backends.base import Request
+from smt_plugin.microworld import pretrain, scripted, stream, tokenizer, world
 
 BASE_MODEL = Path(scripted.__file__).parent / "base_model"
 
@@ -35,7 +35,7 @@ def everything_said():
             yield asyncio.run(scripted.ScriptedBackend(1.0).complete(request)).text
     for row in world.questions(3):
         yield world.question_prompt(row["question"], row["options"])
-    for row in pretrain.replay(3, 300):
+    for row in stream.replay(3, 300):
         yield row["text"] if "text" in row else " ".join(m["content"] for m in row["messages"])
 
 

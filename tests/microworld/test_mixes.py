@@ -14,7 +14,7 @@ from benchmarks.microworld_mixes import (
     summary,
     write_run_file,
 )
-from smt_plugin.microworld.quickstart import RUN_FILE
+from smt_plugin.cli.quickstart import RUN_FILE
 
 SEEDS = [7, 11]
 # The accuracy of every mix at every budget: 10 points a doubling, "focal" 20, "documents" 5.

@@ -5,7 +5,7 @@ import jinja2
 import pytest
 
 from smt_plugin.assets import asset_dir
-from smt_plugin.backends import Request
+from smt_plugin.backends.base import Request
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.microworld import grammar, scripted, world

@@ -1,9 +1,9 @@
-from smt_plugin.microworld import grammar, pretrain, world
+from smt_plugin.microworld import archive, grammar, stream, world
 
 
 def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path):
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        world.write(tmp_path / name, seed)
+        archive.write(tmp_path / name, seed)
     for file in ("documents.jsonl", "questions.jsonl", "replay.jsonl"):
         first, second, other = ((tmp_path / name / file).read_bytes() for name in "abc")
         assert first == second
@@ -11,10 +11,10 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path):
 
 
 def test_names_of_the_archive_never_occur_in_pretraining():
-    archive = {document.title for seed in range(3) for document in world.documents(seed)}
-    assert all(grammar.in_archive(name) for name in archive)
-    pretraining = " ".join(str(row) for row in pretrain.replay(0, 500)).lower()
-    assert not [name for name in archive if name.lower() in pretraining]
+    titles = {document.title for seed in range(3) for document in world.documents(seed)}
+    assert all(grammar.in_archive(name) for name in titles)
+    pretraining = " ".join(str(row) for row in stream.replay(0, 500)).lower()
+    assert not [name for name in titles if name.lower() in pretraining]
 
 
 def test_every_article_states_every_fact_of_its_subject_and_nothing_else():

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from smt_plugin.backends import OpenAIBackend, Refused, Reply, Request
+from smt_plugin.backends.base import Refused, Reply, Request
+from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.methods.active_reading import parse_strategies

@@ -1,0 +1,109 @@
+"""What a backend is: a request in, a reply out."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a backend is asked.
+
+    Attributes:
+        sampling: `temperature`, `top_p`, `max_tokens` and, if the user set one, `seed`.
+        sample: tells apart repeated asks of the same messages, attempts included; never sent but in the seed.
+        schema: JSON schema that the reply must follow, or None.
+        affinity: names a document or a part of one; its requests prefer one replica, whose cache holds the document.
+    """
+
+    messages: list[dict[str, str]]
+    sampling: dict[str, Any]
+    sample: int
+    schema: dict[str, Any] | None
+    affinity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back; `finish_reason` is `stop`, `length` or another word of the server's, as are the token counts."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+class Refused(Exception):
+    """The backend will never answer this request (a prompt too long, a request it forbids)."""
+
+
+class BackendDown(Exception):
+    """No endpoint has answered for longer than the user's patience."""
+
+
+class Deferred(Exception):
+    """The backend does not answer now but another time: a batch file has yet to be worked off, or time is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """The prefix caches of a backend's servers, all together, by the servers' own count, in tokens.
+
+    Attributes:
+        capacity: what fits in.
+        queried, hit: prompt tokens looked up since `start`, and those found.
+    """
+
+    capacity: int
+    queried: int
+    hit: int
+
+
+Keep = Callable[[Reply], Awaitable[None]]
+
+
+"""Makes a reply durable."""
+
+
+class Backend(Protocol):
+    """Something that completes chat messages.
+
+    `concurrency` is how many requests it can take now; `has_room` whether a server would have nothing to do with
+    those that it was given.
+    """
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def concurrency(self) -> int: ...
+
+    @property
+    def has_room(self) -> bool: ...
+
+    async def start(self) -> None:
+        """Check that the backend is there; raises BadInput if it is not."""
+        ...
+
+    async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
+        """Answer one request, raising Refused, Deferred or BackendDown; called by many tasks at once.
+
+        A reply is handed to `keep` first; until that returns, the request counts as in flight, so that a crash makes
+        no more of them lose what they cost than may be in flight at once.
+        """
+        ...
+
+    async def cache_use(self) -> CacheUse | None:
+        """Ask the servers for the use of their prefix caches; None where they do not say."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...

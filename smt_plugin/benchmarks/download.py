@@ -1,0 +1,126 @@
+"""Fetch files over HTTP: resumed where they broke off, checked, and in their place only when whole."""
+
+import asyncio
+import fcntl
+import hashlib
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smt_plugin.errors import BadInput
+
+if TYPE_CHECKING:
+    import aiohttp
+    from rich.progress import Progress, TaskID
+
+ATTEMPTS = 5
+
+
+_PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before each further one
+
+
+_BLOCK = 1 << 20
+
+
+_SILENCE_SECONDS = 60.0
+
+
+def download(address: str, files: Mapping[str, str | None], folder: Path) -> None:
+    """Fetch `address` + path into `folder` / path for each path of `files` that is not there yet.
+
+    What was fetched before a break is kept as `<path>.partial`, and the next call goes on from there. Two processes
+    may want the same folder: the second waits for the first.
+
+    Args:
+        files: path below `address` -> the git blob id of its content; None where that is not known, and such a
+            file is fetched from its beginning each time, since nothing would tell a mixture of two versions.
+
+    Raises:
+        BadInput: downloads are switched off, the address cannot be reached or refuses, or a checksum is wrong; the
+            message has no advice on where else to put the files, which the caller knows.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(folder.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = {path: blob for path, blob in files.items() if not (folder / path).is_file()}
+        if not missing:
+            return
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise BadInput(f"{address} was not asked for {len(missing)} files, since HF_HUB_OFFLINE is set")
+        # A thread of its own, since the caller may be inside a running event loop.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, _fetch_all(address, missing, folder)).result()
+
+
+async def _fetch_all(address: str, files: Mapping[str, str | None], folder: Path) -> None:
+    import aiohttp
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = [TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_SILENCE_SECONDS)
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
+            for path, blob in files.items():
+                await _fetch(session, address + path, folder / path, blob, progress)
+
+
+async def _fetch(
+    session: "aiohttp.ClientSession", url: str, path: Path, blob: str | None, progress: "Progress"
+) -> None:
+    import aiohttp
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    if blob is None:
+        partial.unlink(missing_ok=True)
+    task = progress.add_task(path.name, total=None)
+    for attempt in range(ATTEMPTS):
+        try:
+            await _go_on(session, url, partial, progress, task)
+            break
+        except (aiohttp.ClientError, TimeoutError) as error:
+            # A refusal will not change; a name that is not found or a port that is closed is tried again, too,
+            # since connections come and go.
+            status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
+            if attempt + 1 == ATTEMPTS or (status is not None and status < 500 and status != 429):
+                raise BadInput(f"{url} cannot be fetched ({str(error) or type(error).__name__})") from None
+            if blob is None:
+                partial.unlink(missing_ok=True)
+            await asyncio.sleep(_PAUSE_SECONDS * 2**attempt)
+    if blob is not None and (found := blob_id(partial)) != blob:
+        partial.unlink()
+        raise BadInput(f"{url} has the wrong checksum (git blob id {found}, not {blob}) and was thrown away")
+    partial.replace(path)
+
+
+async def _go_on(
+    session: "aiohttp.ClientSession", url: str, partial: Path, progress: "Progress", task: "TaskID"
+) -> None:
+    """Fetch what `partial` still lacks; all of it if the server knows no ranges."""
+    have = partial.stat().st_size if partial.is_file() else 0
+    # Compressed transfers have no byte ranges to go on from.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    async with session.get(url, headers=headers) as response:
+        if response.status == 416:  # nothing is left to fetch, or another file is there now: the checksum tells
+            return
+        response.raise_for_status()
+        if response.status != 206:
+            have = 0
+        size = response.content_length
+        progress.update(task, total=None if size is None else have + size, completed=have)
+        with partial.open("ab" if have else "wb") as file:
+            async for block in response.content.iter_chunked(_BLOCK):
+                file.write(block)
+                progress.advance(task, len(block))
+
+
+def blob_id(path: Path) -> str:
+    """The id that git gives to a file's content, 40 hexadecimal digits."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,246 @@
+"""The link to lm-eval: what our task files call, and how plain `lm_eval --tasks quality_smt` finds them."""
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from smt_plugin.assets import asset_dir
+from smt_plugin.benchmarks import find as benchmarks
+from smt_plugin.control_tokens import defuse
+from smt_plugin.corpus import Document
+from smt_plugin.errors import BadInput
+from smt_plugin.evaluation.scoring import process_results
+from smt_plugin.question import Question
+
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = ["dataset", "install", "installed", "process_results", "status", "uninstall"]
+
+
+CONTEXTS = ("none", "rag", "full")
+
+
+def dataset(
+    benchmark: str,
+    context: str,
+    data: str | None = None,
+    retrieval: str | dict[str, Any] | None = None,
+    judge: dict[str, Any] | None = None,
+    split: str | None = None,
+    free_form: bool = True,
+    **_: Any,
+) -> "dict[str, datasets.Dataset]":
+    """lm-eval's `custom_dataset` hook: the questions of a task, each with the passages that go before it.
+
+    Args:
+        benchmark: one of `benchmarks.BENCHMARKS`; set in the task file.
+        context: `none` (closed-book), `rag` (retrieved chunks) or `full` (the source documents); set there.
+        data: folder with the benchmark's files, from `--metadata '{"data": "..."}'`.
+        retrieval: for `rag`, from `--metadata`: a retrieval file, or settings that replace the benchmark's own, with
+            which, as without them, a file is built once and kept.
+        judge: endpoint or kind, model and so on of the model that judges free-form answers, from `--metadata`.
+        split: from `--metadata`: `tuning` asks only about the documents that retrieval is tuned on, see tune.py.
+        free_form: whether the task can ask questions without options; set there.
+
+    Raises:
+        BadInput: no data, data that cannot be read, a retrieval file that does not fit it, or free-form
+            questions without a judge that answers.
+    """
+    if context not in CONTEXTS:
+        raise BadInput(f"unknown context {context!r} in a task file; choose one of: {', '.join(CONTEXTS)}.")
+    from datasets import Dataset, Features, Sequence, Value
+
+    documents, questions = benchmarks.load(benchmark, Path(data) if data else None)
+    by_id = {document.id: document for document in documents}
+    if not free_form and (without := [q.question_id for q in questions if q.options is None]):
+        raise BadInput(f"question {without[0]!r} has no options, but this task compares options; use one without _ll.")
+    judged = _checked_judge(judge) if any(question.options is None for question in questions) else ""
+    passages = _passages(benchmark, context, documents, questions, retrieval)
+    features = Features(
+        {
+            "question_id": Value("string"),
+            "doc_id": Value("string"),
+            "identity": Value("string"),
+            "question": Value("string"),
+            "options": Sequence(Value("string")),
+            "answer": Value("int64"),
+            "gold": Value("string"),
+            "judge": Value("string"),
+            "passages": Sequence(Value("string")),
+            "meta": Value("string"),
+        }
+    )
+    if split not in (None, "tuning"):
+        raise BadInput(f"unknown split {split!r} in --metadata; `tuning` is the only one.")
+    asked_about = set(benchmarks.held_out(documents)) if split else set(by_id)
+    rows = [
+        _row(question, by_id[question.doc_id].identity, passages(question), judged)
+        for question in questions
+        if question.doc_id in asked_about
+    ]
+    return {"test": Dataset.from_list(rows, features=features)}
+
+
+def _passages(
+    benchmark: str,
+    context: str,
+    documents: list[Document],
+    questions: list[Question],
+    retrieval: str | dict[str, Any] | None,
+) -> Callable[[Question], list[str]]:
+    """The function that gives the passages of a question; each begins with the identity of its document."""
+    if context == "rag":
+        from smt_plugin.retrieval.retrieve import ORDERS, cached_retrieval, default_settings, order_of, read_retrieval
+
+        if isinstance(retrieval, str):
+            path = Path(retrieval)
+            order = order_of(path)
+        else:
+            settings = default_settings(benchmark).changed(retrieval or {})
+            path, order = cached_retrieval(benchmark, documents, questions, settings), settings.order
+        chunks = read_retrieval(path, questions)
+        step = 1 if order == ORDERS[0] else -1
+        return lambda question: [chunk.text for chunk in chunks[question.question_id][::step]]
+    if context == "full":
+        full = {document.id: f"{document.identity}\n{document.text}" for document in documents}
+        return lambda question: [full[doc_id] for doc_id in question.evidence]
+    return lambda question: []
+
+
+def _checked_judge(settings: dict[str, Any] | None) -> str:
+    """The judge's settings as JSON, once it is known to be there: a judge missing at the end costs all answers."""
+    if settings is None:
+        raise BadInput(
+            "these questions are free-form, and no judge is set; give one in the run file under evaluate.judge, or "
+            'to lm_eval with --metadata \'{"judge": {"endpoint": "http://127.0.0.1:8000/v1", "model": "..."}}\', or '
+            'with {"judge": {"kind": "vllm"}} to start Qwen3-14B here.'
+        )
+    from smt_plugin.evaluation.judge import check_judge, judge_settings
+
+    check_judge(judge_settings(settings))
+    return orjson.dumps(settings).decode()
+
+
+def _row(question: Question, identity: str, passages: list[str], judge: str) -> dict[str, Any]:
+    free = question.options is None
+    # No text may end the user's turn, as none may in training.
+    return {
+        "question_id": question.question_id,
+        "doc_id": question.doc_id,
+        "identity": defuse(identity),
+        "question": defuse(question.question),
+        "options": [defuse(option) for option in question.options or []],
+        "answer": -1 if free else question.answer,
+        "gold": question.answer if question.options is None else question.options[int(question.answer)],
+        "judge": judge if free else "",
+        "passages": [defuse(passage) for passage in passages],
+        "meta": orjson.dumps(question.meta).decode(),
+    }
+
+
+def task_files() -> list[Path]:
+    """Our files of tasks and groups, in a stable order; files whose name begins with `_` are parts of others."""
+    root = asset_dir("lm_eval_tasks")
+    return sorted(path for path in root.glob("*/*.yaml") if not path.name.startswith("_"))
+
+
+def install() -> list[Path]:
+    """Make the bare `lm_eval --tasks quality_smt` work, and return the files written.
+
+    lm-eval knows no way to announce tasks from outside, but it reads every YAML below its own `tasks`
+    folder. So one folder of ours goes there, `smt_plugin`, with a two-line file a task that points at
+    the task file in this package. Nothing of lm-eval's is touched; `uninstall` removes the folder.
+    Pointers of an earlier place of this package are replaced.
+
+    Raises:
+        BadInput: lm-eval is not installed, its folder cannot be written, or it holds a folder
+            `smt_plugin` with other things in it.
+    """
+    folder = _pointer_folder()
+    wanted = {folder / path.name: _pointer(path) for path in task_files()}
+    _refuse_foreign_files(folder)
+    try:
+        folder.mkdir(exist_ok=True)
+        for path in _pointers(folder):
+            if path not in wanted:
+                path.unlink()
+        for path, text in wanted.items():
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(
+            f"cannot write into {folder} ({error.strerror}); leave it and give lm_eval "
+            f"--include_path {asset_dir('lm_eval_tasks')} instead."
+        ) from None
+    return list(wanted)
+
+
+def uninstall() -> list[Path]:
+    """Take out what `install` wrote, and return the files removed (none if nothing was there).
+
+    Raises:
+        BadInput: lm-eval is not installed, or its folder cannot be written.
+    """
+    folder = _pointer_folder()
+    pointers = _pointers(folder)
+    _refuse_foreign_files(folder)
+    try:
+        for path in pointers:
+            path.unlink()
+        if folder.is_dir():
+            folder.rmdir()
+    except OSError as error:
+        raise BadInput(f"cannot remove {folder} ({error.strerror}); remove that folder by hand.") from None
+    return pointers
+
+
+def status() -> dict[str, str]:
+    """Task name -> `installed`, `stale` (points elsewhere, or at nothing) or `missing`.
+
+    A pointer left over from a task that no longer exists is listed as `stale`, too.
+
+    Raises:
+        BadInput: lm-eval is not installed.
+    """
+    folder = _pointer_folder()
+    found = {path.stem: path.read_text(encoding="utf-8") for path in _pointers(folder)}
+    wanted = {path.stem: _pointer(path) for path in task_files()}
+    states = {
+        name: "missing" if name not in found else "installed" if found[name] == text else "stale"
+        for name, text in wanted.items()
+    }
+    return states | {name: "stale" for name in found if name not in wanted}
+
+
+def installed() -> bool:
+    """Whether `lm_eval --tasks` finds every task of ours, in its present place, by name alone."""
+    return all(state == "installed" for state in status().values())
+
+
+def _pointer_folder() -> Path:
+    spec = find_spec("lm_eval")  # importing lm_eval itself takes seconds
+    if spec is None or spec.origin is None:
+        raise BadInput("lm_eval is not installed; install it with: pip install 'smt-plugin[eval]'")
+    return Path(spec.origin).parent / "tasks" / "smt_plugin"
+
+
+def _pointer(task_file: Path) -> str:
+    text = task_file.read_text(encoding="utf-8")
+    if "\ngroup: " in text:  # names tasks alone, no files
+        return text
+    # JSON strings are YAML strings, whatever signs the path holds.
+    return f"include: {orjson.dumps(os.fspath(task_file)).decode()}\ntask: {task_file.stem}\n"
+
+
+def _pointers(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.yaml"))
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    others = [path.name for path in folder.iterdir() if path.suffix != ".yaml"] if folder.is_dir() else []
+    if others := [name for name in others if name != "__pycache__"]:
+        raise BadInput(f"{folder} holds files that are not ours ({', '.join(sorted(others))}); move them away.")

@@ -1,0 +1,109 @@
+"""What is written and read whole or line by line: JSON files, JSON lines, locks, and the cache folder."""
+
+import codecs
+import fcntl
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from smt_plugin.errors import BadInput, why_no_file
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) for every non-blank line of a JSONL file.
+
+    Raises:
+        BadInput: the file is missing, or a line is not a JSON object in UTF-8.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path} {why_no_file(path)}; give the path of a JSONL file.")
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); mend its permissions.") from None
+    with file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.strip():
+                continue
+            try:
+                value = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise BadInput(f"{path}, line {number}: not valid JSON ({error}).") from None
+            if not isinstance(value, dict):
+                raise BadInput(f"{path}, line {number}: expected a JSON object, e.g. {{...}}.")
+            yield number, value
+
+
+def read_json(path: Path, writer: str, *keys: str) -> dict[str, Any]:
+    """Read a JSON file that the command `writer` wrote: an object with at least these keys.
+
+    Raises:
+        BadInput: it is something else.
+    """
+    try:
+        value = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"{path}: not valid JSON ({error}); remove it and run `{writer}` again.") from None
+    if not isinstance(value, dict) or not value.keys() >= set(keys):
+        raise BadInput(f"{path}: it lacks what `{writer}` writes; remove it and run `{writer}` again.")
+    return value
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write rows to `path` and return how many; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with _whole(path) as file:
+        for row in rows:
+            file.write(orjson.dumps(row) + b"\n")
+            count += 1
+    return count
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value to `path`, indented; the file appears whole or not at all."""
+    with _whole(path) as file:
+        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` at the end; each process has its own, since several may write one path."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def lock_file(path: Path) -> IO[str]:
+    """Hold an exclusive lock on a file that names its owner; the kernel frees it when the process ends."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise BadInput(f"the run folder {path.parent} is in use by {owner}; wait for it or stop it.") from None
+    file.seek(0)
+    file.truncate()
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
+
+
+def cache_dir() -> Path:
+    """The folder for what can be made again: `$XDG_CACHE_HOME/smt-plugin`, else `~/.cache/smt-plugin`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smt-plugin"

@@ -1,0 +1,308 @@
+"""The store of completions: what was paid for, kept for ever in `<run>/completions.sqlite`.
+
+SQLite gives what a store has to survive: a commit is whole or absent after a crash or a full disk, the
+index lies on disk, and a million entries open at once. Rows are only ever added, each at the end of the file.
+"""
+
+import asyncio
+import hashlib
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from smt_plugin.backends.base import Reply, Request
+from smt_plugin.errors import BadInput
+from smt_plugin.files import lock_file
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS completions (
+    key BLOB NOT NULL UNIQUE,
+    status TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    doc_id TEXT NOT NULL,
+    prompt TEXT NOT NULL,
+    prompt_hash TEXT NOT NULL,
+    model TEXT NOT NULL,
+    sample INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    finish_reason TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    created REAL NOT NULL,
+    seconds REAL NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS completions_of_document ON completions (doc_id, completion_tokens);
+"""
+
+
+# The higher levels take half as long again to save another 3 % of such short texts.
+_COMPRESSION_LEVEL = 1
+
+
+def completion_key(request: Request, model: str) -> str:
+    """Return the 32 hexadecimal digits that name a completion by what was asked, wherever it stood."""
+    content = [request.messages, model, request.sampling, request.sample]
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One stored completion.
+
+    Attributes:
+        status: `done`, `rejected` (its text does not parse; `reason` says why) or `refused` (a tombstone:
+            the backend will not answer this request; `reason` holds its words).
+        variables: what the prompt named beside the document, so that it can be rendered again.
+        seconds: from asking to the answer, waiting and retries included.
+    """
+
+    key: str
+    status: str
+    reason: str
+    doc_id: str
+    prompt: str
+    prompt_hash: str
+    model: str
+    sampling: dict[str, Any]
+    sample: int
+    attempt: int
+    variables: dict[str, Any]
+    reply: Reply
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptUse:
+    """How often a prompt was answered usably and not; `completion_tokens` are those of the usable answers."""
+
+    done: int = 0
+    rejected: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: "PromptUse") -> "PromptUse":
+        return PromptUse(
+            self.done + other.done,
+            self.rejected + other.rejected,
+            self.completion_tokens + other.completion_tokens,
+        )
+
+
+class CompletionStore:
+    """The completions of one run folder, open for one process at a time.
+
+    Raises:
+        BadInput: another process has the store open (its pid and host are named), or the folder cannot
+            be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "completions.sqlite"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_file(folder / "completions.lock")
+            self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+            # Exclusive locking needs no shared memory, so the write-ahead log works on network folders too.
+            self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.executescript(_SCHEMA)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise BadInput(f"the run folder {folder} cannot be written ({error}).") from None
+        except sqlite3.DatabaseError as error:
+            raise self._explain(error) from None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="completions")
+        self._waiting: list[tuple[str | Completion, asyncio.Future[Completion | None]]] = []
+        self._working: asyncio.Task[None] | None = None
+
+    def get(self, key: str) -> Completion | None:
+        """Return the completion under a key, or None; raises BadInput where the store is damaged."""
+        try:
+            row = self._connection.execute(_SELECT, (_blob(key),)).fetchone()
+            return _from_row(row) if row else None
+        except (sqlite3.Error, zlib.error) as error:
+            raise self._explain(error) from None
+
+    def _explain(self, error: Exception) -> Exception:
+        """Return an error of SQLite as one that says what to do."""
+        if isinstance(error, sqlite3.OperationalError):
+            return OSError(f"{self.path} cannot be read or written ({error})")
+        return BadInput(
+            f"{self.path} is not a whole completions store ({error}); save what can be read with "
+            "`sqlite3 FILE .recover`, or move it away."
+        )
+
+    async def find(self, key: str) -> Completion | None:
+        """Return what `get` does, but let other tasks go on while the disk is busy."""
+        if self._working is None or self._working.done():
+            return self.get(key)
+        return await self._hand_over(key)
+
+    async def put(self, completion: Completion) -> None:
+        """Store a completion; when this returns, it is on disk.
+
+        Completions that arrive while the disk is busy share the next commit.
+
+        Raises:
+            OSError: it cannot be written, say because the disk is full; what was stored before is kept.
+        """
+        await self._hand_over(completion)
+
+    async def _hand_over(self, item: str | Completion) -> Completion | None:
+        """Have the store's thread look up a key or store a completion."""
+        done: asyncio.Future[Completion | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, done))
+        if self._working is None or self._working.done():
+            self._working = asyncio.create_task(self._work())
+        return await done
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                found = await loop.run_in_executor(self._thread, self._find_and_commit, [item for item, _ in batch])
+            except Exception as error:
+                for _, done in batch:
+                    if not done.done():
+                        done.set_exception(error)
+                        # Marks it as read, since whoever waited may be stopped before it gets there.
+                        done.exception()
+                continue
+            for (_, done), completion in zip(batch, found, strict=True):
+                if not done.done():
+                    done.set_result(completion)
+
+    def _find_and_commit(self, items: list[str | Completion]) -> list[Completion | None]:
+        """Return what is under each key, and None for each completion, which is stored."""
+        found = [self.get(item) if isinstance(item, str) else None for item in items]
+        completions = [item for item in items if isinstance(item, Completion)]
+        if completions:
+            self._commit(completions)
+        return found
+
+    def _commit(self, completions: list[Completion]) -> None:
+        rows = [_to_row(completion) for completion in completions]
+        self._connection.execute("BEGIN")
+        try:
+            self._connection.executemany(_INSERT, rows)
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            # SQLite itself has rolled back after some errors, a full disk among them.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise self._explain(error) from None
+            raise
+
+    def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._explain(error) from None
+
+    def uses(self, model: str) -> dict[str, PromptUse]:
+        """Return prompt -> how often it was answered by a model, and at what length."""
+        query = (
+            "SELECT prompt, SUM(status = 'done'), SUM(status = 'rejected'), "
+            "SUM(CASE WHEN status = 'done' THEN completion_tokens ELSE 0 END) FROM completions "
+            "WHERE model = ? GROUP BY prompt"
+        )
+        return {prompt: PromptUse(*counts) for prompt, *counts in self._rows(query, model)}
+
+    def typical(self, model: str) -> Iterator[Completion]:
+        """Yield one usable completion of each prompt: the one of median length among some that a model gave."""
+        query = f"SELECT {_COLUMNS} FROM completions WHERE model = ? AND prompt = ? AND status = 'done' LIMIT 99"
+        for prompt in self.uses(model):
+            rows = self._rows(query, model, prompt)
+            found = sorted(map(_from_row, rows), key=lambda completion: completion.reply.completion_tokens)
+            if found:
+                yield found[len(found) // 2]
+
+    def tokens_of_documents(self) -> dict[str, int]:
+        """Return, for each document id that has completions, how many tokens they have together."""
+        return dict(self._rows("SELECT doc_id, SUM(completion_tokens) FROM completions GROUP BY doc_id"))
+
+    def __len__(self) -> int:
+        return int(self._connection.execute("SELECT COUNT(*) FROM completions").fetchone()[0])
+
+    def all(self) -> Iterator[Completion]:
+        """Yield every completion, in the order in which they were stored."""
+        for row in self._connection.execute(f"SELECT {_COLUMNS} FROM completions"):
+            yield _from_row(row)
+
+    async def close(self) -> None:
+        """Write what is waiting, and let go of the store."""
+        if self._working is not None:
+            await self._working
+        self._thread.shutdown()
+        self._connection.close()
+        self._lock.close()
+
+
+_COLUMNS = (
+    "key, status, reason, doc_id, prompt, prompt_hash, model, sample, attempt, finish_reason, "
+    "prompt_tokens, cached_tokens, completion_tokens, seconds, body"
+)
+
+
+_SELECT = f"SELECT {_COLUMNS} FROM completions WHERE key = ?"
+
+
+_INSERT = f"INSERT OR REPLACE INTO completions ({_COLUMNS}, created) VALUES ({', '.join('?' * 16)})"
+
+
+def _blob(key: str) -> bytes:
+    return bytes.fromhex(key)
+
+
+def _to_row(completion: Completion) -> tuple[Any, ...]:
+    reply = completion.reply
+    body = orjson.dumps([reply.text, completion.sampling, completion.variables])
+    return (
+        _blob(completion.key),
+        completion.status,
+        completion.reason,
+        completion.doc_id,
+        completion.prompt,
+        completion.prompt_hash,
+        completion.model,
+        completion.sample,
+        completion.attempt,
+        reply.finish_reason,
+        reply.prompt_tokens,
+        reply.cached_tokens,
+        reply.completion_tokens,
+        completion.seconds,
+        zlib.compress(body, _COMPRESSION_LEVEL),
+        time.time(),
+    )
+
+
+def _from_row(row: tuple[Any, ...]) -> Completion:
+    key, status, reason, doc_id, prompt, prompt_hash, model, sample, attempt = row[:9]
+    finish_reason, prompt_tokens, cached_tokens, completion_tokens, seconds, body = row[9:]
+    text, sampling, variables = orjson.loads(zlib.decompress(body))
+    return Completion(
+        key=key.hex(),
+        status=status,
+        reason=reason,
+        doc_id=doc_id,
+        prompt=prompt,
+        prompt_hash=prompt_hash,
+        model=model,
+        sampling=sampling,
+        sample=sample,
+        attempt=attempt,
+        variables=variables,
+        reply=Reply(text, finish_reason, prompt_tokens, cached_tokens, completion_tokens),
+        seconds=seconds,
+    )

@@ -1,0 +1,663 @@
+"""Run methods over documents under a token budget: completions into the store, records onto disk."""
+
+import asyncio
+import hashlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from smt_plugin.backends.base import Backend, CacheUse, Deferred, Refused, Reply, Request
+from smt_plugin.backends.endpoint import OpenAIBackend
+from smt_plugin.backends.vllm_server import VLLMBackend
+from smt_plugin.config import Price, RunFile, parse_tokens
+from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
+from smt_plugin.errors import BadInput
+from smt_plugin.files import read_json, write_json
+from smt_plugin.generation.completions import Completion, CompletionStore, completion_key
+from smt_plugin.methods import make_method
+from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
+from smt_plugin.methods.focal_rewrite import FocalRewrite
+from smt_plugin.methods.synthetic_qa import SyntheticQA
+from smt_plugin.prompts import Prompts
+from smt_plugin.records import Record, shard_folder
+
+log = logging.getLogger(__name__)
+
+
+MAX_ATTEMPTS = 3
+
+
+# A document that has yielded nothing for so many rounds in a row is given up and reported.
+MAX_EMPTY_ROUNDS = 3
+
+
+# Rounds of one method and document that may be under way at once.
+MAX_ROUNDS_AHEAD = 32
+
+
+# Longer documents are split into parts (in tokens, by `estimate_tokens`; our default).
+MAX_DOCUMENT_TOKENS = 16_000
+
+
+# The part of the servers' caches that documents may fill; the rest is for what is being written.
+CACHE_SHARE = 0.5
+
+
+_LOOK_AT_CACHE_SECONDS = 5
+
+
+# A document may stop somewhat below its budget: with the record that leaves it nearest.
+_DONE_SHARE = 0.95
+
+
+@dataclass(slots=True)
+class MethodCount:
+    """Where one method stands; `tokens` are those of its records, `short` lists documents given up.
+
+    `budget` is that of the documents asked about: in a shard a part of the run's. `parts` are the documents, or parts
+    of long ones, that are done.
+    """
+
+    budget: int
+    tokens: int = 0
+    records: int = 0
+    parts: int = 0
+    short: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a call of `generate` did; token counts are the server's, of completions asked for in this call.
+
+    Attributes:
+        num_parts: documents, a long one counted once for each of its parts.
+        asked: completions paid for now, rejected ones included; `reused` those found in the store.
+        deferred: completions that the backend put off; with any, no records are written.
+        failures: reason -> how many, for rejected and refused completions, old and new.
+        cache: the use of the servers' prefix caches by their own count, or None where they do not say.
+        money: what the completions asked for in this call cost, or None without prices.
+    """
+
+    methods: dict[str, MethodCount]
+    num_documents: int = 0
+    num_parts: int = 0
+    asked: int = 0
+    reused: int = 0
+    rejected: int = 0
+    refused: int = 0
+    deferred: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    cache: CacheUse | None = None
+    money: float | None = None
+    currency: str = ""
+
+    @property
+    def cache_share(self) -> float | None:
+        """Part of the prompt tokens that came out of the prefix caches: the servers' count, else the replies'."""
+        if self.cache is not None:
+            return self.cache.hit / self.cache.queried if self.cache.queried else None
+        return self.cached_tokens / self.prompt_tokens if self.cached_tokens else None
+
+    @property
+    def unmet(self) -> list[str]:
+        """One sentence for each method that missed its budget."""
+        return [
+            f"{name}: {len(count.short)} of {self.num_parts} documents yielded too little "
+            f"({count.tokens:,} of {count.budget:,} tokens), e.g. {count.short[0]!r}"
+            for name, count in self.methods.items()
+            if count.short
+        ]
+
+    def count_failure(self, reason: str) -> None:
+        """Count one completion without a usable answer."""
+        self.failures[reason] = self.failures.get(reason, 0) + 1
+
+    @property
+    def text(self) -> str:
+        """The summary as a person reads it."""
+        lines = [
+            f"{name:>16}: {count.tokens:,} of {count.budget:,} tokens in {count.records:,} records"
+            for name, count in self.methods.items()
+        ]
+        cached = f" ({self.cache_share:.1%} from the cache)" if self.cache_share is not None else ""
+        cost = f", {self.money:,.2f} {self.currency}" if self.money is not None else ""
+        lines.append(
+            f"{self.asked:,} completions asked, {self.reused:,} reused; {self.prompt_tokens:,} tokens in{cached}, "
+            f"{self.completion_tokens:,} out, {self.seconds:,.1f} s{cost}"
+        )
+        if self.cache is not None and self.cache.queried:
+            lines.append(
+                f"prefix cache: {self.cache.hit:,} of {self.cache.queried:,} prompt tokens hit, as the servers count; "
+                f"{self.cache.capacity:,} tokens fit in"
+            )
+        if self.failures:
+            lines.append("replies that could not be used, by reason; the counts above are without them:")
+            lines += [
+                f"{number:>8,} x {reason}"
+                for reason, number in sorted(self.failures.items(), key=lambda pair: -pair[1])[:10]
+            ]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form of `<run>/generate.json`."""
+        return asdict(self)
+
+
+class Asker:
+    """Answers asks from the store or the backend, each prompt once, however many tasks want it.
+
+    Attributes:
+        num_calls: how often an answer was waited for, be it one that is under way for somebody else.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: CompletionStore,
+        prompts: Prompts,
+        summary: Summary,
+        retry_refused: bool,
+    ) -> None:
+        self._backend = backend
+        self._store = store
+        self._prompts = prompts
+        self._summary = summary
+        self._retry_refused = retry_refused
+        self._under_way: dict[str, asyncio.Task[Completion]] = {}
+        self._failed: set[str] = set()
+        self.num_calls = 0
+        self._asked_estimate = 0.0
+        # Replays of a whole store must still let other tasks run.
+        self._since_yield = 0
+
+    @property
+    def tokens_per_estimate(self) -> float:
+        """How many tokens the model's tokenizer makes of what `estimate_tokens` takes for one."""
+        return self._summary.prompt_tokens / self._asked_estimate if self._summary.prompt_tokens else 1.0
+
+    async def ask(self, ask: Ask) -> Answer | None:
+        messages = self._prompts.messages(
+            ask.prompt, identity=ask.document.identity, document=ask.document.text.strip(), **ask.variables
+        )
+        for attempt in range(MAX_ATTEMPTS):
+            request = Request(
+                messages,
+                ask.sampling,
+                ask.sample * MAX_ATTEMPTS + attempt,
+                ask.schema,
+                f"{ask.document.id}\0{ask.document.part}",
+            )
+            key = completion_key(request, self._backend.model)
+            completion = await self._completion(key, request, ask, attempt)
+            if completion.status == "refused":
+                return None
+            with suppress(Unparsable):
+                return Answer(
+                    value=ask.read(completion.reply),
+                    key=key,
+                    tokens=completion.reply.completion_tokens,
+                    prompt=ask.prompt,
+                    prompt_hash=completion.prompt_hash,
+                    model=completion.model,
+                    sampling=completion.sampling,
+                )
+        return None
+
+    async def _completion(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
+        if key not in self._under_way:
+            stored = await self._store.find(key)
+            again = stored is not None and stored.status == "refused" and self._retry_refused
+            # What was refused anew is not asked a third time for another method that shares it.
+            if stored is not None and (not again or key in self._failed):
+                self._summary.reused += 1
+                self._count_failure(stored)
+                self._since_yield += 1
+                if self._since_yield % 100 == 0:
+                    await asyncio.sleep(0)
+                return stored
+            # Another task may have begun to ask while this one waited for the store.
+            if key not in self._under_way:
+                task = asyncio.create_task(self._pay(key, request, ask, attempt))
+                self._under_way[key] = task
+                task.add_done_callback(lambda done: self._forget(key, done))
+        self.num_calls += 1
+        # Shielded: whoever asked first may no longer want it, but others may, and it is paid for.
+        return await asyncio.shield(self._under_way[key])
+
+    def _forget(self, key: str, task: asyncio.Task[Completion]) -> None:
+        del self._under_way[key]
+        # Read here, since whoever asked may have been stopped by another failure meanwhile.
+        if not task.cancelled():
+            task.exception()
+
+    async def close(self) -> None:
+        """Stop what is still under way, which nobody waits for any more."""
+        await _cancel(list(self._under_way.values()))
+
+    async def _pay(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
+        started = time.monotonic()
+        kept: list[Completion] = []
+
+        async def keep(reply: Reply, status: str = "done", reason: str = "") -> None:
+            if status == "done":
+                try:
+                    ask.read(reply)
+                except Unparsable as error:
+                    status, reason = "rejected", str(error)
+            completion = Completion(
+                key=key,
+                status=status,
+                reason=reason,
+                doc_id=ask.document.id,
+                prompt=ask.prompt,
+                prompt_hash=self._prompts.hash(ask.prompt),
+                model=self._backend.model,
+                sampling=ask.sampling,
+                sample=ask.sample,
+                attempt=attempt,
+                variables=ask.variables,
+                reply=reply,
+                seconds=time.monotonic() - started,
+            )
+            await self._store.put(completion)
+            kept.append(completion)
+
+        try:
+            await self._backend.complete(request, keep)
+        except Deferred:
+            self._summary.deferred += 1
+            raise
+        except Refused as error:
+            await keep(Reply("", "refused", 0, 0, 0), "refused", str(error))
+        self._count(kept[0], request)
+        return kept[0]
+
+    def _count(self, completion: Completion, request: Request) -> None:
+        """Count a completion that was paid for now."""
+        summary, reply = self._summary, completion.reply
+        summary.asked += 1
+        summary.rejected += completion.status == "rejected"
+        summary.refused += completion.status == "refused"
+        if reply.prompt_tokens:
+            self._asked_estimate += sum(estimate_tokens(message["content"]) for message in request.messages)
+        summary.prompt_tokens += reply.prompt_tokens
+        summary.cached_tokens += reply.cached_tokens
+        summary.completion_tokens += reply.completion_tokens
+        self._count_failure(completion)
+
+    def _count_failure(self, completion: Completion) -> None:
+        """Count a completion without a usable answer, once, however many methods share it."""
+        if completion.status != "done" and completion.key not in self._failed:
+            self._failed.add(completion.key)
+            self._summary.count_failure(completion.reason)
+
+
+async def generate(
+    run: Path,
+    corpus: Path,
+    backend: Backend,
+    methods: dict[str, tuple[Method, int]],
+    prompts: Prompts,
+    *,
+    retry_refused: bool = False,
+    max_document_tokens: int = MAX_DOCUMENT_TOKENS,
+    rounds_ahead: int = MAX_ROUNDS_AHEAD,
+    shard: tuple[int, int] = (1, 1),
+    price: Price | None = None,
+    on_progress: Callable[[Summary], None] = lambda summary: None,
+) -> Summary:
+    """Fill each method's budget and write `<run>/records/<method>.jsonl`.
+
+    Everything in the store is reused, so that a run is resumed, extended or repaired by calling this again. Where
+    the backend defers an answer, everything is still asked that does not depend on it, and no records are written.
+
+    Args:
+        run: the run folder, or a shard's own below it.
+        methods: name -> (method, budget in tokens as the server counts its output, for the whole corpus).
+        retry_refused: ask again what the backend once refused.
+        max_document_tokens: longer documents are split into parts (tokens, by `estimate_tokens`).
+        rounds_ahead: rounds of one method and document that may be under way at once.
+        shard: (i, n): only the i-th of n shards of the documents, i from 1.
+        on_progress: called after each document and about once a second.
+
+    Raises:
+        BadInput: the corpus, a prompt or the backend is not as it should be; nothing was asked for then.
+        BackendDown: no endpoint answered for too long; what came before is kept.
+    """
+    # The first pass checks every document before anything is spent.
+    total_length = own_length = num_documents = num_parts = 0
+    for document in read_documents(corpus):
+        total_length += len(document.text)
+        if in_shard(document, shard):
+            own_length += len(document.text)
+            num_documents += 1
+            num_parts += len(split_document(document, max_document_tokens))
+    share = own_length / total_length
+    budgets = {name: MethodCount(round(budget * share)) for name, (_, budget) in methods.items()}
+    summary = Summary(budgets, num_documents, num_parts, currency=price.currency if price else "")
+    started = time.monotonic()
+    # Everything gets closed, even where closing one of them fails.
+    async with AsyncExitStack() as closing:
+        store = CompletionStore(run)
+        closing.push_async_callback(store.close)
+        files = {name: closing.enter_context(_partial_records(run, name)) for name in methods}
+        closing.push_async_callback(backend.close)
+        await backend.start()
+        asker = Asker(backend, store, prompts, summary, retry_refused)
+
+        async def run_part(part: Document) -> None:
+            fraction = len(part.text) / total_length
+            await _all(
+                _run_method(part, method, budget * fraction, rounds_ahead, asker, summary.methods[name], files[name])
+                for name, (method, budget) in methods.items()
+            )
+            on_progress(summary)
+
+        async def look() -> None:
+            summary.cache = await backend.cache_use()
+            summary.seconds = time.monotonic() - started
+            if price is not None:
+                cached = summary.prompt_tokens * (summary.cache_share or 0.0)
+                summary.money = price.of(summary.prompt_tokens, cached, summary.completion_tokens, summary.seconds)
+
+        async def tick() -> None:
+            while True:
+                await look()
+                for _ in range(_LOOK_AT_CACHE_SECONDS):
+                    await asyncio.sleep(1)
+                    summary.seconds = time.monotonic() - started
+                    on_progress(summary)
+
+        ticker = asyncio.create_task(tick())
+        stored = store.tokens_of_documents()
+        tokens_per_character = sum(budget for _, budget in methods.values()) / total_length
+
+        def parts() -> Iterator[Document]:
+            # What has most probably met its budget comes last: the servers have work before it is all read again.
+            for done in (False, True):
+                for document in read_documents(corpus):
+                    wanted = len(document.text) * tokens_per_character
+                    if in_shard(document, shard) and (stored.get(document.id, 0) > wanted * _DONE_SHARE) == done:
+                        yield from split_document(document, max_document_tokens)
+
+        try:
+            await look()
+            await keep_busy(parts(), run_part, asker, backend, summary)
+            await look()
+        finally:
+            await _cancel([ticker])
+            await asker.close()
+        if not summary.deferred:
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+            for file in files.values():
+                os.replace(file.name, file.name.removesuffix(".partial"))
+    on_progress(summary)
+    if not summary.deferred:
+        _write_summary(run / "generate.json", summary)
+    return summary
+
+
+def _write_summary(path: Path, summary: Summary) -> None:
+    """Write a call's summary; methods that it left alone stay as an earlier call wrote them, like their records."""
+    content = summary.to_json()
+    if path.is_file():
+        content["methods"] = read_json(path, "smt generate", "methods")["methods"] | content["methods"]
+    write_json(path, content)
+
+
+@contextmanager
+def _partial_records(run: Path, name: str) -> Iterator[IO[bytes]]:
+    """Open the file that becomes `<run>/records/<name>.jsonl` once it is whole, and goes away where it does not."""
+    path = run / "records" / f"{name}.jsonl.partial"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        file = path.open("wb")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written ({error.strerror}); mend the folder's permissions.") from None
+    try:
+        with file:
+            yield file
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def in_shard(document: Document, shard: tuple[int, int]) -> bool:
+    """Whether a document belongs to the i-th of n shards: by a hash of its id, so that others change nothing."""
+    number, count = shard
+    digest = hashlib.sha256(document.id.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % count == number - 1
+
+
+async def keep_busy(
+    parts: Iterator[Document],
+    run_part: Callable[[Document], Coroutine[Any, Any, None]],
+    asker: Asker,
+    backend: Backend,
+    summary: Summary,
+) -> None:
+    """Run documents side by side, letting the next one in whenever a server has room for its calls and its text.
+
+    Few documents at a time keep their calls close together, and all of them in the servers' prefix caches.
+    """
+    tasks: dict[asyncio.Task[None], float] = {}
+    ended: list[asyncio.Task[None]] = []
+
+    def forget_ended() -> None:
+        done = ended.copy()
+        ended.clear()
+        for task in done:
+            del tasks[task]
+        # All errors are read, since asyncio complains of those that nobody reads.
+        for error in [task.exception() for task in done]:
+            if error is not None:
+                raise error
+
+    try:
+        for part in parts:
+            estimate = estimate_tokens(part.text)
+            while tasks and (
+                len(tasks) >= backend.concurrency
+                or not backend.has_room
+                or (summary.cache is not None and not _fits(estimate, tasks, asker, summary.cache))
+            ):
+                await asyncio.sleep(0.005)
+                forget_ended()
+            task = asyncio.create_task(run_part(part))
+            tasks[task] = estimate
+            task.add_done_callback(ended.append)
+            # Documents that are in the store pass by one after another, so that they do not fill the memory.
+            calls_before = asker.num_calls
+            while asker.num_calls == calls_before and not task.done():
+                await asyncio.sleep(0.001)
+            forget_ended()
+        while tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            # One that has ended just now is not among `ended` yet.
+            await asyncio.sleep(0)
+            forget_ended()
+    finally:
+        await _cancel(tasks)
+
+
+def _fits(estimate: float, tasks: dict[asyncio.Task[None], float], asker: Asker, cache: CacheUse) -> bool:
+    return (sum(tasks.values()) + estimate) * asker.tokens_per_estimate <= cache.capacity * CACHE_SHARE
+
+
+async def _run_method(
+    part: Document,
+    method: Method,
+    budget: float,
+    rounds_ahead: int,
+    asker: Asker,
+    count: MethodCount,
+    file: IO[bytes],
+) -> None:
+    """Ask for rounds until the document's part of the budget (tokens) is met, and write its records.
+
+    Several rounds are under way at once, but they are taken in order, so what is kept does not depend on
+    which came back first.
+    """
+    tokens = kept = 0
+    empty = taken = 0
+    full = False
+    rounds: list[asyncio.Task[list[Record] | None]] = []
+    try:
+        while not full and (tokens < budget or not kept) and empty < MAX_EMPTY_ROUNDS:
+            missing = 1 if taken == 0 or tokens == 0 else math.ceil((budget - tokens) * taken / tokens)
+            while len(rounds) < min(max(missing, 1), rounds_ahead):
+                r = taken + len(rounds)
+                rounds.append(asyncio.create_task(_round(part, method, r, asker)))
+            records = await rounds.pop(0)
+            if records is None:
+                # The later rounds are wanted, too, and may be asked for now.
+                await asyncio.gather(*rounds)
+                return
+            taken += 1
+            empty = 0 if records else empty + 1
+            for record in records:
+                # The last record stays only if that leaves the total nearer to the budget.
+                full = kept > 0 and tokens + record.tokens / 2 > budget
+                if full:
+                    break
+                file.write(orjson.dumps(record.to_json()) + b"\n")
+                kept += 1
+                tokens += record.tokens
+                count.tokens += record.tokens
+                count.records += 1
+    finally:
+        await _cancel(rounds)
+    if empty >= MAX_EMPTY_ROUNDS:
+        count.short.append(part.id if part.part == 0 else f"{part.id}, part {part.part + 1}")
+    count.parts += 1
+
+
+async def _round(part: Document, method: Method, r: int, asker: Asker) -> list[Record] | None:
+    """Return a round's records, or None if an answer was deferred; then all was asked that could be."""
+    deferred = False
+
+    async def complete(ask: Ask) -> Answer | None:
+        nonlocal deferred
+        try:
+            return await asker.ask(ask)
+        except Deferred:
+            deferred = True
+            return None
+
+    records = await method.round(part, r, complete)
+    return None if deferred else records
+
+
+async def _all(coroutines: Any) -> None:
+    """Run coroutines together; when one fails, stop the others and raise its error as it is."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        await _cancel(tasks)
+
+
+async def _cancel(tasks: Any) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def generate_run(
+    run_file: RunFile,
+    backend: Backend,
+    *,
+    only: Collection[str] = (),
+    shard: tuple[int, int] | None = None,
+    retry_refused: bool = False,
+    rounds_ahead: int = MAX_ROUNDS_AHEAD,
+    on_progress: Callable[[Summary], None] = lambda summary: None,
+) -> Summary:
+    """Generate what a run file asks for; see `generate` and `methods_of`."""
+    return await generate(
+        shard_folder(run_file.run, shard),
+        run_file.corpus,
+        backend,
+        methods_of(run_file, only),
+        Prompts(run_file.prompts),
+        retry_refused=retry_refused,
+        max_document_tokens=run_file.max_document_tokens,
+        rounds_ahead=rounds_ahead,
+        shard=shard or (1, 1),
+        price=run_file.price,
+        on_progress=on_progress,
+    )
+
+
+def methods_of(run_file: RunFile, only: Collection[str] = ()) -> dict[str, tuple[Method, int]]:
+    """Return the methods of a run file with their budgets in tokens.
+
+    `focal_rewrite` draws from the questions that the run file's `synthetic_qa` asks.
+
+    Args:
+        only: names to choose; all where empty.
+
+    Raises:
+        BadInput: an unknown method or option, or a budget that is missing or no number of tokens.
+    """
+    for name in only:
+        if name not in run_file.methods:
+            raise BadInput(f"the run file has no method {name!r} but {', '.join(run_file.methods)}.")
+    methods: dict[str, tuple[Method, int]] = {}
+    for name, options in run_file.methods.items():
+        options = dict(options)
+        if name == FocalRewrite.name and SyntheticQA.name in run_file.methods:
+            qa_options = {k: v for k, v in run_file.methods[SyntheticQA.name].items() if k != "tokens"}
+            options.setdefault("synthetic_qa", qa_options)
+        try:
+            budget = parse_tokens(options.pop("tokens"))
+        except KeyError:
+            raise BadInput(f"methods.{name}: no budget; add e.g. `tokens: 50M`.") from None
+        except ValueError as error:
+            raise BadInput(f"methods.{name}.tokens: {error}.") from None
+        method = make_method(name, options)
+        if not only or name in only:
+            methods[name] = (method, budget)
+    return methods
+
+
+def backend_of(run_file: RunFile, shard: tuple[int, int] | None = None) -> Backend:
+    """Make the backend of a run file, or of one of its shards; the API key comes from the environment."""
+    settings = run_file.backend
+    if settings.kind == "microworld":
+        from smt_plugin.microworld.scripted import ScriptedBackend
+
+        return ScriptedBackend(strength=settings.strength)
+    client: dict[str, Any] = {
+        "max_concurrency": settings.max_concurrency,
+        "timeout": settings.timeout,
+        "patience": settings.patience,
+        "structured_output": settings.structured_output,
+    }
+    if settings.kind == "vllm":
+        return VLLMBackend(
+            settings.model,
+            settings.command,
+            settings.replicas,
+            settings.arguments,
+            log_folder=shard_folder(run_file.run, shard) if shard else run_file.run,
+            startup_timeout=settings.startup_timeout,
+            ray=settings.ray,
+            resources=settings.resources,
+            **client,
+        )
+    api_key = os.environ.get(settings.api_key_variable, "").strip() or None
+    return OpenAIBackend(settings.endpoints, settings.model, api_key=api_key, **client)

@@ -1,0 +1,403 @@
+"""What a run will ask, write and cost, told before anything is spent."""
+
+import math
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from smt_plugin.backends.base import Backend, CacheUse, Deferred, Keep, Reply, Request
+from smt_plugin.config import RunFile
+from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
+from smt_plugin.errors import BadInput
+from smt_plugin.generation.completions import CompletionStore, PromptUse
+from smt_plugin.generation.generate import Summary, generate_run, methods_of
+from smt_plugin.generation.progress import duration
+from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
+from smt_plugin.prompts import Prompts
+from smt_plugin.records import generated_folders
+
+# Output tokens a second and H100, by a part of the model's name, in the order of looking. vLLM 0.15 with tuned
+# settings, up to 4,096 tokens a reply (datatrove's inference benchmark); the 70B is Llama 3.3 in FP8 on two GPUs with
+# prompts of 1,000 tokens (TensorRT-LLM's performance overview; 398 with prompts of 8,000 tokens in no cache).
+SPEEDS = {
+    "Qwen3-30B-A3B": 5310,
+    "Qwen3-4B": 8086,
+    "Qwen3-8B": 6443,
+    "Qwen3-14B": 4549,
+    "Qwen3-32B": 2078,
+    "70B": 2209,
+}
+
+
+# A reference that needs no measurement: C = 2 M D (Han et al. 2026), at 40 % of an H100's 989 TFLOP/s in bf16.
+_FLOPS = 0.4 * 989e12
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)B(?:-A(\d+(?:\.\d+)?)B)?(?![a-z])", re.IGNORECASE)
+
+
+# What a reply is taken for before one was seen: our guesses. 700 tokens a text: a million completions for the 700M
+# tokens of Han et al. 2026.
+_TEXT_TOKENS = 700
+
+
+_PAIR_TOKENS = 110
+
+
+_STRATEGIES = 8
+
+
+_ENTITIES = 15
+
+
+@dataclass(slots=True)
+class PromptPlan:
+    """One prompt's part of the plan, in calls and tokens; what the store holds is left out of the tokens."""
+
+    calls: float = 0
+    stored: int = 0
+    new_tokens: float = 0
+    cached_tokens: float = 0
+    output_tokens: float = 0
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is left to ask, by prompt.
+
+    Attributes:
+        measured: completions of these prompts, off which their sizes were read.
+        guessed: prompts whose sizes are guesses, since no completion of theirs is there.
+    """
+
+    model: str
+    prompts: dict[str, PromptPlan]
+    measured: int
+    guessed: list[str]
+    num_parts: int
+    tokens_per_second: float | None = None
+    gpus: int = 0
+
+    def total(self, name: str) -> float:
+        """Return the sum of a field of PromptPlan over all prompts."""
+        return float(sum(getattr(plan, name) for plan in self.prompts.values()))
+
+
+async def make_plan(
+    run_file: RunFile,
+    backend: Backend,
+    probe_seconds: float = 0.0,
+    on_progress: Callable[[Summary], None] = lambda summary: None,
+) -> Plan:
+    """Work out what is left to ask for the budgets of a run file.
+
+    Args:
+        probe_seconds: generate for so long first; its completions stay in the store, so nothing of it is wasted.
+
+    Raises:
+        BadInput: the run file, the corpus or the backend is not as it should be, or no reply came in time.
+    """
+    speed = await _probe(run_file, backend, probe_seconds, on_progress) if probe_seconds else None
+    methods, prompts = methods_of(run_file), Prompts(run_file.prompts)
+    seen = await _look_back(run_file, backend.model)
+    total_length = num_parts = 0
+    first: Document | None = None
+    # What the model's tokenizer makes of an estimated token.
+    ratios: list[float] = []
+    for document in read_documents(run_file.corpus):
+        total_length += len(document.text)
+        parts = split_document(document, run_file.max_document_tokens)
+        num_parts += len(parts)
+        first = first or parts[0]
+        if len(parts) == 1 and document.id in seen.prompt_tokens:
+            ratios += [
+                tokens / _estimate(prompts, document, prompt, variables)
+                for prompt, variables, tokens in seen.prompt_tokens.pop(document.id)
+                if tokens  # some servers count none
+            ]
+    assert first is not None
+    ratio = sum(ratios) / len(ratios) if ratios else 1.0
+    shapes = {name: await _shape(method, first, prompts, seen) for name, (method, _) in methods.items()}
+    plans: dict[str, PromptPlan] = defaultdict(PromptPlan)
+    for document in read_documents(run_file.corpus):
+        for part in split_document(document, run_file.max_document_tokens):
+            fraction = len(part.text) / total_length
+            rounds = {
+                name: max(1, math.ceil(budget * fraction / shapes[name].record_tokens))
+                for name, (_, budget) in methods.items()
+            }
+            _add_part(plans, shapes, rounds, estimate_tokens(part.text) * ratio, ratio)
+    for name, plan in plans.items():
+        plan.stored = min(seen.uses[name].done, round(plan.calls)) if name in seen.uses else 0
+        left = 1 - plan.stored / plan.calls
+        again = 1 + (seen.uses[name].rejected / max(seen.uses[name].done, 1) if name in seen.uses else 0)
+        plan.new_tokens *= left * again
+        plan.cached_tokens *= left * again
+        plan.output_tokens = plan.calls * left * again * seen.reply_tokens(name)
+    price = run_file.price
+    done = {name: seen.uses[name].done if name in seen.uses else 0 for name in plans}
+    guessed = [name for name, count in done.items() if not count]
+    return Plan(backend.model, dict(plans), sum(done.values()), guessed, num_parts, speed, price.gpus if price else 0)
+
+
+def plan_text(plan: Plan, run_file: RunFile) -> str:
+    """Return the plan as a person reads it: calls, tokens, hours and money."""
+    head = f"{'prompt':<28}{'calls':>12}{'in store':>12}{'in, new':>16}{'in, cached':>18}{'out':>16}"
+    rows = [
+        f"{name:<28}{p.calls:>12,.0f}{p.stored:>12,}{p.new_tokens:>16,.0f}{p.cached_tokens:>18,.0f}"
+        f"{p.output_tokens:>16,.0f}"
+        for name, p in plan.prompts.items()
+    ]
+    new, cached, output = (plan.total(name) for name in ("new_tokens", "cached_tokens", "output_tokens"))
+    rows.append(
+        f"{'all':<28}{plan.total('calls'):>12,.0f}{plan.total('stored'):>12,.0f}{new:>16,.0f}{cached:>18,.0f}"
+        f"{output:>16,.0f}"
+    )
+    lines = [head, *rows, f"tokens are those left to pay for; {plan.num_parts:,} documents or parts of long ones."]
+    if plan.measured:
+        lines.append(f"Sizes are means over {plan.measured:,} completions of this run.")
+    if plan.guessed:
+        which = f"The sizes of {', '.join(plan.guessed)}" if plan.measured else "Sizes"
+        lines.append(
+            f"{which} are guesses ({_TEXT_TOKENS} tokens a text, {_STRATEGIES} strategies); `--probe 60` measures them."
+        )
+    lines.append("Calls are asked ahead: where a document has only a few rounds, up to a fifth more than these.")
+    lines.append("Cached: what a server with a prefix cache reads once a document, as vLLM does.")
+    hours, source = _gpu_hours(plan, output)
+    if hours is not None:
+        lines.append(f"time: {hours:,.2f} GPU-hours ({source})" if plan.gpus or "published" in source else source)
+    size = _SIZE.search(plan.model)
+    if size:
+        flop = 2 * float(size[2] or size[1]) * 1e9 * output
+        lines.append(
+            f"for reference, M parameters and D tokens out: C = 2 M D = {flop:.2e} FLOP, "
+            f"{flop / _FLOPS / 3600:,.2f} H100-hours at 40 % of 989 TFLOP/s"
+        )
+    price = run_file.price
+    if price is None:
+        lines.append("money: set `price` in the run file to see it.")
+    else:
+        seconds = (hours or 0.0) * 3600 / price.gpus if price.gpus else 0.0
+        if price.gpus and hours is None:
+            lines.append("money: without a speed the GPUs' price is left out; `--probe 60` measures one.")
+        least, most = (price.of(new + cached, hits, output, seconds) for hits in (cached, 0))
+        more = f", {most:,.2f} where no prompt comes from a cache" if most > least else ""
+        lines.append(f"money: {least:,.2f} {price.currency}{more}")
+    return "\n".join(lines)
+
+
+def _gpu_hours(plan: Plan, output: float) -> tuple[float | None, str]:
+    """GPU-hours for so many output tokens, and where the speed comes from."""
+    if plan.tokens_per_second is not None:
+        seconds = output / plan.tokens_per_second
+        said = f"{plan.tokens_per_second:,.0f} output tokens/s in the probe"
+        if plan.gpus:
+            return seconds / 3600 * plan.gpus, f"{duration(seconds)} on {plan.gpus} GPUs; {said}"
+        return seconds / 3600, f"time: {duration(seconds)} on these servers ({said})"
+    for name, speed in SPEEDS.items():
+        if name in plan.model:
+            return output / speed / 3600, f"published: {speed:,} output tokens/s and H100 for {name}; a probe measures"
+    return None, ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call of a round: what tells it from others, and the estimated tokens of its prompt without the document."""
+
+    prompt: str
+    identity: str
+    extra_tokens: float
+
+
+@dataclass(slots=True)
+class _Shape:
+    """What a round of a method is made of; calls in `once` are asked once a document, the others every round."""
+
+    once: set[_Call]
+    every: Counter[_Call]
+    record_tokens: float
+
+
+def _add_part(
+    plans: dict[str, PromptPlan],
+    shapes: dict[str, _Shape],
+    rounds: dict[str, int],
+    document_tokens: float,
+    ratio: float,
+) -> None:
+    """Add one part's calls; a call that two methods share is asked as often as the one that needs more rounds does."""
+    calls: dict[_Call, float] = {}
+    for name, shape in shapes.items():
+        for call in shape.once:
+            calls[call] = max(calls.get(call, 0), 1)
+        for call, count in shape.every.items():
+            calls[call] = max(calls.get(call, 0), rounds[name] * count)
+    reads = 1.0
+    for call, times in calls.items():
+        plan = plans[call.prompt]
+        plan.calls += times
+        plan.new_tokens += times * call.extra_tokens * ratio + reads * document_tokens
+        plan.cached_tokens += (times - reads) * document_tokens
+        reads = 0.0
+
+
+async def _shape(method: Method, document: Document, prompts: Prompts, seen: "_Seen") -> _Shape:
+    """Play two rounds of a method with the replies that were seen or are guessed."""
+    played: list[Counter[_Call]] = []
+    same: list[set[tuple[_Call, int]]] = []
+    tokens = 0.0
+    for r in range(2):
+        calls: Counter[_Call] = Counter()
+        exact: set[tuple[_Call, int]] = set()
+
+        async def complete(
+            ask: Ask, calls: Counter[_Call] = calls, exact: set[tuple[_Call, int]] = exact
+        ) -> Answer | None:
+            extra = _estimate(prompts, ask.document, ask.prompt, ask.variables) - estimate_tokens(
+                ask.document.text.strip()
+            )
+            values = orjson.dumps([ask.variables, ask.sampling], option=orjson.OPT_SORT_KEYS).decode()
+            call = _Call(ask.prompt, values, extra)
+            if (call, ask.sample) not in exact:
+                calls[call] += 1
+            exact.add((call, ask.sample))
+            reply = seen.reply(ask)
+            try:
+                value = ask.read(reply)
+            except Unparsable:
+                raise BadInput(
+                    f"the replies to the prompt {ask.prompt} cannot be guessed; `smt plan RUN.YAML --probe 60` "
+                    "measures them."
+                ) from None
+            return Answer(value, "", reply.completion_tokens, ask.prompt, "", "", ask.sampling)
+
+        records = await method.round(document, r, complete)
+        played.append(calls)
+        same.append(exact)
+        tokens = sum(record.tokens for record in records) or tokens
+    once = {call for call, _ in same[0] & same[1]}
+    every = Counter({call: count for call, count in played[1].items() if call not in once})
+    return _Shape(once, every, max(tokens, 1.0))
+
+
+def _estimate(prompts: Prompts, document: Document, prompt: str, variables: dict[str, Any]) -> float:
+    messages = prompts.messages(prompt, identity=document.identity, document=document.text.strip(), **variables)
+    return sum(estimate_tokens(message["content"]) for message in messages)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the run's stores tell of its replies.
+
+    Attributes:
+        uses: prompt -> how often it was answered, at what length.
+        prompt_tokens: document id -> prompt, its variables and its tokens, for one completion of each prompt.
+        typical: prompt -> a reply of middling length.
+    """
+
+    uses: dict[str, PromptUse] = field(default_factory=dict)
+    prompt_tokens: dict[str, list[tuple[str, dict[str, Any], int]]] = field(default_factory=lambda: defaultdict(list))
+    typical: dict[str, Reply] = field(default_factory=dict)
+
+    def reply_tokens(self, prompt: str) -> float:
+        """Mean output tokens of a prompt's replies."""
+        use = self.uses.get(prompt)
+        return use.completion_tokens / use.done if use and use.done else float(_guess(prompt, {}).completion_tokens)
+
+    def reply(self, ask: Ask) -> Reply:
+        """Return a typical reply: one of middling length that was seen, with the mean number of tokens."""
+        reply = self.typical.get(ask.prompt) or _guess(ask.prompt, ask.variables)
+        return Reply(reply.text, reply.finish_reason, 0, 0, round(self.reply_tokens(ask.prompt)))
+
+
+async def _look_back(run_file: RunFile, model: str) -> _Seen:
+    seen = _Seen()
+    for folder in generated_folders(run_file.run, all_shards=False):
+        # Planning makes no folders and no stores.
+        if not (folder / "completions.sqlite").is_file():
+            continue
+        store = CompletionStore(folder)
+        try:
+            for prompt, use in store.uses(model).items():
+                seen.uses[prompt] = seen.uses.get(prompt, PromptUse()) + use
+            for completion in store.typical(model):
+                seen.typical[completion.prompt] = completion.reply
+                seen.prompt_tokens[completion.doc_id].append(
+                    (completion.prompt, completion.variables, completion.reply.prompt_tokens)
+                )
+        finally:
+            await store.close()
+    return seen
+
+
+def _guess(prompt: str, variables: dict[str, Any]) -> Reply:
+    tokens, text = _TEXT_TOKENS, "A text."
+    if prompt == "synthetic_qa/pairs":
+        count = variables.get("num_pairs", 8)
+        tokens = count * _PAIR_TOKENS
+        text = orjson.dumps(
+            {"pairs": [{"question": f"Question {n}?", "answer": "Answer."} for n in range(count)]}
+        ).decode()
+    elif prompt == "active_reading/strategies":
+        text = "\n".join(f"## Strategy {n}\nAs it says." for n in range(_STRATEGIES))
+    elif prompt == "entigraph/entities":
+        text = orjson.dumps({"summary": "A summary.", "entities": [f"entity {n}" for n in range(_ENTITIES)]}).decode()
+    return Reply(text, "stop", 0, 0, tokens)
+
+
+class _ProbeBackend:
+    """Another backend for `seconds`, after which it defers; counts the output tokens of the second half."""
+
+    def __init__(self, backend: Backend, seconds: float) -> None:
+        self.model = backend.model
+        self.output_tokens = 0
+        self._backend = backend
+        self._seconds = seconds
+        self._started = math.inf
+
+    @property
+    def concurrency(self) -> int:
+        return self._backend.concurrency
+
+    @property
+    def has_room(self) -> bool:
+        return self._backend.has_room
+
+    async def start(self) -> None:
+        await self._backend.start()
+
+    async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
+        self._started = min(self._started, time.monotonic())
+        if time.monotonic() - self._started > self._seconds:
+            raise Deferred
+        reply = await self._backend.complete(request, keep)
+        if self._seconds / 2 < time.monotonic() - self._started <= self._seconds:
+            self.output_tokens += reply.completion_tokens
+        return reply
+
+    async def cache_use(self) -> CacheUse | None:
+        return await self._backend.cache_use()
+
+    async def close(self) -> None:
+        await self._backend.close()
+
+
+async def _probe(
+    run_file: RunFile, backend: Backend, seconds: float, on_progress: Callable[[Summary], None]
+) -> float | None:
+    """Generate for some seconds and return output tokens a second in their second half, when the servers are full.
+
+    None if the budgets were met before the time was up.
+    """
+    probe = _ProbeBackend(backend, seconds)
+    summary = await generate_run(run_file, probe, on_progress=on_progress)
+    if not summary.deferred:
+        return summary.completion_tokens / summary.seconds if summary.asked else None
+    if not probe.output_tokens:
+        raise BadInput(f"no reply came in the second half of {seconds:g} s; give `--probe` more seconds.")
+    return probe.output_tokens / (seconds / 2)

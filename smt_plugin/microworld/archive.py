@@ -1,0 +1,51 @@
+"""Write the invented archive into a folder.
+
+    python -m smt_plugin.microworld.archive OUT [--seed N]
+
+writes documents.jsonl, questions.jsonl and replay.jsonl. The same seed gives the same files, byte for byte."""
+
+import filecmp
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from smt_plugin.files import write_jsonl
+from smt_plugin.microworld.world import DEFAULT_SEED, documents, questions
+
+REPLAY_ROWS = 1000
+
+
+def write(folder: Path, seed: int = DEFAULT_SEED) -> None:
+    """Write documents.jsonl, questions.jsonl and replay.jsonl into `folder`, less those that are there already.
+
+    What depends on them knows them again by their dates.
+    """
+    from smt_plugin.microworld.stream import replay
+
+    rows: dict[str, Iterable[dict[str, Any]]] = {
+        "documents.jsonl": (document.to_json() for document in documents(seed)),
+        "questions.jsonl": questions(seed),
+        "replay.jsonl": replay(seed, REPLAY_ROWS),
+    }
+    for name, content in rows.items():
+        path, new = folder / name, folder / f"{name}.new"
+        write_jsonl(new, content)
+        if path.is_file() and filecmp.cmp(path, new, shallow=False):
+            new.unlink()
+        else:
+            new.replace(path)
+
+
+def main() -> None:
+    """Write the archive's files into a folder."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Write documents.jsonl, questions.jsonl and replay.jsonl.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
+    arguments = parser.parse_args()
+    write(arguments.out, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,396 @@
+"""Sample records and replay text to token budgets: `<run>/records/*.jsonl` -> `<run>/mix/`.
+
+Every length is counted as axolotl will train it: question-answer records in the target model's chat
+template, documents with the tokens that its tokenizer adds and an end-of-text token.
+
+A mix takes one pass over the records, which measures them all and writes the training rows, and what to know of each,
+to scratch files; in memory is then what is being sorted, some 40 bytes a record. Each mix is a choice among these rows,
+copied in shuffled order.
+"""
+
+import gc
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from smt_plugin import __version__
+from smt_plugin.errors import BadInput, require
+from smt_plugin.files import lock_file, write_json, write_jsonl
+from smt_plugin.mixing.lines import record_lines, replay_lines, source_files
+from smt_plugin.mixing.manifest import (
+    CHAT_FILE,
+    DROPPED_FILE,
+    MANIFEST_FILE,
+    PLAIN_QA_FILE,
+    REPLAY_CHAT_FILE,
+    REPLAY_TEXT_FILE,
+    TEXT_FILE,
+    VALIDATION,
+    budget_name,
+)
+from smt_plugin.mixing.ruler import Ruler
+from smt_plugin.mixing.source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, TOLERANCE, Choice, Scratch, Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from smt_plugin.mixing.near_duplicates import NearDuplicates
+from smt_plugin.mixing.settings import MixSettings
+
+_LOCK_FILE = "mix.lock"
+
+
+# (Whether it is replay, form) -> the file that such rows go to.
+_FILES = {
+    (False, CHAT): CHAT_FILE,
+    (False, TEXT): TEXT_FILE,
+    (False, PLAIN_QA): PLAIN_QA_FILE,
+    (True, TEXT): REPLAY_TEXT_FILE,
+    (True, CHAT): REPLAY_CHAT_FILE,
+}
+
+
+_PARALLEL = "TOKENIZERS_PARALLELISM"
+
+
+def mix_run(run_folder: Path, settings: MixSettings, drop: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Write one mix to `<run>/mix/` and return its manifest; see `mix_budgets`."""
+    return mix_budgets(run_folder, settings, drop)[0][1]
+
+
+def mix_budgets(
+    run_folder: Path, settings: MixSettings, drop: Mapping[str, str] | None = None
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Write a run's mixes and return the folder and the manifest of each, from the smallest budget on.
+
+    One mix goes to `<run>/mix/`, several to `<run>/mix/<budget>/`; a smaller one is a subset of each larger one.
+    The records of each part of a document are taken in order of round and index, every part equally far, so that it
+    keeps its share of the tokens at every budget; each share ends at the text that comes nearest to it. A
+    source that runs dry is neither repeated nor made up for by the others: `manifest["warnings"]` says by how much it
+    fell short. Exact duplicates (by a 64-bit hash) and near duplicates are dropped, of replay text the exact ones;
+    `<run>/mix/dropped.jsonl` names whatever was dropped, with the reason. Chat-control tokens in texts are broken up.
+
+    Args:
+        drop: ids of records to leave out -> the reason.
+
+    Raises:
+        BadInput: records, replay or tokenizer are missing or unusable.
+    """
+    folder = run_folder / "mix"
+    scratch = folder / "scratch.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(folder / _LOCK_FILE)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+    except OSError as error:
+        raise BadInput(
+            f"the folder {folder} cannot be written ({error.strerror}); move away a file in its place, or mend its "
+            "permissions."
+        ) from None
+    try:
+        with _many_rows(), ExitStack() as files:
+            return _mix(run_folder, settings, drop or {}, folder, scratch, files)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        (folder / _LOCK_FILE).unlink(missing_ok=True)
+        lock.close()
+        with suppress(OSError):  # unless there is a mix in it
+            folder.rmdir()
+
+
+@contextmanager
+def _many_rows() -> Iterator[None]:
+    """Set the interpreter and the tokenizer up for rows by the million, and back."""
+    was_collecting, parallel = gc.isenabled(), os.environ.get(_PARALLEL)
+    # Rows hold no cycles; looking for some would take a tenth of a mix's own time.
+    gc.disable()
+    # Our threads share the work out with less waiting, and free what they took themselves.
+    os.environ[_PARALLEL] = "false"
+    try:
+        yield
+    finally:
+        if was_collecting:
+            gc.enable()
+        if parallel is None:
+            del os.environ[_PARALLEL]
+        else:
+            os.environ[_PARALLEL] = parallel
+
+
+def _mix(
+    run_folder: Path, settings: MixSettings, drop: Mapping[str, str], folder: Path, scratch: Path, files: ExitStack
+) -> list[tuple[Path, dict[str, Any]]]:
+    require("numpy", "train")
+    from smt_plugin.mixing.near_duplicates import NearDuplicates
+
+    ruler = Ruler(settings.tokenizer, settings.sequence_len)
+    near = NearDuplicates(scratch) if settings.near_duplicates < 1 else None
+    sources: list[Source] = []
+    for name in settings.shares:
+        path = settings.sources.get(name) or run_folder / "records" / f"{name}.jsonl"
+        source = Source(name, str(path), files.enter_context(Scratch(scratch / f"source{len(sources)}")), settings)
+        source.read(record_lines(source_files(path)), ruler, near, drop)
+        if not source.lines:
+            raise BadInput(f"{path} is empty; generate records first.")
+        sources.append(source)
+    _drop_duplicates(sources, near, settings.near_duplicates)
+    for source in sources:
+        source.put_in_order(settings.validation_rounds)
+
+    weights = sum(settings.shares.values())
+    limited_by = None
+    if settings.tokens is None and not settings.budgets:
+        scarcest = min(sources, key=lambda source: source.available / settings.shares[source.name])
+        limited_by = scarcest.name
+        if not scarcest.available:
+            raise BadInput(
+                f"mix.shares.{limited_by}: it has no text to train on that fits into {settings.sequence_len} tokens; "
+                "raise mix.sequence_len, or leave the source out."
+            )
+        budgets = [scarcest.available / settings.shares[scarcest.name] * weights]
+    else:
+        budgets = [float(tokens) for tokens in sorted(set(settings.budgets)) or [settings.tokens or 0]]
+    choices = [
+        [source.take(budget * settings.shares[source.name] / weights) for source in sources] for budget in budgets
+    ]
+    if not any(source.available for source in sources):
+        raise BadInput(f"{run_folder / 'records'}: no record fits into {settings.sequence_len} tokens.")
+    if not any(choice.tokens for choice in choices[0]):
+        raise BadInput(f"{settings.budget_key}: {budgets[0]:,.0f} tokens hold not one text; give a larger budget.")
+
+    if settings.replay is not None and settings.replay_share > 0:
+        store = files.enter_context(Scratch(scratch / "replay"))
+        replay = Source("replay", str(settings.replay), store, settings, is_replay=True)
+        per_token = settings.replay_share / (1 - settings.replay_share)
+        asked = [sum(choice.tokens for choice in chosen) * per_token for chosen in choices]
+        replay.read(replay_lines(settings), ruler, None, drop, enough=asked[-1])
+        replay.refuse_unusable()
+        replay.put_in_order(0)
+        for chosen, tokens in zip(choices, asked, strict=True):
+            chosen.append(replay.take(tokens))
+        sources.append(replay)
+
+    dropped = write_jsonl(folder / DROPPED_FILE, (row for source in sources for row in source.dropped_rows()))
+    shared = {
+        "settings": _plain(settings),
+        "limited_by": limited_by,
+        "dropped": dropped,
+        "validation": {},
+        "tokenizer": ruler.report(),
+        "versions": {
+            "smt_plugin": __version__,
+            **{name: version(name) for name in ("transformers", "tokenizers")},
+        },
+    }
+    if not dropped:
+        (folder / DROPPED_FILE).unlink()
+    places = [folder / budget_name(round(budget)) if settings.budgets else folder for budget in budgets]
+    # Manifests out first, in last: where there is one of these budgets, the files that it names are whole and its own.
+    for place in places:
+        (place / MANIFEST_FILE).unlink(missing_ok=True)
+    if not settings.validation_rounds:
+        for name in _FILES.values():
+            (folder / (VALIDATION + name)).unlink(missing_ok=True)
+    else:
+        held_out = [source.held_out() for source in sources if not source.is_replay]
+        shared["validation"] = _write_files(folder, held_out, VALIDATION)
+    return [
+        (place, _write_mix(place, chosen, shared, settings, folder / DROPPED_FILE))
+        for place, chosen in zip(places, choices, strict=True)
+    ]
+
+
+def _drop_duplicates(sources: list[Source], near: "NearDuplicates | None", threshold: float) -> None:
+    """Take out exact and near duplicates among all records; of two, the one of the earlier source and round stays."""
+    import numpy as np
+
+    from smt_plugin.mixing.near_duplicates import repeats
+
+    begins = np.concatenate([[0], np.cumsum([len(source) for source in sources])])
+
+    def place(number: int) -> tuple[Source, int]:
+        source = int(np.searchsorted(begins, number, side="right")) - 1
+        return sources[source], number - int(begins[source])
+
+    def in_order(numbers: "NDArray[np.int64]") -> "NDArray[np.int64]":
+        numbers = np.sort(numbers)
+        ordered = []
+        for source, begin, end in zip(sources, begins, begins[1:], strict=False):
+            part = numbers[np.searchsorted(numbers, begin) : np.searchsorted(numbers, end)]
+            columns = (source.column("order"), source.column("round"))
+            ordered.append(part[np.lexsort([column[part - begin] for column in columns])])
+        return np.concatenate(ordered)
+
+    is_unique = np.ones(begins[-1], dtype=bool)
+    later, first = repeats(np.concatenate([source.column("content") for source in sources]), is_unique, in_order)
+    is_unique[later] = False
+    for number, original in zip(later.tolist(), first.tolist(), strict=True):
+        source, record = place(number)
+        owner_of_it, original_record = place(original)
+        source.drop(record, "duplicates", f"duplicate of {owner_of_it.id(original_record)}")
+    if near is None:
+        return
+
+    def contents(number: int) -> str:
+        source, record = place(number)
+        return source.contents(record)
+
+    for number, original, part in near.find(is_unique, in_order, contents, threshold):
+        source, record = place(number)
+        owner_of_it, original_record = place(original)
+        reason = f"near duplicate of {owner_of_it.id(original_record)}: {part:.2f} of the shingles shared"
+        source.drop(record, "near_duplicates", reason)
+
+
+def _write_mix(
+    folder: Path, chosen: list[Choice], shared: dict[str, Any], settings: MixSettings, dropped: Path
+) -> dict[str, Any]:
+    """Write one mix's files and manifest into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = _write_files(folder, chosen)
+    everything = sum(choice.tokens for choice in chosen)
+    tokens = sum(choice.tokens for choice in chosen if not choice.source.is_replay)
+    sources = {
+        choice.source.name: choice.source.report(choice, everything if choice.source.is_replay else tokens)
+        for choice in chosen
+    }
+    warnings = [sentence for choice in chosen for sentence in _shortfalls(choice, settings.budget_key)]
+    if settings.replay is None and settings.replay_share > 0:
+        warnings.append("no replay text was given (mix.replay), so the mix has none: general ability may fall.")
+    if settings.validation_rounds and not shared["validation"]:
+        warnings.append(
+            f"mix.validation_rounds {settings.validation_rounds}: no document has more rounds, so nothing is held out."
+        )
+    if shared["dropped"]:
+        warnings.append(f"{shared['dropped']:,} records were dropped; {dropped} says which and why.")
+    manifest = {
+        "settings": shared["settings"],
+        "tokens": everything,
+        "record_tokens": tokens,
+        "limited_by": shared["limited_by"],
+        "sources": sources,
+        "files": files,
+        "validation": shared["validation"],
+        "dropped": shared["dropped"],
+        "tokenizer": shared["tokenizer"],
+        "content_hash": hashlib.sha256(
+            msgspec.json.encode(
+                [
+                    shared["tokenizer"]["sha256"],
+                    *((name, entry["sha256"]) for name, entry in sorted({**files, **shared["validation"]}.items())),
+                ]
+            )
+        ).hexdigest(),
+        "versions": shared["versions"],
+        "warnings": warnings,
+    }
+    write_json(folder / MANIFEST_FILE, manifest)
+    return manifest
+
+
+def _shortfalls(choice: Choice, budget_key: str) -> list[str]:
+    """One sentence if the source ran dry or missed its share by more than half a percent, else nothing."""
+    name, off = choice.source.name, choice.tokens - choice.asked
+    if choice.is_dry:
+        mend = "give more replay text" if choice.source.is_replay else f"generate more, or lower {budget_key}"
+        return [
+            f"{name} ran dry: {choice.tokens:,} of {choice.asked:,.0f} tokens, {-off / choice.asked:.1%} short. "
+            f"Nothing was repeated and the other sources were not scaled: {mend}."
+        ]
+    if abs(off) > TOLERANCE * choice.asked:
+        return [
+            f"{name} has {choice.tokens:,} of {choice.asked:,.0f} tokens, {off / choice.asked:+.1%}: its texts are too "
+            "long to come nearer to so small a share."
+        ]
+    return []
+
+
+def _write_files(folder: Path, chosen: list[Choice], prefix: str = "") -> dict[str, Any]:
+    """Write the training files of what was chosen, shuffled: in order of the records' hashes, whatever their round."""
+    files = {}
+    digests: dict[str, Future[str]] = {}
+    with ThreadPoolExecutor(THREADS) as threads:
+        for (is_replay, form), name in _FILES.items():
+            path = folder / (prefix + name)
+            before = _removed(path)
+            drawn = [
+                (choice.source, *choice.source.of_form(choice.pieces, form))
+                for choice in chosen
+                if choice.source.is_replay == is_replay
+            ]
+            rows = sum(len(pieces) for _, pieces, _ in drawn)
+            if rows:
+                digests[path.name] = threads.submit(_write_rows, path, drawn, before)
+                files[path.name] = {
+                    "rows": rows,
+                    "tokens": sum(int(source.column("piece_tokens")[pieces].sum()) for source, pieces, _ in drawn),
+                    "form": "messages" if form == CHAT else "text",
+                }
+        return {name: {**entry, "sha256": digests[name].result()} for name, entry in files.items()}
+
+
+def _removed(path: Path) -> tuple[str, int] | None:
+    """Remove a file; returns its SHA-256 and its date in nanoseconds, None if there was none."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return None
+    path.unlink()
+    return found
+
+
+def _write_rows(
+    path: Path, drawn: "list[tuple[Source, NDArray[np.uint32], NDArray[np.uint64]]]", before: tuple[str, int] | None
+) -> str:
+    """Copy rows from the scratch files in shuffled order; returns the file's SHA-256.
+
+    Args:
+        before: SHA-256 and date of the file that was there, which stays the date of one that is the same.
+    """
+    import numpy as np
+
+    owner = np.repeat(np.arange(len(drawn), dtype=np.uint16), [len(pieces) for _, pieces, _ in drawn])
+    sort = np.lexsort(
+        (np.concatenate([part for _, part, _ in drawn]), owner, np.concatenate([part for _, _, part in drawn]))
+    )
+    begins, sizes = (
+        np.concatenate([source.column(name)[part] for source, part, _ in drawn])
+        for name in ("piece_begin", "piece_size")
+    )
+    read = [source.scratch.read for source, _, _ in drawn]
+    digest = hashlib.sha256()
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        for begin in range(0, len(sort), BATCH):
+            batch = sort[begin : begin + BATCH]
+            places = zip(owner[batch].tolist(), begins[batch].tolist(), sizes[batch].tolist(), strict=True)
+            block = b"".join([read[number](place, size) for number, place, size in places])
+            digest.update(block)
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    if before is not None and before[0] == digest.hexdigest():
+        # By its date it is known that the data that axolotl made of it are still good.
+        os.utime(path, ns=(before[1], before[1]))
+    return digest.hexdigest()
+
+
+def _plain(settings: MixSettings) -> dict[str, Any]:
+    """The settings as JSON has them."""
+    values = asdict(settings)
+    values["replay"] = None if settings.replay is None else str(settings.replay)
+    values["sources"] = {name: str(path) for name, path in settings.sources.items()}
+    return values

@@ -1,0 +1,86 @@
+"""The report's pictures, as SVG text."""
+
+import io
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from smt_plugin.errors import require
+from smt_plugin.evaluation.arms import ARMS, split_arm
+from smt_plugin.evaluation.intervals import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+from smt_plugin.report.results import ARM_NAMES, REFERENCE, ArmResult, arm_name
+
+
+def plot(results: list[ArmResult]) -> str:
+    """Draw the arms with their intervals, base + RAG as a line across, and return the picture as SVG text."""
+    require("matplotlib", "eval")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 0.6 * len(results) + 1.2))
+    axes = figure.add_subplot()
+    for place, result in enumerate(reversed(results)):
+        color = "#b5532a" if ARMS[split_arm(result.arm)[0]][0] else "#3b6ea5"
+        accuracy = result.accuracy
+        if accuracy is None:
+            axes.text(50, place, "missing", ha="center", va="center", color="#888888", style="italic")
+            continue
+        mean = accuracy.mean * 100
+        errors = [[mean - accuracy.low * 100], [accuracy.high * 100 - mean]]
+        axes.errorbar(mean, place, xerr=errors, fmt="o", color=color, capsize=4, markersize=7)
+        number = axes.annotate(f"{mean:.1f}", (mean, place), xytext=(0, 9), textcoords="offset points", ha="center")
+        # On white, so that the line does not strike the number through.
+        number.set(color=color, bbox={"fc": "white", "ec": "white", "pad": 1})
+        if result.arm == REFERENCE:
+            axes.axvline(mean, color=color, linestyle=":", linewidth=1, zorder=0)
+    axes.set_yticks(range(len(results)), [arm_name(result.arm) for result in reversed(results)])
+    axes.set_ylim(-0.6, len(results) - 0.3)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("accuracy, %, with 95 % interval")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def scaling_plot(results: list[ArmResult]) -> str | None:
+    """Draw accuracy by tokens of the mix, base + RAG as a line across, as SVG text; None for fewer than two budgets."""
+    curves: dict[str, list[tuple[int, Estimate]]] = defaultdict(list)
+    for result in results:
+        if result.mix_tokens is not None and result.accuracy is not None:
+            curves[split_arm(result.arm)[0]].append((result.mix_tokens, result.accuracy))
+    if max(map(len, curves.values()), default=0) < 2:
+        return None
+    require("matplotlib", "eval")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5))
+    axes = figure.add_subplot()
+    for (arm, points), color in zip(curves.items(), ("#b5532a", "#5b8a3c", "#7a5195"), strict=False):
+        tokens, means, below, above = zip(
+            *((n, e.mean * 100, (e.mean - e.low) * 100, (e.high - e.mean) * 100) for n, e in sorted(points)),
+            strict=True,
+        )
+        axes.errorbar(tokens, means, yerr=[below, above], fmt="o-", color=color, capsize=4, label=ARM_NAMES[arm])
+    reference = next((result.accuracy for result in results if result.arm == REFERENCE), None)
+    if reference is not None:
+        axes.axhline(reference.mean * 100, color="#3b6ea5", linestyle=":", label=ARM_NAMES[REFERENCE])
+        axes.axhspan(reference.low * 100, reference.high * 100, color="#3b6ea5", alpha=0.12, linewidth=0)
+    ticks = sorted({n for points in curves.values() for n, _ in points})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    axes.minorticks_off()
+    lowest, highest = axes.get_ylim()
+    axes.set_ylim(max(lowest, 0), min(highest, 100))
+    axes.set_xlabel("tokens of the mix")
+    axes.set_ylabel("accuracy, %, with 95 % interval")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def _svg(figure: "Figure") -> str:
+    figure.tight_layout()
+    picture = io.StringIO()
+    figure.savefig(picture, format="svg", metadata={"Date": None})
+    text = picture.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,134 @@
+"""Order the found chunks anew: a cross-encoder, Qwen3-Reranker among them, or a model at an endpoint."""
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from smt_plugin.backends.base import Refused, Request
+from smt_plugin.backends.endpoint import OpenAIBackend
+from smt_plugin.errors import BadInput, require
+from smt_plugin.prompts import Prompts
+
+API_KEY_VARIABLE = "SMT_RERANKER_API_KEY"
+
+
+_ATTEMPTS = 3
+
+
+# Thinking modes are off where the chat template knows them, as in every arm.
+_OPTIONS = {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+# The form that Qwen3-Reranker was trained on (its model card); sentence-transformers reads yes against no behind it.
+_QWEN3_TEMPLATE = (
+    "<|im_start|>system\n"
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: {{ instruction }}\n'
+    '<Query>: {{ messages | selectattr("role", "eq", "query") | map(attribute="content") | first }}\n'
+    '<Document>: {{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }}<|im_end|>\n'
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n{{ '' }}"
+)
+
+
+_INSTRUCTION = "Given a question about a document, judge whether the passage helps to answer it"
+
+
+Rerank = Callable[[Sequence[tuple[str, Sequence[str]]]], list[list[float]]]
+
+
+"""(query, texts) of some questions -> a score a text, the higher the better."""
+
+
+def cross_encoder(name: str) -> Rerank:
+    """A cross-encoder of sentence-transformers, by folder or hub name.
+
+    Raises:
+        BadInput: it cannot be loaded.
+    """
+    require("sentence_transformers", "rag")
+    from sentence_transformers import CrossEncoder
+    from transformers import AutoTokenizer
+
+    processor: dict[str, str] = {}
+    try:
+        if "qwen3-reranker" in name.casefold() and "query" not in (
+            AutoTokenizer.from_pretrained(name).chat_template or ""
+        ):
+            processor["chat_template"] = _QWEN3_TEMPLATE.replace("{{ instruction }}", _INSTRUCTION)
+        model = CrossEncoder(name, trust_remote_code=False, processor_kwargs=processor)
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"the reranker {name!r} cannot be loaded ({error}); give the folder or name of a cross-encoder of "
+            "sentence-transformers."
+        ) from None
+
+    def scores(asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+        pairs = [(query, text) for query, texts in asked for text in texts]
+        found = iter(model.predict(pairs, show_progress_bar=False).tolist()) if pairs else iter(())
+        return [[next(found) for _ in texts] for _, texts in asked]
+
+    return scores
+
+
+def language_model(endpoint: str, name: str) -> Rerank:
+    """A chat model behind an OpenAI-compatible endpoint, which is asked for the order of all texts at once.
+
+    LlamaIndex has such a reranker, too, but it cuts texts at 300 words and takes any reply for an order.
+
+    Raises, when called:
+        BadInput: the endpoint cannot be reached or refuses.
+        RuntimeError: no reply names any text in some attempts.
+    """
+
+    def scores(asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+        with ThreadPoolExecutor(1) as thread:
+            orders = thread.submit(asyncio.run, _ask_all(asked, endpoint, name)).result()
+        return [_scores(order, len(texts)) for order, (_, texts) in zip(orders, asked, strict=True)]
+
+    return scores
+
+
+def _scores(order: list[int], count: int) -> list[float]:
+    """What the model named, in its order; then the rest, in theirs."""
+    whole = [*order, *(index for index in range(count) if index not in set(order))]
+    places = {index: place for place, index in enumerate(whole)}
+    return [-float(places[index]) for index in range(count)]
+
+
+async def _ask_all(asked: Sequence[tuple[str, Sequence[str]]], endpoint: str, name: str) -> list[list[int]]:
+    backend = OpenAIBackend([endpoint], name, os.environ.get(API_KEY_VARIABLE) or None, max_concurrency=64)
+    prompts = Prompts()
+    try:
+        await backend.start()
+        return await asyncio.gather(*(_ask(query, texts, backend, prompts) for query, texts in asked))
+    finally:
+        await backend.close()
+
+
+async def _ask(query: str, texts: Sequence[str], backend: OpenAIBackend, prompts: Prompts) -> list[int]:
+    # The system text is for writing about a document, which a reranker does not do.
+    messages = prompts.messages("rerank/order", query=query, passages=list(texts))[1:]
+    reply = ""
+    for attempt in range(_ATTEMPTS):
+        # A reply without an order would come again at temperature 0.
+        sampling = {"temperature": 0.0 if attempt == 0 else 0.7, "max_tokens": 1024, **_OPTIONS}
+        try:
+            reply = (await backend.complete(Request(messages, sampling, attempt, None, "rerank"))).text
+        except Refused as error:
+            raise BadInput(f"the reranker {backend.model} refused a request ({error}); use fewer candidates.") from None
+        if order := order_in(reply, len(texts)):
+            return order
+    raise RuntimeError(
+        f"the reranker {backend.model} named no passage in {_ATTEMPTS} attempts; it said: {reply[-200:]!r}"
+    )
+
+
+def order_in(reply: str, count: int) -> list[int]:
+    """The texts (from 0) that the last line of numbers names, each once; what was thought before is not read."""
+    for line in reversed(reply.rpartition("</think>")[2].splitlines()):
+        numbers = [int(number) - 1 for number in re.findall(r"\d+", line)]
+        if found := list(dict.fromkeys(number for number in numbers if 0 <= number < count)):
+            return found
+    return []

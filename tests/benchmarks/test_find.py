@@ -1,0 +1,151 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smt_plugin.benchmarks.find import load
+from smt_plugin.errors import BadInput
+from tests.quality_data import STORIES, official_rows, own_rows, write_lines, write_official, write_own
+
+
+@pytest.fixture(autouse=True)
+def _no_data_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("SMT_QUALITY_DIR", raising=False)
+    monkeypatch.delenv("SMT_MICROWORLD_DIR", raising=False)
+
+
+def test_the_official_files_become_one_document_an_article_with_the_questions_of_both_writers(
+    tmp_path: Path,
+) -> None:
+    documents, questions = load("quality", write_official(tmp_path / "q"))
+    assert [document.identity for document in documents] == [
+        '"The Salt Clock" by Ada Brine (1951)',
+        '"Nine Kites" by Tom Vale',
+        '"Glass Harvest" (1960)',
+        '"The Late Ferry" by Ada Brine (1953)',
+    ]
+    assert [document.text for document in documents] == [story[4] for story in STORIES]
+    assert len(questions) == 8
+    first, second = (question for question in questions if question.doc_id == "50001")
+    assert (first.question, first.answer, first.meta) == (
+        "What did the clock run on?",
+        1,
+        {"hard": False, "split": "train"},
+    )
+    assert (second.options, second.answer) == (["Oru", "Yun", "Mirel", "Petra"], 2)
+    assert second.meta["hard"] is True
+
+
+def test_our_own_files_hold_the_same_questions_as_the_official_ones(tmp_path: Path) -> None:
+    _, official = load("quality", write_official(tmp_path / "official"))
+    _, own = load("quality", write_own(tmp_path / "own"))
+    assert [(q.question_id, q.doc_id, q.question, q.options, q.answer) for q in own] == [
+        (q.question_id, q.doc_id, q.question, q.options, q.answer) for q in official
+    ]
+
+
+def test_an_explicit_folder_goes_before_the_variable_and_that_before_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, questions = own_rows()
+    for name, count in (("explicit", 1), ("variable", 2), ("cache/smt-plugin/quality", 3)):
+        write_own(tmp_path / name)
+        write_lines(tmp_path / name / "questions.jsonl", questions[:count])
+    assert len(load("quality")[1]) == 3
+    monkeypatch.setenv("SMT_QUALITY_DIR", str(tmp_path / "variable"))
+    assert len(load("quality")[1]) == 2
+    assert len(load("quality", tmp_path / "explicit")[1]) == 1
+    assert len(documents) == 4
+
+
+def test_without_data_the_message_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # no download
+    with pytest.raises(BadInput) as error:
+        load("quality")
+    places = ("SMT_QUALITY_DIR", "--metadata", "--data", "evaluate.data", str(tmp_path / "cache"))
+    for part in ("QuALITY.v1.0.1.htmlstripped.train", *places):
+        assert part in str(error.value)
+    with pytest.raises(BadInput, match="does not hold the quality data"):
+        load("quality", tmp_path)
+
+
+def test_the_microworld_needs_no_files_but_takes_them(tmp_path: Path) -> None:
+    documents, questions = load("microworld")
+    assert {question.doc_id for question in questions} <= {document.id for document in documents}
+    assert any(len(question.evidence) == 2 for question in questions)
+    assert len(load("microworld", write_own(tmp_path / "m"))[1]) == 8
+
+
+def test_an_unknown_benchmark_is_refused() -> None:
+    with pytest.raises(BadInput, match="unknown benchmark 'trivia'"):
+        load("trivia")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"answer": 4}, "from 0 to 3"),
+        ({"answer": -1}, "from 0 to 3"),
+        ({"answer": True}, "from 0 to 3"),
+        ({"answer": "B"}, "from 0 to 3"),
+        ({"options": ["only one"]}, "'options' must be"),
+        ({"options": None}, "needs a string as 'answer'"),
+        ({"options": ["Tea", "Rum", "Tea ", "Beer"], "answer": 0}, "the right option 'Tea' is given twice"),
+        ({"question": " "}, "'question' is missing"),
+        ({"question_id": "50001_W0_1"}, "given twice"),
+        ({"doc_id": "nowhere"}, "unknown document 'nowhere'"),
+        ({"meta": {"evidence": ["nowhere"]}}, "unknown document 'nowhere'"),
+        ({"meta": []}, None),
+        ({"meta": "x"}, "'meta' must be an object"),
+    ],
+)
+def test_a_bad_question_is_named_by_file_and_line(tmp_path: Path, change: dict[str, Any], says: str | None) -> None:
+    folder = write_own(tmp_path / "q")
+    rows = own_rows()[1]
+    rows[2] |= change
+    write_lines(folder / "questions.jsonl", rows)
+    if says is None:
+        assert len(load("quality", folder)[1]) == 8
+        return
+    with pytest.raises(BadInput, match=r"questions\.jsonl, line 3: ") as error:
+        load("quality", folder)
+    assert says in str(error.value)
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
+    folder = write_own(tmp_path / "q")
+    with (folder / "questions.jsonl").open("a") as file:
+        file.write('{"question_id": "x"')
+    with pytest.raises(BadInput, match=r"questions\.jsonl, line 9: not valid JSON"):
+        load("quality", folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"gold_label": 0}, "1 to 4"),
+        ({"gold_label": 5}, "1 to 4"),
+        ({"gold_label": None}, "the test file has no labels"),
+        ({"options": []}, "'options' must be"),
+        ({"question": ""}, "lacks the field 'question'"),
+        ({"question_unique_id": "50001_W0_1"}, "given twice"),
+    ],
+)
+def test_a_bad_question_of_an_official_file_is_named_by_file_and_line(
+    tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    folder = write_official(tmp_path / "q")
+    rows = official_rows()["train"]
+    rows[1]["questions"][0] |= change
+    write_lines(folder / "QuALITY.v1.0.1.htmlstripped.train", rows)
+    with pytest.raises(BadInput, match=r"htmlstripped\.train, line 2") as error:
+        load("quality", folder)
+    assert says in str(error.value)
+
+
+def test_a_missing_official_file_is_asked_for(tmp_path: Path) -> None:
+    folder = write_official(tmp_path / "q")
+    (folder / "QuALITY.v1.0.1.htmlstripped.dev").unlink()
+    with pytest.raises(BadInput, match=r"htmlstripped\.dev"):
+        load("quality", folder)

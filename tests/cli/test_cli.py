@@ -1,0 +1,158 @@
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smt_plugin.config import read_run_file
+from tests.endpoint import MODEL, Endpoint, serve
+
+GOOD = {
+    "run": "run",
+    "corpus": "corpus",
+    "backend": {"endpoints": ["http://127.0.0.1:9/v1"], "model": "m"},
+    "methods": {"synthetic_qa": {"tokens": "1K"}},
+}
+
+
+def smt(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "smt_plugin", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def write_run_file(folder: Path, **changes: object) -> None:
+    # JSON is YAML.
+    (folder / "smt.yaml").write_text(json.dumps({**GOOD, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"corpus": "nowhere"}, "nowhere does not exist"),
+        ({"methods": {"haiku": {"tokens": 9}}}, "unknown method 'haiku'"),
+        ({"methods": {"synthetic_qa": {}}}, "methods.synthetic_qa: no budget"),
+        ({"modle": "x"}, "modle: unknown key"),
+        ({}, "endpoint http://127.0.0.1:9/v1 cannot be reached"),
+    ],
+    ids=["missing corpus", "unknown method", "no budget", "unknown key", "unreachable endpoint"],
+)
+def test_bad_input_is_one_sentence_and_status_2(
+    tmp_path: Path, corpus: Path, changes: dict[str, object], says: str
+) -> None:
+    write_run_file(tmp_path, **changes)
+    result = smt("generate", "smt.yaml", cwd=tmp_path)
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_an_empty_document_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "empty.txt").write_text("")
+    write_run_file(tmp_path)
+    result = smt("generate", "smt.yaml", cwd=tmp_path)
+    assert (result.returncode, "empty.txt is empty" in result.stderr) == (2, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_extra_is_named_with_its_install_command(tmp_path: Path) -> None:
+    write_run_file(tmp_path, evaluate={"benchmark": "quality"})
+    # A package of that name which cannot be found, as on a machine without the extra.
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['lm_eval'] = None\n")
+    root = Path(__file__).parents[2]
+    result = smt("evaluate", "smt.yaml", cwd=tmp_path, PYTHONPATH=f"{tmp_path}{os.pathsep}{root}")
+    assert result.returncode == 2
+    assert "lm_eval is not installed; install it with: pip install 'smt-plugin[eval]'" in result.stderr
+
+
+def test_generate_runs_from_the_command_line_and_the_key_reaches_no_file(tmp_path: Path, corpus: Path) -> None:
+    async def run() -> subprocess.CompletedProcess[str]:
+        async with serve(Endpoint(api_key="very-secret")) as endpoint:
+            write_run_file(tmp_path, backend={"endpoints": [endpoint.url], "model": MODEL})
+            return await asyncio.to_thread(smt, "generate", "smt.yaml", cwd=tmp_path, OPENAI_API_KEY="very-secret")
+
+    result = asyncio.run(run())
+    assert result.returncode == 0, result.stderr
+    assert "synthetic_qa: " in result.stdout
+    assert (tmp_path / "run" / "run.yaml").is_file()
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert all(b"very-secret" not in path.read_bytes() for path in files)
+    assert "very-secret" not in result.stdout + result.stderr
+
+
+def test_init_writes_a_run_file_that_names_the_corpus_and_never_overwrites_one(tmp_path: Path, corpus: Path) -> None:
+    result = smt("init", "corpus", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "corpus: corpus" in (tmp_path / "smt.yaml").read_text()
+    assert smt("init", "corpus", cwd=tmp_path).returncode == 2
+    result = smt("init", "corpus", "--output", "no/folder.yaml", cwd=tmp_path)
+    assert (result.returncode, "no/folder.yaml cannot be written" in result.stderr) == (2, True)
+
+
+def test_init_in_the_corpus_itself_puts_the_run_folder_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("Zwölf Bücher. " * 100)
+    result = smt("init", ".", cwd=tmp_path / "notes")
+    assert result.returncode == 0, result.stderr
+    assert "1 documents, 1,400 characters (about 400 tokens)" in result.stdout
+    settings = read_run_file(tmp_path / "notes" / "smt.yaml")
+    assert (settings.corpus, settings.run.resolve()) == (tmp_path / "notes", tmp_path / "notes-run")
+
+
+def test_a_suggested_command_names_the_run_file(tmp_path: Path, corpus: Path) -> None:
+    write_run_file(tmp_path)
+    (tmp_path / "smt.yaml").rename(tmp_path / "my run.yaml")
+    result = smt("show", "my run.yaml", "--method", "synthetic_qa", cwd=tmp_path)
+    assert (result.returncode, "run `smt generate 'my run.yaml' --method synthetic_qa` first" in result.stderr) == (
+        2,
+        True,
+    )
+
+
+def test_a_share_of_a_method_that_the_run_file_lacks_is_named(tmp_path: Path, corpus: Path) -> None:
+    write_run_file(tmp_path)
+    result = smt("mix", "smt.yaml", cwd=tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "focal_rewrite has no records in" in result.stderr
+    assert "add it there or to `mix.sources`, or give `mix.shares` without it" in result.stderr
+
+
+def test_what_is_to_be_typed_next_is_quoted_and_a_folder_is_called_one(tmp_path: Path, corpus: Path) -> None:
+    result = smt("init", "corpus", "--output", "my run.yaml", cwd=tmp_path)
+    assert result.stdout.endswith("  smt plan 'my run.yaml' && smt generate 'my run.yaml'\n")
+    assert "smt questions 'my run.yaml'   (before all else" in result.stdout
+    for arguments in (["plan", "corpus"], ["judge", "--endpoint", "http://127.0.0.1:9/v1", "--against", "corpus"]):
+        result = smt(*arguments, cwd=tmp_path)
+        assert (result.returncode, "corpus is a folder; " in result.stderr) == (2, True)
+
+
+def test_questions_that_are_there_are_said_alone_and_not_under_a_bar(tmp_path: Path, corpus: Path) -> None:
+    write_run_file(tmp_path)
+    (corpus / "questions.jsonl").touch()
+    result = smt("questions", "smt.yaml", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert "set `corpus` to a copy of the documents in another folder" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom smt_plugin.cli.app import cli\n"
+        "cli.main(['--help'], standalone_mode=False)\n"
+        "print(sorted({'torch', 'transformers', 'numpy', 'aiohttp', 'pydantic', 'lm_eval', 'yaml'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[2]
+    output = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert output.strip().endswith("[]")
+    assert "Examples:" in output

@@ -1,0 +1,33 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from smt_plugin.cli.quickstart import RUN_FILE, write_files
+from smt_plugin.corpus import read_documents
+from smt_plugin.errors import BadInput
+
+
+def test_a_second_quickstart_goes_on_and_one_with_a_changed_run_file_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "quickstart"
+    write_files(folder)
+    files = sorted((folder / "archive").iterdir())
+    for file in files:
+        os.utime(file, (1000, 1000))
+    files[0].write_text("{}")
+    write_files(folder)
+    # What depends on these files knows by their dates that they are the same.
+    assert [file.stat().st_mtime == 1000 for file in files] == [False, True, True]
+    assert sorted((folder / "archive").iterdir()) == files
+    changed = RUN_FILE.replace("120K", "60K")
+    (folder / "smt.yaml").write_text(changed)
+    with pytest.raises(BadInput, match=r"smt\.yaml is there already and is not what `smt quickstart` writes"):
+        write_files(folder)
+    assert (folder / "smt.yaml").read_text() == changed
+    assert any(read_documents(folder / "archive"))
+
+
+def test_a_file_in_the_place_of_the_quickstarts_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"file cannot be made \(File exists\); give another --folder"):
+        write_files(tmp_path / "file")

@@ -1,0 +1,206 @@
+"""lm-eval against a real server: what it sends, and what counts as an answer."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smt_plugin.config import EvaluateSection, JudgeSection
+from smt_plugin.errors import BadInput
+from smt_plugin.evaluation.arm_results import read_arm, read_tokens
+from smt_plugin.evaluation.arms import ArmCommand, _count_tokens, arm_commands, evaluate, outdated
+from tests.endpoint import MODEL, serve_in_thread, status
+from tests.processes import wait_for
+from tests.quality_data import write_own
+from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
+
+
+def command(tmp_path: Path, **settings: Any) -> ArmCommand:
+    """The command of the base arm on the first two questions of QuALITY-like data."""
+    section = EvaluateSection(
+        benchmark="quality", data=write_own(tmp_path / "data"), arms=["base"], limit=2, **settings
+    )
+    ((arm,), _) = arm_commands(tmp_path / "run", section, MODEL, [])
+    return arm
+
+
+def served(tmp_path: Path, url: str) -> ArmCommand:
+    arguments = f"base_url={url}/chat/completions,num_concurrent=4,max_retries=1,tokenizer_backend=None"
+    return command(tmp_path, model="local-chat-completions", model_args=arguments, batch_size="1")
+
+
+def test_a_servers_samples_differ_since_no_fixed_seed_is_sent(tmp_path: Path) -> None:
+    letters = itertools.cycle("ABCD")
+    with serve_in_thread(lambda prompt, count: f"The answer is ({next(letters)}).") as server:
+        arm = served(tmp_path, server.url)
+        evaluate([arm], lambda text: None)
+        assert len(server.bodies) == 2 * 8
+        assert {body["seed"] for body in server.bodies} == {None}
+        assert {body["temperature"] for body in server.bodies} == {0.7}
+        # Thinking is off there as it is for local models and for the judge.
+        assert all(body["chat_template_kwargs"] == {"enable_thinking": False} for body in server.bodies)
+    assert len(read_arm(arm.folder) or []) == 2
+    (path,) = arm.folder.rglob("samples_*.jsonl")
+    for line in path.read_text().splitlines():
+        assert len(set(json.loads(line)["resps"][0])) > 1
+
+
+def answering(folder: Path, answers: list[list[str]], model: str = "local-chat-completions") -> ArmCommand:
+    """An arm whose command writes the samples that lm-eval would write for these answers."""
+    rows = [
+        {"doc": {"question_id": f"q{n}", "doc_id": "d", "question": "?"}, "resps": [texts], "acc": 0.5, "unparsed": 0.0}
+        | {"arguments": {"gen_args_0": {"arg_0": "Who?"}}}
+        for n, texts in enumerate(answers)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    path = folder / "samples_x_2026.jsonl"
+    code = f"import pathlib; p = pathlib.Path({str(path)!r}); p.parent.mkdir(parents=True); p.write_text({lines!r})"
+    return ArmCommand("base", [sys.executable, "-c", code, "--model", model, "--model_args", "pretrained=x"], folder)
+
+
+def test_a_servers_empty_answers_and_samples_that_are_all_the_same_are_errors_and_no_results(tmp_path: Path) -> None:
+    for name, answers, says in (
+        ("empty", [["a", "", "b"], ["a", "b", ""]], "2 answers came back empty"),
+        ("same", [["a", "a"], ["b", "b"]], "all samples of each question are the same"),
+    ):
+        arm = answering(tmp_path / name, answers)
+        with pytest.raises(RuntimeError, match=says):
+            evaluate([arm], lambda text: None)
+        assert read_arm(arm.folder) is None
+        local = answering(tmp_path / f"local {name}", answers, "hf")
+        evaluate([local], lambda text: None)
+        assert len(read_arm(local.folder) or []) == 2
+
+
+def test_an_arm_ends_where_a_server_answers_one_request_with_an_error(tmp_path: Path) -> None:
+    with serve_in_thread(lambda prompt, count: f"{count}. The answer is (A).") as server:
+        server.faults[3] = lambda request: status(500)
+        arm = served(tmp_path, server.url)
+        with pytest.raises(RuntimeError, match="arm base: "):
+            evaluate([arm], lambda text: None)
+    assert read_arm(arm.folder) is None
+
+
+def test_tokens_of_prompts_and_answers_are_counted_by_the_models_own_tokenizer(tmp_path: Path) -> None:
+    folder = make_tokenizer(tmp_path / "model", MICROWORLD_LIKE)
+    arm = answering(tmp_path / "arm", [["an", "answer"], ["or", "two"]], "hf")
+    arm.command[-1] = f"pretrained={folder}"
+    evaluate([arm], lambda text: None)
+    # One token a byte.
+    assert read_tokens(arm.folder) == {"questions": 2, "samples": 4, "prompts": 8, "answers": 13, "cut": 0}
+    server = answering(tmp_path / "server", [["an", "answer"]])
+    evaluate([server], lambda text: None)
+    assert read_tokens(server.folder) is None
+    evaluate([arm], lambda text: pytest.fail(text) if "skipped" not in text else None)
+
+
+def test_thinking_is_off_in_every_local_arm_unless_the_user_turns_it_on(tmp_path: Path) -> None:
+    assert f"pretrained={MODEL},enable_thinking=False" in command(tmp_path).command
+    said = command(tmp_path, model="vllm", model_args="dtype=bfloat16").command
+    assert f"pretrained={MODEL},enable_thinking=False,dtype=bfloat16" in said
+
+
+def test_the_judge_goes_into_the_command_without_its_key(tmp_path: Path) -> None:
+    said = command(tmp_path, judge={"endpoint": "http://127.0.0.1:8001/v1"}).command
+    metadata = json.loads(said[said.index("--metadata") + 1])
+    assert metadata["judge"] == {
+        "endpoint": "http://127.0.0.1:8001/v1",
+        "model": "Qwen/Qwen3-14B",
+        "options": {"chat_template_kwargs": {"enable_thinking": False}},
+    }
+
+
+def test_free_form_questions_without_a_judge_are_refused_before_lm_eval_starts(tmp_path: Path) -> None:
+    data = write_own(tmp_path / "data")
+    path = data / "questions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[5] |= {"options": None, "answer": "Sixpence"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = EvaluateSection(benchmark="corpus", data=data, arms=["base"])
+    with pytest.raises(BadInput, match=r"question '50003_W1_1' has no options, so .*; set evaluate\.judge"):
+        arm_commands(tmp_path / "run", settings, MODEL, [])
+    judged = settings.model_copy(update={"judge": JudgeSection(kind="vllm")})
+    assert len(arm_commands(tmp_path / "run", judged, MODEL, [])[0]) == 1
+
+
+def test_lm_eval_ends_where_smt_is_killed_and_the_arm_is_run_again(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    slow = (
+        "import os, pathlib, subprocess, time; engine = subprocess.Popen(['sleep', '600']); "
+        f"pathlib.Path({str(told)!r}).write_text(f'{{os.getpid()}} {{engine.pid}}'); time.sleep(600)"
+    )
+    code = (
+        "import pathlib, sys;from smt_plugin.evaluation.arms import ArmCommand, evaluate; "
+        f"command = [sys.executable, '-c', {slow!r}, '--model', 'hf', '--model_args', 'pretrained=x']; "
+        f"evaluate([ArmCommand('base', command, pathlib.Path({str(tmp_path / 'arm')!r}))], print)"
+    )
+    smt = subprocess.Popen([sys.executable, "-c", code])
+    assert wait_for(lambda: told.is_file() and told.read_text(), 60)
+    smt.send_signal(signal.SIGKILL)
+    smt.wait()
+    for pid in told.read_text().split():
+        command_line = Path("/proc") / pid / "cmdline"
+        # Without a command line it has ended, and waits for whoever inherited it.
+        assert wait_for(lambda path=command_line: not path.exists() or not path.read_bytes(), 20)
+    assert read_arm(tmp_path / "arm") is None
+    arm = answering(tmp_path / "arm", [["a", "b"]], "hf")
+    evaluate([arm], lambda text: None)
+    assert len(read_arm(arm.folder) or []) == 1
+
+
+def test_an_arm_is_outdated_when_the_environment_names_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = answering(tmp_path / "arm", [["a", "b"]], "hf")
+    arm.command.extend(["--tasks", "quality_smt_rag"])
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "QuALITY.v1.0.1.dev").write_text(name)
+    monkeypatch.setenv("SMT_QUALITY_DIR", str(tmp_path / "one"))
+    evaluate([arm], lambda text: None)
+    assert outdated([arm]) == []
+    monkeypatch.setenv("SMT_QUALITY_DIR", str(tmp_path / "other"))
+    assert outdated([arm]) == ["base"]
+
+
+def test_prompts_that_the_models_context_cuts_are_counted(tmp_path: Path) -> None:
+    model = make_model(make_tokenizer(tmp_path / "model", MICROWORLD_LIKE))
+    context = json.loads((model / "config.json").read_text())["max_position_embeddings"]
+    rows = [
+        {"arguments": {"gen_args_0": {"arg_0": "a " * words, "arg_1": {"max_gen_toks": 64}}}, "resps": [["b"]]}
+        for words in (10, context, 2 * context)
+    ]
+    (tmp_path / "samples_x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["lm_eval", "--model", "hf", "--model_args", f"pretrained={model}"]
+    counts = _count_tokens(ArmCommand("base", command, tmp_path))
+    assert counts is not None
+    assert (counts["questions"], counts["cut"]) == (3, 2)
+    longer = [*command[:-1], f"{command[-1]},max_length={100 * context}"]
+    assert (_count_tokens(ArmCommand("base", longer, tmp_path)) or {})["cut"] == 0
+
+
+def test_an_arm_of_another_model_or_setting_is_outdated_and_a_models_card_or_log_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    arm = answering(tmp_path / "arm", [["a", "b"]], "hf")
+    assert outdated([arm]) == []
+    arm.command[-1] = f"pretrained={model}"
+    evaluate([arm], lambda text: None)
+    (model / "README.md").write_text("What it was trained on.")
+    (model / "debug.log").write_text("x")
+    assert outdated([arm]) == []
+    os.utime(model / "config.json", (1, 1))
+    assert outdated([arm]) == ["base"]
+    evaluate([arm], lambda text: None)
+    assert outdated([arm]) == []
+    arm.command.extend(["--limit", "3"])
+    assert outdated([arm]) == ["base"]

@@ -1,0 +1,133 @@
+"""Pointers are written into a copy of the installed lm-eval, so that the environment stays as it is."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from smt_plugin.assets import asset_dir
+from smt_plugin.evaluation.lm_eval_link import task_files
+from tests.quality_data import write_own
+from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ("corpus", "financebench", "longhealth", "microworld", "quality")
+LIKELIHOOD = ("corpus", "longhealth", "quality")
+TASKS = sorted(
+    [f"{benchmark}_smt{arm}" for benchmark in BENCHMARKS for arm in ("", "_full", "_rag", "_all")]
+    + [f"{benchmark}_smt{arm}_ll" for benchmark in LIKELIHOOD for arm in ("", "_full", "_rag")]
+)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder with lm-eval in it, less its own thousands of task files."""
+    spec = find_spec("lm_eval")
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).parent
+
+    def own_tasks(folder: str, names: list[str]) -> list[str]:
+        return [n for n in names if Path(folder) == source / "tasks" and not n.endswith(".py")]
+
+    shutil.copytree(source, tmp_path / "site" / "lm_eval", ignore=own_tasks)
+    return tmp_path / "site"
+
+
+def python(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join([str(site), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=site,
+        env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def link(site: Path, call: str) -> str:
+    """What a function of the module returns, as text; or its error."""
+    code = f"from smt_plugin import errors\nfrom smt_plugin.evaluation import lm_eval_link as link\ntry:\n    print({call})\n"
+    result = python(site, "-c", code + "except errors.BadInput as error:\n    print('BadInput:', error)")
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_every_task_file_is_named_like_its_task() -> None:
+    assert [path.stem for path in task_files()] == TASKS
+
+
+def test_the_bare_task_name_works_after_installing_and_no_more_after_uninstalling(site: Path, tmp_path: Path) -> None:
+    data = json.dumps({"data": str(write_own(tmp_path / "quality"))})
+    model = make_model(make_tokenizer(tmp_path / "model", MICROWORLD_LIKE))
+    run = ["-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={model}", "--tasks", "quality_smt"]
+    run += ["--metadata", data, "--limit", "2", "--batch_size", "16", "--gen_kwargs", "max_gen_toks=4"]
+    folder = site / "lm_eval" / "tasks" / "smt_plugin"
+    assert link(site, "link.installed()") == "False"
+    assert link(site, "len(link.install())") == str(len(TASKS))
+    assert sorted(path.stem for path in folder.iterdir()) == TASKS
+    assert link(site, "link.installed()") == "True"
+    result = python(site, *run)
+    assert result.returncode == 0, result.stderr
+    assert "|quality_smt|" in result.stdout
+    assert link(site, "len(link.uninstall())") == str(len(TASKS))
+    assert not folder.exists()
+    assert link(site, "link.uninstall()") == "[]"
+    assert "not found" in python(site, *run).stderr.lower()
+
+
+def test_installing_twice_changes_nothing(site: Path) -> None:
+    first = link(site, "link.install()")
+    assert link(site, "link.install()") == first
+    assert link(site, "link.installed()") == "True"
+
+
+def test_pointers_to_another_place_are_stale_and_mended_by_installing(site: Path) -> None:
+    link(site, "link.install()")
+    folder = site / "lm_eval" / "tasks" / "smt_plugin"
+    (folder / "quality_smt.yaml").write_text('include: "/gone/quality_smt.yaml"\ntask: quality_smt\n')
+    (folder / "old_smt.yaml").write_text('include: "/gone/old_smt.yaml"\ntask: old_smt\n')
+    (folder / "quality_smt_rag.yaml").unlink()
+    status = json.loads(link(site, "__import__('json').dumps(link.status())"))
+    assert {name: state for name, state in status.items() if state != "installed"} == {
+        "quality_smt": "stale",
+        "old_smt": "stale",
+        "quality_smt_rag": "missing",
+    }
+    assert link(site, "link.installed()") == "False"
+    link(site, "link.install()")
+    assert link(site, "link.installed()") == "True"
+    assert not (folder / "old_smt.yaml").exists()
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(site: Path) -> None:
+    folder = site / "lm_eval" / "tasks" / "smt_plugin"
+    folder.mkdir()
+    (folder / "utils.py").write_text("")
+    for call in ("link.install()", "link.uninstall()"):
+        assert "holds files that are not ours (utils.py)" in link(site, call)
+    assert [path.name for path in folder.iterdir()] == ["utils.py"]
+
+
+def test_a_place_that_cannot_be_written_names_the_other_way(site: Path) -> None:
+    # A file in the folder's place refuses writing even to root, whom permissions do not stop.
+    tasks = site / "lm_eval" / "tasks"
+    (tasks / "smt_plugin").write_text("")
+    said = link(site, "link.install()")
+    assert said.startswith(f"BadInput: cannot write into {tasks / 'smt_plugin'}")
+    assert f"--include_path {asset_dir('lm_eval_tasks')}" in said
+
+
+def test_without_lm_eval_the_message_names_the_extra(tmp_path: Path) -> None:
+    code = (
+        "import smt_plugin.evaluation.lm_eval_link as link\n"
+        "link.find_spec = lambda name: None\n"
+        "try:\n    link.install()\nexcept link.BadInput as error:\n    print(error)"
+    )
+    assert "pip install 'smt-plugin[eval]'" in python(tmp_path, "-c", code).stdout

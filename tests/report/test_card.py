@@ -1,0 +1,213 @@
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from smt_plugin.cli.app import cli
+from smt_plugin.errors import BadInput
+from smt_plugin.mixing.mix import mix_run
+from smt_plugin.mixing.settings import MixSettings
+from smt_plugin.report.card import write_card
+from smt_plugin.report.report import write_report
+from smt_plugin.report.results import arm_results
+from smt_plugin.training.axolotl_config import write_axolotl_config
+from smt_plugin.training.trainings import Training
+from tests.report.test_report import finish_arm
+from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
+from tests.training_records import write_records
+
+TRAINERS_CARD = "# run/model\n<!-- This model card has been generated automatically according to the information -->\n"
+RUN_FILE = """\
+run: .
+corpus: documents
+backend: {endpoints: ["http://127.0.0.1:8000/v1"], model: some/Writer-30B}
+methods: {synthetic_qa: {tokens: 1M}}
+"""
+
+
+def first_record(run: Path) -> dict[str, str]:
+    return {json.loads((run / "records/synthetic_qa.jsonl").open().readline())["id"]: "a leak"}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with a mix, a config, and a model in the place of the trained one, with the card that axolotl writes."""
+    run = write_records(tmp_path, count=20)
+    base = make_model(make_tokenizer(tmp_path / "base", MICROWORLD_LIKE))
+    settings = MixSettings(str(base), tokens=3000, replay=tmp_path / "replay.jsonl", sequence_len=256, seed=7)
+    mix_run(run, settings, drop=first_record(run))
+    write_axolotl_config(run, "microworld/full", base_model=str(base))
+    make_model(make_tokenizer(run / "model", MICROWORLD_LIKE))
+    (run / "model" / "README.md").write_text(TRAINERS_CARD)
+    return run
+
+
+def later(path: Path) -> None:
+    """Date a file after all others, whatever the steps of the file system's clock."""
+    os.utime(path, (time.time() + 10,) * 2)
+
+
+def test_a_card_says_on_what_and_how_the_model_was_trained_and_names_no_folder(run: Path) -> None:
+    (run / "run.yaml").write_text(RUN_FILE)
+    text = write_card(Training(run)).read_text()
+    manifest = json.loads((run / "mix/manifest.json").read_text())
+    qa = manifest["sources"]["synthetic_qa"]
+    assert f"| synthetic_qa | {qa['tokens']:,} | {qa['share']:.1%} | {qa['records']:,} |" in text
+    assert "budget asked: 3,000; at most 256 tokens a text; seed 7" in text
+    assert manifest["content_hash"][:16] in text
+    assert "learning_rate: 0.001" in text
+    assert "path: mix/qa.jsonl" in text
+    assert "- axolotl 0.19.0" in text
+    assert "None since the training." in text
+    assert "documents that `some/Writer-30B` wrote about a corpus" in text
+    assert "records were dropped; mix/dropped.jsonl says which and why" in text
+    assert str(run.parent) not in text
+
+
+def test_a_card_names_no_key_and_no_password(run: Path) -> None:
+    path = run / "axolotl.yaml"
+    config = yaml.safe_load(path.read_text())
+    config |= {"comet_api_key": "SECRET1", "mlflow_tracking_uri": "https://me:SECRET2@host/x", "wandb_name": "tried"}
+    written = path.stat().st_mtime
+    path.write_text(yaml.safe_dump(config))
+    os.utime(path, (written, written))
+    text = write_card(Training(run)).read_text()
+    assert "SECRET" not in text
+    assert "mlflow_tracking_uri: https://host/x" in text
+    assert "wandb_name: tried" in text
+
+
+def test_a_card_shows_the_results_that_came_after_the_training(run: Path) -> None:
+    finish_arm(run, "trained", [1.0, 0.0, 1.0, 0.5])
+    finish_arm(run, "base_rag", [1.0, 0.0, 0.0, 0.0])
+    write_report(run, arm_results(run, ["base", "base_rag", "trained"]), {})
+    card = write_card(Training(run)).read_text()
+    assert "| trained | 62.5% |" in card
+    assert "| base_rag | 25.0% |" in card
+    assert "| base |" not in card
+    # Trained again since: these answers are another model's, also where a new report shows them.
+    os.utime(run / "results/trained/arm.json", (0, 0))
+    write_report(run, arm_results(run, ["base_rag", "trained"]), {})
+    assert "| trained |" not in write_card(Training(run)).read_text()
+    os.utime(run / "report.json", (0, 0))
+    assert "None since the training." in write_card(Training(run)).read_text()
+
+
+def test_the_data_of_a_lora_model_are_those_its_adapter_was_trained_on(run: Path) -> None:
+    config = run / "axolotl.yaml"
+    config.write_text(config.read_text() + "adapter: lora\n")
+    for name in (config, run / "mix/manifest.json"):
+        os.utime(name, (1000, 1000))
+    (run / "model").rename(run / "merged")
+    (run / "model").mkdir()
+    (run / "merged").rename(run / "model/merged")
+    (run / "model/adapter_model.safetensors").touch()
+    os.utime(run / "model/adapter_model.safetensors", (2000, 2000))
+    assert "(a LoRA adapter, merged) on 1970-01-01" in write_card(Training(run)).read_text()
+    # The same mix, written anew.
+    os.utime(run / "mix/manifest.json", (3000, 3000))
+    write_card(Training(run))
+    # Another one after the training, then merged.
+    content = json.loads((run / "mix/manifest.json").read_text())["content_hash"]
+    (run / "mix/manifest.json").write_text((run / "mix/manifest.json").read_text().replace(content, "0" * 64))
+    with pytest.raises(BadInput, match=r"was trained before the mix in .*mix; run: axolotl train"):
+        write_card(Training(run))
+
+
+def test_a_card_names_no_folder_where_paths_have_spaces_either(run: Path) -> None:
+    config = run / "axolotl.yaml"
+    values = yaml.safe_load(config.read_text())
+    values["base_model"] = "/home/jane doe/models/" + "a long name " * 12
+    config.write_text(yaml.safe_dump(values))
+    os.utime(config, (1, 1))
+    text = write_card(Training(run)).read_text()
+    assert "jane doe" not in text
+    assert "a long name a long name" in text
+
+
+def test_a_card_names_the_arms_that_the_report_calls_not_up_to_date(run: Path) -> None:
+    run_file = run / "smt.yaml"
+    run_file.write_text(
+        f"{RUN_FILE}train: {{config: microworld/full, base_model: {run.parent / 'base'}}}\n"
+        "evaluate: {benchmark: microworld, arms: [base_rag, trained]}\n"
+    )
+    for arm, accuracies in (("trained", [1.0, 0.0, 1.0, 0.5]), ("base_rag", [1.0, 0.0, 0.0, 0.0])):
+        finish_arm(run, arm, accuracies)
+    # Their arm.json says nothing of the settings that they were answered with.
+    result = CliRunner().invoke(cli, ["report", str(run_file)])
+    assert "not up to date: base_rag, trained: settings" in result.stderr
+    card = write_card(Training(run)).read_text()
+    assert "Settings, model, data or tasks have changed since these were answered: base_rag, trained." in card
+    write_report(run, arm_results(run, ["base_rag", "trained"]), {}, outdated=["base_rag"])
+    card = write_card(Training(run)).read_text()
+    assert "| trained | 62.5% |" in card
+    assert "have changed since these were answered: base_rag." in card
+
+
+def test_a_card_of_a_run_that_is_reached_through_a_link_names_no_folder(run: Path) -> None:
+    link = run.parent / "link"
+    link.symlink_to(run, target_is_directory=True)
+    mix_run(
+        link,
+        MixSettings(str(run.parent / "base"), tokens=3000, replay_share=0, sequence_len=256),
+        drop=first_record(run),
+    )
+    write_axolotl_config(link, "microworld/full", base_model=str(run.parent / "base"))
+    make_model(make_tokenizer(link / "model", MICROWORLD_LIKE))
+    for place in (link, run):
+        text = write_card(Training(place)).read_text()
+        assert "records were dropped; mix/dropped.jsonl says which and why" in text
+        assert str(run.parent) not in text
+
+
+def test_a_card_replaces_the_trainers_and_its_own_but_none_that_was_edited(run: Path) -> None:
+    path = write_card(Training(run))
+    first = path.read_text()
+    assert write_card(Training(run)).read_text() == first
+    path.write_text(first.replace("Meant for", "Not meant for"))
+    with pytest.raises(BadInput, match=r"README\.md was edited; move it away first"):
+        write_card(Training(run))
+    assert "Not meant for" in path.read_text()
+    path.write_text("# Mine\n")
+    with pytest.raises(BadInput, match="was edited"):
+        write_card(Training(run))
+
+
+def test_no_card_is_written_without_a_model_or_for_a_newer_mix(run: Path) -> None:
+    later(run / "axolotl.yaml")
+    with pytest.raises(BadInput, match=r"axolotl\.yaml is newer than the model"):
+        write_card(Training(run))
+    later(run / "mix/manifest.json")
+    with pytest.raises(BadInput, match=r"was trained before the mix in .*mix; run: axolotl train"):
+        write_card(Training(run))
+    for file in (run / "model").glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(BadInput, match=r"there is no trained model in .*model; run: axolotl train"):
+        write_card(Training(run))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("report.json", "{", r"not valid JSON \(.*\); remove it and run `smt report` again"),
+        ("report.json", "{}", "it lacks what `smt report` writes; remove it and run `smt report` again"),
+        ("mix/manifest.json", "{", r"not valid JSON \(.*\); remove it and run `smt mix` again"),
+        ("mix/manifest.json", "{}", "it lacks what `smt mix` writes"),
+        ("mix/manifest.json", "[]", "it lacks what `smt mix` writes"),
+        ("axolotl.yaml", "learning_rate: 0.1\n", "it names no base_model"),
+        ("run.yaml", "{}\n", "run: this key is missing"),
+    ],
+)
+def test_a_broken_file_of_the_run_is_named_and_the_card_stays_as_it_was(
+    run: Path, name: str, content: str, says: str
+) -> None:
+    (run / name).write_text(content)
+    os.utime(run / name, (1, 1))
+    with pytest.raises(BadInput, match=rf"{name}: {says}") as caught:
+        write_card(Training(run))
+    assert "\n" not in str(caught.value)
+    assert (run / "model/README.md").read_text() == TRAINERS_CARD

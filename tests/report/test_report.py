@@ -1,0 +1,185 @@
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from smt_plugin.corpus import Document
+from smt_plugin.errors import BadInput
+from smt_plugin.evaluation.leaks import find_leaks
+from smt_plugin.question import Question
+from smt_plugin.report.report import COLUMNS, doubts, leaks_text, rows_of, tables, verdicts, write_report
+from smt_plugin.report.results import arm_results
+from tests.evaluation.test_leaks import pair, write_records
+
+ARMS = ["base", "base_rag", "trained"]
+
+
+def finish_arm(run: Path, arm: str, accuracies: list[float]) -> None:
+    """Write what lm-eval and `smt evaluate` leave of an arm: two questions a document."""
+    folder = run / "results" / arm / "model"
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            "doc": {"question_id": f"q{n}", "doc_id": f"d{n // 2}", "question": "Who won?" if n == 1 else "Where?"},
+            "acc": accuracy,
+            "unparsed": 0.25,
+            "resps": [["The answer is (A)."] * 4],
+        }
+        for n, accuracy in enumerate(accuracies)
+    ]
+    (folder / "samples_x_2026.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder.parent / "arm.json").write_text("{}")
+
+
+def test_the_table_has_means_intervals_counts_and_paired_differences(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0])
+    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5])
+    finish_arm(tmp_path, "trained", [1.0, 1.0, 0.75, 1.0, 1.0, 0.5])
+    base, rag, trained = arm_results(tmp_path, ARMS)
+    assert base.accuracy is not None
+    assert base.difference is not None
+    assert base.accuracy.mean == 0.25
+    assert (base.accuracy.questions, base.accuracy.documents) == (6, 3)
+    assert base.difference.mean == -0.5
+    assert base.difference.method == "no variance seen"
+    assert rag.difference is None
+    assert trained.difference is not None
+    assert trained.difference.mean == pytest.approx(0.125)
+    assert trained.difference.low < 0 < trained.difference.high
+    assert rows_of([trained])[0][3] == "6 (3)"
+
+
+def test_the_question_of_the_report_is_answered_by_the_paired_interval(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base_rag", [0.5, 0.5, 0.25, 0.5, 0.5, 0.5])
+    for arm, less in (("base", 0.0), ("trained", -0.25), ("trained_rag", 0.5)):
+        finish_arm(tmp_path, arm, [0.5 + less, 0.5 + less, 0.25 + less, 0.5 + less, 0.5 + less, 0.25 + less])
+    finish_arm(tmp_path, "trained_full", [0.0, 1.0, 0.25, 0.5, 1.0, 0.5])
+    results = arm_results(tmp_path, [*ARMS, "trained_rag", "trained_full"])
+    closed, rag, full = verdicts(results)
+    assert closed.startswith("No: trained, closed-book, is 29.2 points below base + RAG (95 % interval -")
+    assert rag.startswith("Yes: trained + RAG, is 45.8 points above base + RAG (95 % interval +")
+    assert full.startswith("Not shown: trained + full document, is 8.3 points above base + RAG (95 % interval -")
+    html = write_report(tmp_path, results, {}).read_text()
+    assert all(sentence.split(" (")[0] in html for sentence in (closed, rag, full))
+
+
+def test_cut_prompts_and_answers_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base_rag", [0.5, 0.5, 0.25, 0.5])
+    results = arm_results(tmp_path, ["base_rag"])
+    assert doubts(results, tmp_path) == []
+    tokens = {"questions": 4, "samples": 16, "prompts": 400, "answers": 160, "cut": 3}
+    (tmp_path / "results/base_rag/arm.json").write_text(json.dumps({"tokens": tokens}))
+    (result,) = arm_results(tmp_path, ["base_rag"])
+    cut, unparsed = doubts([replace(result, unparsed=0.75)], tmp_path)
+    assert cut.startswith("base + RAG: 3 of 4 prompts were longer than the model's context and lost their beginning")
+    assert unparsed.startswith("base + RAG: 75% of the answers state none of the options")
+    assert cut.split("'")[0] in write_report(tmp_path, [result], {}).read_text()
+
+
+def test_an_arm_that_was_not_run_or_not_finished_is_missing_and_never_0(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25])
+    finish_arm(tmp_path, "trained", [0.0, 0.5, 0.25, 0.25])
+    (tmp_path / "results" / "trained" / "arm.json").unlink()
+    rows = rows_of(arm_results(tmp_path, ARMS))
+    assert [row[1] for row in rows] == ["25.0%", "missing", "missing"]
+    assert rows[0][4] == "no base + RAG"
+    html = write_report(tmp_path, arm_results(tmp_path, ARMS), {"run": "<b>x</b>"}).read_text()
+    assert html.count('class="missing"') == 2
+    assert "<svg" in html
+    assert "&lt;b&gt;x" in html
+
+
+def test_arms_that_answered_different_questions_are_not_compared(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25])
+    finish_arm(tmp_path, "base_rag", [0.0, 0.5, 0.25, 0.25, 1.0])
+    with pytest.raises(BadInput, match="answered different questions"):
+        arm_results(tmp_path, ARMS)
+
+
+def test_a_run_without_results_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="run `smt evaluate` first"):
+        arm_results(tmp_path, ARMS)
+
+
+def test_arms_without_questions_about_two_documents_are_refused_with_the_key_that_gives_more(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base", [0.5, 1.0])
+    with pytest.raises(BadInput, match=r"questions about 1 document\(s\), and .* needs two; raise .* evaluate\.limit"):
+        arm_results(tmp_path, ARMS)
+    tuned = {"by": "recall", "chosen": {}, "held_out": ["d0"], "questions": 2, "tried": []}
+    (tmp_path / "tune.json").write_text(json.dumps(tuned))
+    with pytest.raises(BadInput, match=r"arm base .* about 0 document\(s\) other than the 1 that .* evaluate\.limit"):
+        arm_results(tmp_path, ARMS)
+
+
+def test_leaks_give_a_second_headline_without_them_and_a_sentence(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5])
+    write_records(tmp_path, [pair("Who won?")])
+    questions = [Question(f"q{n}", f"d{n // 2}", "Who won?" if n == 1 else "Where?", None, "x") for n in range(6)]
+    find_leaks(tmp_path, [Document(f"d{n}", f"Story {n}", "x") for n in range(3)], questions)
+    (result,) = arm_results(tmp_path, ["base_rag"])
+    assert result.without_leaks is not None
+    assert result.without_leaks.mean == pytest.approx(0.7)
+    assert rows_of([result])[0][COLUMNS.index("without leaks")].startswith("70.0% (")
+    assert leaks_text(tmp_path).startswith(
+        "1 of 6 evaluation questions (16.7%) are nearly asked (1), asked in other words (0)"
+    )
+    questions[3] = replace(questions[3], question="Whither?")
+    find_leaks(tmp_path, [Document(f"d{n}", f"Story {n}", "x") for n in range(3)], questions)
+    with pytest.raises(BadInput, match="arm base_rag answered other questions than `smt leaks` looked for; run"):
+        arm_results(tmp_path, ["base_rag"])
+    write_records(tmp_path, [pair("Who lost?")])
+    assert "run `smt leaks` again" in leaks_text(tmp_path)
+    assert arm_results(tmp_path, ["base_rag"])[0].without_leaks is None
+
+
+def test_samples_a_question_and_tokens_stand_in_the_table_and_missing_ones_are_said(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75])
+    (cells,) = rows_of(arm_results(tmp_path, ["base_rag"]))
+    assert cells[COLUMNS.index("n")] == "4"
+    assert cells[COLUMNS.index("tokens in / out")] == "not known"
+    tokens = {"questions": 4, "samples": 16, "prompts": 4800, "answers": 320}
+    (tmp_path / "results" / "base_rag" / "arm.json").write_text(json.dumps({"tokens": tokens}))
+    (cells,) = rows_of(arm_results(tmp_path, ["base_rag"]))
+    assert cells[COLUMNS.index("tokens in / out")] == "1,200 / 20"
+
+
+def test_the_time_an_arm_took_is_read_from_lm_evals_own_file(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75])
+    folder = tmp_path / "results" / "base_rag" / "model"
+    (folder / "results_2026.json").write_text('{"total_evaluation_time_seconds": "1234.5"}')
+    (result,) = arm_results(tmp_path, ["base_rag"])
+    assert rows_of([result])[0][COLUMNS.index("seconds")] == "1,234"
+
+
+def test_the_tables_for_the_terminal_fit_80_columns_with_their_headings_whole(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0])
+    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5])
+    results = arm_results(tmp_path, [*ARMS, "trained_full"])
+    printed = io.StringIO()
+    Console(file=printed, width=80).print(*tables(results))
+    lines = printed.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert "…" not in printed.getvalue()
+    for words in ("less base + RAG, paired", "unparsed", "tokens in / out", "seconds", "another seed"):
+        assert sum(words in line for line in lines) == 1
+    # One line an arm, also where it is missing.
+    assert sum("-50.0 (-50.0 to -50.0)" in line and line.startswith("base, closed-book") for line in lines) == 1
+    assert sum(line.startswith("trained + full document") and "missing" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [("leaks.json", "leaks"), ("tune.json", "tune"), ("results/base/arm.json", "evaluate")]
+)
+def test_a_broken_file_of_the_run_is_named_with_the_command_that_writes_it(
+    tmp_path: Path, name: str, command: str
+) -> None:
+    finish_arm(tmp_path, "base", [0.0, 0.5, 0.5])
+    (tmp_path / name).write_text("{")
+    with pytest.raises(BadInput, match=rf"{name}: not valid JSON \(.*\); remove it and run `smt {command}` again"):
+        arm_results(tmp_path, ARMS)
+    (tmp_path / name).write_text("[]")
+    with pytest.raises(BadInput, match=rf"{name}: it lacks what `smt {command}` writes"):
+        arm_results(tmp_path, ARMS)

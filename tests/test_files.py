@@ -1,0 +1,33 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smt_plugin.files import read_jsonl, write_json, write_jsonl
+
+
+def test_two_processes_that_write_one_file_leave_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    other = f"import pathlib;from smt_plugin.files import write_jsonl; write_jsonl(pathlib.Path({str(path)!r}), [{{}}])"
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"n": 0}
+        subprocess.run([sys.executable, "-c", other], check=True)
+        assert list(read_jsonl(path)) == [(1, {})]
+        yield {"n": 1}
+
+    assert write_jsonl(path, rows()) == 2
+    assert list(read_jsonl(path)) == [(1, {"n": 0}), (2, {"n": 1})]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"n": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"n": object()})
+    assert path.read_bytes() == b'{\n  "n": 1\n}\n'
+    assert list(tmp_path.iterdir()) == [path]
