@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
+
+from smt_plugin.cli.command import Command
 from smt_plugin.errors import BadInput, require
 from smt_plugin.microworld import archive
 from smt_plugin.training.trainings import Training
@@ -106,3 +109,12 @@ def run_command(command: list[str], folder: Path) -> None:
     status = subprocess.run(command, cwd=folder, env=environment, check=False).returncode
     if status != 0:
         raise RuntimeError(f"{shlex.join(command)} ended with status {status}")
+
+
+@click.command(cls=Command, epilog="\b\nExample:\n  smt quickstart --folder quickstart")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True, help="where to run"
+)
+def quickstart(folder: Path) -> None:
+    """Run every stage on the microworld, an invented archive that needs no GPU and no endpoint."""
+    run_quickstart(folder, click.echo)

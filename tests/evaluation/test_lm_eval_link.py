@@ -53,7 +53,8 @@ def python(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def link(site: Path, call: str) -> str:
     """What a function of the module returns, as text; or its error."""
-    code = f"from smt_plugin import errors\nfrom smt_plugin.evaluation import lm_eval_link as link\ntry:\n    print({call})\n"
+    code = "from smt_plugin import errors\nfrom smt_plugin.evaluation import lm_eval_link as link\n"
+    code += f"try:\n    print({call})\n"
     result = python(site, "-c", code + "except errors.BadInput as error:\n    print('BadInput:', error)")
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()

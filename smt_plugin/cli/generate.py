@@ -1,0 +1,166 @@
+"""Commands that generate: plan, generate, batch, show."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from smt_plugin.errors import BadInput
+
+if TYPE_CHECKING:
+    pass
+from smt_plugin.cli.command import RUN_FILE, Command, Commands
+from smt_plugin.cli.signals import stop
+
+
+class _Shard(click.ParamType):  # type: ignore[type-arg]
+    """`i/n`, the i-th of n shards."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        number, slash, count = str(value).partition("/")
+        if slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count):
+            return int(number), int(count)
+        self.fail(f"{value!r} is no shard; write e.g. 1/4 for the first of four.", param, ctx)
+
+
+SHARD = click.option("--shard", type=_Shard(), help="only the i-th of n shards of the documents, e.g. 1/4")
+
+
+@click.command(cls=Command, epilog="\b\nExamples:\n  smt plan smt.yaml\n  smt plan smt.yaml --probe 60")
+@RUN_FILE
+@click.option(
+    "--probe",
+    "seconds",
+    type=click.IntRange(min=1),
+    help="generate for so many seconds first, to measure sizes and speed; its completions are kept",
+)
+def plan(run_file: Path, seconds: int | None) -> None:
+    """Say what a run will ask, write and cost: calls, tokens, GPU-hours, money. Without --probe nothing is asked."""
+    from smt_plugin.config import read_run_file
+    from smt_plugin.generation.generate import backend_of
+    from smt_plugin.generation.plan import make_plan, plan_text
+    from smt_plugin.generation.progress import GenerateProgress
+
+    settings = read_run_file(run_file)
+    with GenerateProgress() as progress:
+        found = stop.run(make_plan(settings, backend_of(settings), seconds or 0, progress.show))
+    click.echo(plan_text(found, settings))
+
+
+@click.command(
+    cls=Command,
+    epilog="\b\nExamples:\n  smt generate smt.yaml\n  smt generate smt.yaml --method focal_rewrite\n"
+    "  smt generate smt.yaml --shard 1/4",
+)
+@RUN_FILE
+@click.option("--method", "methods", multiple=True, help="only this method of the run file; may be given again")
+@click.option("--retry-failed", is_flag=True, help="ask again what the backend refused before")
+@SHARD
+def generate(run_file: Path, methods: tuple[str, ...], retry_failed: bool, shard: tuple[int, int] | None) -> None:
+    """Ask the backend for completions until every method's token budget is met, and write records.
+
+    Run it again to go on after a stop, or after raising a budget: what is paid for is never asked again.
+    """
+    from smt_plugin.config import read_run_file
+    from smt_plugin.generation.generate import backend_of
+
+    settings = read_run_file(run_file)
+    _generate(settings, backend_of(settings, shard), only=methods, shard=shard, retry_refused=retry_failed)
+
+
+def _generate(settings: Any, backend: Any, **options: Any) -> Any:
+    """Generate with a backend, say what was done, and exit with status 1 if a budget is unmet."""
+    from smt_plugin.config import write_resolved
+    from smt_plugin.generation.generate import generate_run
+    from smt_plugin.generation.progress import GenerateProgress
+
+    with GenerateProgress() as progress:
+        summary = stop.run(generate_run(settings, backend, on_progress=progress.show, **options))
+    if summary.deferred:
+        return summary
+    write_resolved(settings, settings.run / "run.yaml")
+    click.echo(summary.text)
+    for problem in summary.unmet:
+        click.echo(f"budget unmet: {problem}", err=True)
+    if summary.unmet:
+        sys.exit(1)
+    return summary
+
+
+@click.group(cls=Commands)
+def batch() -> None:
+    """Let a batch endpoint, or `vllm run-batch`, answer a run's requests: export, work off, import, and again."""
+
+
+@batch.command(
+    name="export",
+    epilog="\b\nExample:\n  smt batch export smt.yaml requests/\n"
+    "  vllm run-batch -i requests/requests-0001.jsonl -o results-1.jsonl --model ...\n"
+    "  smt batch import smt.yaml results-1.jsonl",
+)
+@RUN_FILE
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--retry-failed", is_flag=True, help="export again what was refused before")
+def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
+    """Write the requests that can be asked now as OpenAI batch files into FOLDER.
+
+    Rewrites need the strategies that come before them, so this takes some rounds of export and import, until nothing
+    is left; then the records are written.
+    """
+    from smt_plugin.config import MicroworldBackend, read_run_file
+    from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchExport
+
+    settings = read_run_file(run_file)
+    if isinstance(settings.backend, MicroworldBackend):
+        raise BadInput(f"run file {run_file}: backend.kind: the microworld needs no batch files; use `smt generate`.")
+    backend = BatchExport(folder, settings.backend.model, settings.backend.structured_output)
+    summary = _generate(settings, backend, retry_refused=retry_failed, rounds_ahead=ROUNDS_AHEAD)
+    backend.finish()
+    if summary.deferred:
+        names = ", ".join(map(str, backend.files[:3])) + (" ..." if len(backend.files) > 3 else "")
+        click.echo(f"{backend.requests:,} requests in {len(backend.files)} files: {names}")
+        click.echo(f"have them answered, then run: smt batch import {shlex.quote(str(run_file))} RESULTS.jsonl")
+
+
+@batch.command(name="import", epilog="\b\nExample:\n  smt batch import smt.yaml results-*.jsonl")
+@RUN_FILE
+@click.argument("results", type=click.Path(path_type=Path), nargs=-1, required=True)
+def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
+    """Take the results of a batch endpoint into the run, and write the records if nothing is left to ask."""
+    from smt_plugin.config import MicroworldBackend, read_run_file
+    from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchImport
+
+    settings = read_run_file(run_file)
+    if isinstance(settings.backend, MicroworldBackend):
+        raise BadInput(f"run file {run_file}: backend.kind: the microworld needs no batch files; use `smt generate`.")
+    backend = BatchImport(list(results), settings.backend.model)
+    summary = _generate(settings, backend, rounds_ahead=ROUNDS_AHEAD)
+    click.echo(
+        f"{backend.results:,} results: {summary.asked:,} taken ({summary.rejected:,} rejected, {summary.refused:,} "
+        f"refused), {backend.failed:,} failed for now, {backend.results - backend.taken:,} known already or of "
+        "another run or model"
+    )
+    if summary.deferred:
+        click.echo(
+            f"not done: export what is left with `smt batch export {shlex.quote(str(run_file))} FOLDER`", err=True
+        )
+        sys.exit(1)
+
+
+@click.command(cls=Command, epilog="\b\nExample:\n  smt show smt.yaml --method focal_rewrite --count 2")
+@RUN_FILE
+@click.option("--method", required=True, help="method of the run file")
+@click.option("--full", is_flag=True, help="show the documents inside the prompts, too")
+@click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="records to show")
+@click.option("--seed", type=int, help="show the same records each time")
+def show(run_file: Path, method: str, full: bool, count: int, seed: int | None) -> None:
+    """Look at random records of a method, with the prompts they came from."""
+    from smt_plugin.config import read_run_file
+    from smt_plugin.generation.show import show_records
+
+    for text in show_records(read_run_file(run_file), method, count, seed, full):
+        click.echo(text)

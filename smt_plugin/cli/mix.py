@@ -1,0 +1,67 @@
+"""The command that mixes."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from smt_plugin.errors import BadInput
+
+if TYPE_CHECKING:
+    pass
+from smt_plugin.cli.command import RUN_FILE, Command
+
+
+@click.command(cls=Command, epilog="\b\nExample:\n  smt mix smt.yaml && axolotl train run/axolotl.yaml")
+@RUN_FILE
+@click.option("--drop-leaks", is_flag=True, help="leave out records that nearly ask or quote an evaluation question")
+def mix(run_file: Path, drop_leaks: bool) -> None:
+    """Mix records and replay by tokens into training files, and write a ready-to-run axolotl.yaml for each budget."""
+    from smt_plugin.config import read_run_file
+    from smt_plugin.mixing.mix import mix_budgets
+    from smt_plugin.mixing.settings import MixSettings
+    from smt_plugin.records import check_made
+    from smt_plugin.training.axolotl_config import trained_config, write_axolotl_config
+
+    settings = read_run_file(run_file)
+    section, train = settings.mix, settings.train
+    for name in section.shares:
+        if name not in section.sources:
+            mend = "add it there or to `mix.sources`, or give `mix.shares` without it"
+            check_made(settings.run, name, settings.methods, mend)
+    values = dict(section)
+    trained = trained_config(settings.run, train.config, train.base_model)
+    values["tokenizer"] = section.tokenizer or trained.get("tokenizer_config") or trained["base_model"]
+    values["budgets"] = tuple(section.budgets)
+    drop: dict[str, str] = {}
+    if drop_leaks:
+        from smt_plugin.benchmarks.find import load
+        from smt_plugin.evaluation.leaks import leaking_records
+
+        if settings.evaluate is None:
+            raise BadInput(
+                f"run file {run_file}: evaluate: this key is missing; --drop-leaks needs its `benchmark` and `data`."
+            )
+        asked = load(settings.evaluate.benchmark, settings.evaluate.data)
+        drop = leaking_records(settings.run, *asked, section.sources)
+        click.echo(f"{len(drop):,} records leak evaluation questions and are left out; {settings.run / 'leaks.jsonl'}")
+    ran_dry = False
+    for folder, manifest in mix_budgets(settings.run, MixSettings(**values, seed=settings.seed), drop):
+        path = write_axolotl_config(settings.run, train.config, base_model=train.base_model, mix_folder=folder)
+        click.echo(f"{folder}: {manifest['tokens']:,} tokens")
+        for name, source in manifest["sources"].items():
+            whole = "all" if name == "replay" else "the synthetic ones"
+            click.echo(
+                f"{name:>16}: {source['tokens']:>12,} tokens in {source['records']:,} records, "
+                f"{source['share']:.1%} of {whole}"
+            )
+            ran_dry = ran_dry or source["ran_dry"]
+        if manifest["limited_by"] is not None and len(manifest["sources"]) > 1:
+            click.echo(f"without a budget the mix ends where {manifest['limited_by']} does")
+        for warning in manifest["warnings"]:
+            click.echo(f"warning: {warning}", err=True)
+        click.echo(f"wrote {path}; train with: axolotl train {shlex.quote(str(path))}")
+    if ran_dry:
+        sys.exit(1)

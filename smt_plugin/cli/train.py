@@ -1,0 +1,54 @@
+"""Commands around a training: check, ls, cp."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    pass
+from smt_plugin.cli.command import Command
+
+
+@click.command(cls=Command, epilog="\b\nExample:\n  smt check run/axolotl.yaml --gpus 4")
+@click.argument("config", type=click.Path(path_type=Path), metavar="AXOLOTL.YAML")
+@click.option("--gpus", type=click.IntRange(min=1), help="of all nodes; default: those of this machine, else 1")
+@click.option("--micro-batch-size", type=click.IntRange(min=1), help="if axolotl is told another than the config's")
+def check(config: Path, gpus: int | None, micro_batch_size: int | None) -> None:
+    """Say what would go wrong silently in a training, and its steps, tokens, FLOP and hours; no GPU needed."""
+    from smt_plugin.errors import require
+    from smt_plugin.training.check import check_config
+
+    found = check_config(config, gpus or require("torch", "train").cuda.device_count() or 1, micro_batch_size)
+    for fact in found.facts:
+        click.echo(fact)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    for problem in found.problems:
+        click.echo(f"error: {config}: {problem}", err=True)
+    if found.problems:
+        sys.exit(2)
+    click.echo("no problem found")
+
+
+@click.command(cls=Command, name="ls", epilog="\b\nExample:\n  smt ls")
+def list_shipped() -> None:
+    """List the methods, prompts, tasks and configs that come with the package, one line each."""
+    from smt_plugin.training.shipped import shipped
+
+    for kind, things in shipped().items():
+        click.echo(f"{kind}:")
+        width = max(map(len, things))
+        for name, line in things.items():
+            click.echo(f"  {name:{width}}  {line}")
+
+
+@click.command(cls=Command, name="cp", epilog="\b\nExample:\n  smt cp qwen3-8b/full my.yaml")
+@click.argument("config")
+@click.argument("destination", type=click.Path(), default=".")
+def copy_shipped(config: str, destination: str) -> None:
+    """Copy an axolotl config to change: to a file, or into a folder (default: this one)."""
+    from smt_plugin.training.shipped import copy_config
+
+    click.echo(f"wrote {copy_config(config, destination)}")
