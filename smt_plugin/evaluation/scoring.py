@@ -1,89 +1,64 @@
 """Score the answers to a question: find the answer that a text states, and compare it with the right one."""
 
 import re
-import unicodedata
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-_STATEMENT = re.compile(r"\banswer\s+is\b", re.IGNORECASE)
+from smt_plugin.backends.thoughts import without_thoughts
+from smt_plugin.evaluation.stated_choice import stated_choice
 
-
-# What may stand between "answer is" and the answer: signs, LaTeX commands, and these words.
-_LEAD = re.compile(
-    r"^(?:[\s:*_\"'“‘`$\-–—]|\\\w+\{|\\[(\[]|(?:therefore|thus|clearly|probably|most likely|option|choice|letter)\b)*",
+# A statement of the answer at the beginning of a sentence, perhaps behind a few words that lead over to it.
+_STATEMENT = re.compile(
+    r"(?:^|(?<=[.!?;:>])\s|\n)[ \t>*_#\"'“-]*(?:(?:so|thus|hence|therefore|consequently|accordingly|finally|overall"
+    r"|in\s+(?:conclusion|summary|short|total)|to\s+(?:conclude|sum\s+up)|(?:based|according)\s[^.,:\n]{0,80}|as\s+a\s+result|also|daher|somit|donc)[\s,:]+)*"
+    r"(?:(?:the|my|our|die|la|a|el|het|den)\s+)?(?:(?:final|correct|right|short|complete|full|endgültige|richtige|correcta|correcte)\s+)*"
+    r"(?:answer|antwort|réponse|respuesta|resposta|risposta|antwoord|ответ|答案|答え|정답)(?:\s+to\s+[^.:\n]{0,200}?)?[\s,]*"
+    r"(?:(?:therefore|thus|then|finally)[\s,]+)?[*_]*(?:\s*(?:[:：]|\bis\b|\bwould\s+be\b|\bist\b|\blautet\b|\best\b|\bes\b|\bé\b|\bè\b|是|为|は)[*_]*\s*[:：]?)[*_]*",
     re.IGNORECASE,
 )
-
-
-_BRACKETED_LETTER = re.compile(r"^[(\[]\W*([A-Za-z])\W*?[)\]]|^([A-Z])[)\]}]")
-
-
-# A bare "A" may be an article, as in "A tall man": it needs a sign, the end or a reason behind it.
-_BARE_LETTER = re.compile(r"^([A-Z])(?=$|(?!-\w)[^\w\s'’]|\s*\n|\s+(?:because|since|as)\b)")
-
-
-_WINDOW = 1000
-
-
+# Within a sentence it takes a colon; and what only speaks about the answer states none.
+_COLON = re.compile(r"\b(?:the|my)\s+(?:\w+\s+)?answer\s+(?:\w+\s+)?is[*_]*\s*:[*_]*", re.IGNORECASE)
+_SPOKEN_OF = re.compile(
+    r"\s*(?:now\s+|also\s+|therefore\s+)?(?:correct|right|wrong|helpful|clear|useful|based|given|supported|found|consistent|derived|stated|"
+    r"not\s+(?:given|clear|stated|known|possible))\b",
+    re.IGNORECASE,
+)
+_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_CORRECTION = re.compile(r"\b(?:wait|actually|no,|rather|correction|sorry|on second thought)\b", re.IGNORECASE)
 _LONGEST_ANSWER = 4000  # characters of a free-form answer that are judged
-
-
-def stated_answer(text: str, options: Sequence[str]) -> int | None:
-    """Return the 0-based index of the option that `text` ends up with, or None if it states none.
-
-    The last readable "answer is ..." counts. Behind it, either an option's letter, "(B)" or "B", or an
-    option's text is read; case and punctuation of the text matter only where options differ in nothing else.
-    """
-    wanted = [_plain(option) for option in options]
-    window = max(_WINDOW, *(2 * len(option) for option in options))
-    for statement in reversed(list(_STATEMENT.finditer(text))):
-        rest = text[statement.end() : statement.end() + window]
-        core = _LEAD.sub("", rest)
-        for found in (
-            _letter(_BRACKETED_LETTER, core, len(options)),
-            _option_text(rest, wanted, options),
-            _option_text(core, wanted, options),
-            _letter(_BARE_LETTER, core, len(options)),
-        ):
-            if found is not None:
-                return found
-    return None
+_LONGEST_BARE = 200  # characters of a reply that is nothing but an answer
 
 
 def free_answer(text: str) -> str | None:
-    """Return what stands behind the last "answer is" that has anything behind it, or None."""
-    for statement in reversed(list(_STATEMENT.finditer(text))):
-        answer = text[statement.end() :].lstrip(" \t\r\n:*_").strip()
-        if any(char.isalnum() for char in answer):
-            return answer[:_LONGEST_ANSWER]
-    return None
+    """Return what a text states as its answer, or None.
 
-
-def _letter(pattern: re.Pattern[str], rest: str, count: int) -> int | None:
-    match = pattern.match(rest)
-    if not match:
+    It stands behind the first formal statement ("The answer is: ...") of the last paragraph that has one, up to the
+    paragraph's end, or, where nothing stands there, in the next. Without any, a boxed formula or a reply of one line
+    counts. Thoughts are not read.
+    """
+    said = without_thoughts(text)
+    if said is None or not said.strip():
         return None
-    index = ord(next(group for group in match.groups() if group).upper()) - ord("A")
-    return index if index < count else None
-
-
-def _option_text(rest: str, wanted: list[str], options: Sequence[str]) -> int | None:
-    said = _plain(rest) + " "
-    fitting = [index for index, option in enumerate(wanted) if option and said.startswith(option + " ")]
-    longest = max((len(wanted[index]) for index in fitting), default=0)
-    fitting = [index for index in fitting if len(wanted[index]) == longest]
-    if len(fitting) > 1:  # "-5 %" and "5 %", or "C", "C++" and "C#": the signs tell
-        start = " ".join(rest.strip(" \t\r\n:*_`\"'“‘").casefold().split())
-        spelt = [index for index in fitting if start.startswith(" ".join(options[index].casefold().split()))]
-        return max(spelt, key=lambda index: len(options[index]), default=None)
-    return fitting[0] if fitting else None
-
-
-def _plain(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(char if char.isalnum() else " " for char in text).split())
+    paragraphs = [part for part in re.split(r"\n[ \t]*\n", said) if part.strip()]
+    for number in range(len(paragraphs) - 1, -1, -1):
+        found = [*_STATEMENT.finditer(paragraphs[number]), *_COLON.finditer(paragraphs[number])]
+        found = [one for one in found if not _SPOKEN_OF.match(paragraphs[number], one.end())]
+        statements = sorted({one.end(): one for one in found}.values(), key=re.Match.end)
+        # A statement that the next one corrects states nothing.
+        while len(statements) > 1 and _CORRECTION.search(paragraphs[number], statements[0].end(), statements[1].end()):
+            del statements[0]
+        for statement in statements[:1]:
+            behind = [paragraphs[number][statement.end() :], *paragraphs[number + 1 :]]
+            answer = next((part for part in behind if any(char.isalnum() for char in part)), "")
+            if answer := answer.strip().strip("*_").strip():
+                return answer[:_LONGEST_ANSWER]
+    if boxed := _BOXED.findall(said):
+        return str(boxed[-1])[:_LONGEST_ANSWER]
+    bare = said.strip()
+    if "\n" not in bare and len(bare) <= _LONGEST_BARE and not re.search(r"\banswer\b|\?$", bare, re.IGNORECASE):
+        return bare.strip("*_` ")
+    return None
 
 
 def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, float]:
@@ -91,7 +66,8 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
 
     Returns:
         acc: share of the samples that state the right answer (0 to 1); what cannot be read is wrong.
-        unparsed: share of the samples that state no answer.
+        unparsed: share of the samples of which no answer could be read.
+        no_option: the part of these that states something, but none of the options; 0 for free-form questions.
 
     Raises:
         BadInput, RuntimeError: a free-form answer could not be judged; see `judge`.
@@ -99,12 +75,13 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
     (samples,) = results
     if not doc["options"]:
         return _judged(doc, samples)
-    stated = [stated_answer(sample, doc["options"]) for sample in samples]
+    stated = [stated_choice(sample, doc["options"]) for sample in samples]
     # An official file may give an option twice.
     right = {index for index, option in enumerate(doc["options"]) if option == doc["options"][doc["answer"]]}
     return {
-        "acc": sum(index in right for index in stated) / len(stated),
-        "unparsed": sum(index is None for index in stated) / len(stated),
+        "acc": sum(one.option in right for one in stated) / len(stated),
+        "unparsed": sum(one.option is None for one in stated) / len(stated),
+        "no_option": sum(one.other for one in stated) / len(stated),
     }
 
 
@@ -115,4 +92,5 @@ def _judged(doc: dict[str, Any], samples: list[str]) -> dict[str, float]:
     stated = [free_answer(sample) for sample in samples]
     answers = [Answer(doc["identity"], doc["question"], doc["gold"], answer) for answer in stated if answer is not None]
     verdicts = judge(answers, judge_settings(orjson.loads(doc["judge"])))
-    return {"acc": sum(verdicts) / len(samples), "unparsed": stated.count(None) / len(samples)}
+    unparsed = stated.count(None) / len(samples)
+    return {"acc": sum(verdicts) / len(samples), "unparsed": unparsed, "no_option": 0.0}
