@@ -106,7 +106,7 @@ def test_a_model_that_axolotl_takes_for_an_mpt_model_is_told_why(
     changed(config, base_model=str(model), tokenizer_config=str(base), gradient_checkpointing=True)
     assert only_problem(check_config(config, 1)).startswith(f"base_model {model}: axolotl takes every model with `mpt`")
     # And axolotl really does.
-    monkeypatch.setattr("smt_plugin.training.check.taken_for_mpt", lambda values: None)
+    monkeypatch.setattr("smt_plugin.training.check.known.taken_for_mpt", lambda values: None)
     assert "not supported for MPT models" in only_problem(check_config(config, 1))
 
 
