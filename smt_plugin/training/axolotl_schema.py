@@ -2,12 +2,13 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any, get_args
 
 from smt_plugin.errors import BadInput, first_line, require
+from smt_plugin.training.axolotl_config import taken_for_mpt
 
 # Numbers of which axolotl's schema takes any: what makes sense, in words and as bounds.
 _COUNT, _PART = ("above 0", 1e-30, 1e12), ("from 0 to 1", 0.0, 1.0)
@@ -83,16 +84,23 @@ def unknown_name(key: str, value: Any) -> str | None:
     return f"{key}: neither axolotl nor transformers knows {shown(value)}; mend its name."
 
 
-def validated(values: dict[str, Any], num_gpus: int) -> tuple[Any, dict[str, str]]:
-    """The config as axolotl's own validation returns it, and what is refused in it: place in the config -> why.
+def validated(values: dict[str, Any], refused: Container[str], num_gpus: int) -> tuple[Any, list[str]]:
+    """The config as axolotl's own validation returns it, and what that refuses, a sentence each.
 
-    If anything is refused, the config is as it was given.
+    Args:
+        values: those that axolotl takes by themselves; the config is a copy of them if it is refused as a whole.
+        refused: keys of which it is said already.
     """
     from axolotl.cli.config import prepare_plugins
     from axolotl.utils.config import validate_config
     from axolotl.utils.dict import DictDefault
     from pydantic import ValidationError
 
+    problems = []
+    if problem := taken_for_mpt(values):
+        problems.append(problem)
+        # Any other name, so that axolotl goes on to the rest.
+        values = {**values, "base_model": "model"}
     if not isinstance(values.get("datasets"), list) or not values["datasets"]:
         # axolotl wants some data before it looks at anything else.
         values = {**values, "datasets": [{"path": "none.jsonl", "ds_type": "json", "type": "completion"}]}
@@ -100,15 +108,17 @@ def validated(values: dict[str, Any], num_gpus: int) -> tuple[Any, dict[str, str
         config = DictDefault(copy.deepcopy(values))
         prepare_plugins(config)
         target = {**_GPU, "n_gpu": num_gpus}
-        return validate_config(config, capabilities=target, env_capabilities={"torch_version": "2.13.0"}), {}
+        return validate_config(config, capabilities=target, env_capabilities={"torch_version": "2.13.0"}), problems
     except ValidationError as error:
         # Of several errors at one place the first, where the last stands.
         why = {".".join(map(str, each["loc"])) or "config": gist(each["msg"]) for each in reversed(error.errors())}
-        refused = dict(reversed(why.items()))
     # axolotl's validators raise whatever their code runs into.
     except Exception as error:
-        refused = {"config": gist(error)}
-    return DictDefault(copy.deepcopy(values)), refused
+        why = {"config": gist(error)}
+    said = (place for place in reversed(why) if place.split(".")[0] not in refused)
+    return DictDefault(copy.deepcopy(values)), problems + [
+        f"{place}: axolotl refuses it: {why[place]}." for place in said
+    ]
 
 
 def gist(error: object) -> str:

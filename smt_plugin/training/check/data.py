@@ -4,16 +4,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from smt_plugin.training.check.known import Finding, Known, Note, Problem
+from smt_plugin.training.check.known import Finding, Known, Note, Problem, entries
 
 
-def entries(known: Known) -> Iterator[Finding]:
-    """Entries of `datasets` and `test_datasets` that cannot be read whole, or are left to axolotl."""
-    yield from known.skipped
-
-
-def nothing(known: Known) -> Iterator[Finding]:
-    """A config without data that could be checked."""
+def listed(known: Known) -> Iterator[Finding]:
+    """Entries of `datasets` and `test_datasets` that cannot be read whole or are left to axolotl, or no entries."""
+    for key in ("datasets", "test_datasets"):
+        for entry in entries(key, known.values, known.accepted):
+            if isinstance(entry, Finding):
+                yield entry
     if known.values.get("pretraining_dataset"):
         yield Note("pretraining_dataset: it was not looked into, nor counted.")
     elif not known.values.get("datasets"):
@@ -40,15 +39,11 @@ def vocabulary(known: Known) -> Iterator[Finding]:
         )
 
 
-def mixes(known: Known) -> Iterator[Finding]:
-    """Mixes that were cut for another tokenizer or length, and manifests that are none."""
-    yield from (mix.finding for mix in known.mixes if mix.finding)
-
-
 def texts(known: Known) -> Iterator[Finding]:
-    """Rows, templates, what is trained, and lengths."""
-    for each in known.texts.values():
-        yield from map(Problem, each.problems)
+    """Texts that were cut for another tokenizer or length, rows, templates, what is trained, and lengths."""
+    yield from known.mixes
+    for data in (*known.held_out, *known.files):
+        yield from map(Problem, data.problems)
 
 
 def prepared(known: Known) -> Iterator[Finding]:
@@ -77,8 +72,8 @@ def prepared(known: Known) -> Iterator[Finding]:
             )
 
 
-def output(known: Known) -> Iterator[Finding]:
-    """The base model's folder, which a training would write over, and checkpoints of another mix to go on from."""
+def folders(known: Known) -> Iterator[Finding]:
+    """Folders that a training would write over, or would go on from though they are old or not there."""
     folder = Path(known.config.output_dir or "model-out")
     if known.config.base_model and folder.resolve() == Path(known.config.base_model).resolve():
         yield Problem(f"output_dir: {folder} is the base model's folder, which would be written over; name another.")
@@ -90,10 +85,6 @@ def output(known: Known) -> Iterator[Finding]:
                 "it; delete the checkpoints of the earlier mix."
             )
             break
-
-
-def resumed(known: Known) -> Iterator[Finding]:
-    """Folders that a training would go on from and that are not there."""
     for key in ("resume_from_checkpoint", "lora_model_dir"):
         named = getattr(known.config, key, None)
         if isinstance(named, str) and Path(named).is_absolute() and not Path(named).exists():

@@ -36,15 +36,6 @@ def partial(known: Known) -> Iterator[Finding]:
         yield Problem("skip_prepare_dataset: axolotl would find no tokens in the texts; remove it.")
 
 
-def validation(known: Known) -> Iterator[Finding]:
-    """What axolotl's own validation refuses, other than single values."""
-    if known.mpt:
-        yield Problem(known.mpt)
-    for place, why in known.complaints.items():
-        if place.split(".")[0] not in known.refused:
-            yield Problem(f"{place}: axolotl refuses it: {why}.")
-
-
 def packages(known: Known) -> Iterator[Finding]:
     """Packages that the training needs and that are not installed here."""
     takes_flash = known.values.get("flash_attention") or known.values.get("attn_implementation") == "flash_attention_2"
@@ -53,9 +44,9 @@ def packages(known: Known) -> Iterator[Finding]:
             yield Note(f"{package} is not installed here, and the training needs it; {_INSTALL}.")
 
 
-def unread(known: Known) -> Iterator[Finding]:
-    """DeepSpeed's settings or a tokenizer that cannot be read."""
-    yield from known.unread
+def unusable(known: Known) -> Iterator[Finding]:
+    """What axolotl's validation refuses, and DeepSpeed's settings or a tokenizer that cannot be read."""
+    yield from known.unusable
 
 
 def incomplete(known: Known) -> Iterator[Finding]:

@@ -17,16 +17,14 @@ _LOOKED_AT, _BATCH = 8, 512
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One local JSONL file of the config.
+    """One local JSONL file of the config, and what is known of it."""
 
-    Attributes:
-        where: its place in the config, such as `datasets[0]`.
-        entry: what stands there.
-    """
-
-    where: str
+    where: str  # in the config, such as `datasets[0]`
     path: Path
     entry: dict[str, Any]
+    rows: int = 0
+    tokens: int | None = None  # None if they were not counted
+    problems: tuple[str, ...] = ()
 
     @property
     def is_chat(self) -> bool:
@@ -39,31 +37,21 @@ class DataFile:
         return str(self.entry.get("field_messages", "messages") if self.is_chat else self.entry.get("field", "text"))
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """What is known of a file's texts: how many rows and tokens, None if not counted, and what is wrong with them."""
-
-    rows: int = 0
-    tokens: int | None = None
-    problems: tuple[str, ...] = ()
-
-
-def read_texts(
-    data: DataFile, config: Any, tokenizer: Any, file: dict[str, Any] | None, measured: Texts | None
-) -> Texts:
-    """Look at the first rows of a file as axolotl encodes them, then count all of them.
+def look_into(data: DataFile, config: Any, tokenizer: Any, mixed: dict[str, Any], counts: bool) -> DataFile:
+    """A file with what is wrong with its first rows as axolotl encodes them, and with its rows and tokens.
 
     Without a tokenizer nothing can be said against them, nor can they be counted.
 
     Args:
-        file: what the mix's manifest says of it, if that is known.
-        measured: what is known already, in place of a count.
+        mixed: what the mix's manifest says of the file: sha256, rows and tokens, None if they must be counted.
+        counts: whether rows and tokens are wanted.
     """
     from transformers import PreTrainedTokenizerBase
 
     with data.path.open("rb") as content:
-        if file and hashlib.file_digest(content, "sha256").hexdigest() != file["sha256"]:
-            return Texts(problems=(f"{data.where}: {data.path} was changed after `smt mix`; run `smt mix` again.",))
+        if mixed and hashlib.file_digest(content, "sha256").hexdigest() != mixed["sha256"]:
+            problem = f"{data.where}: {data.path} was changed after `smt mix`; run `smt mix` again."
+            return replace(data, problems=(problem,))
     problems: list[str] = []
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         first = list(islice(_rows(data), _LOOKED_AT))
@@ -73,10 +61,12 @@ def read_texts(
         if mistrained:
             problems.append(f"{data.where}: {mistrained}.")
         if mistrained or not contents:
-            return Texts(problems=tuple(problems))
-    if measured is None:
-        measured = Texts() if tokenizer is None else _counted(data, config, tokenizer)
-    return replace(measured, problems=(*problems, *measured.problems))
+            return replace(data, problems=tuple(problems))
+    if counts and mixed.get("tokens") is not None:
+        data = replace(data, rows=mixed["rows"], tokens=mixed["tokens"])
+    elif counts and tokenizer is not None:
+        data = _counted(data, config, tokenizer)
+    return replace(data, problems=(*problems, *data.problems))
 
 
 def _rows(data: DataFile) -> Iterator[tuple[int, Any, str | None]]:
@@ -201,7 +191,7 @@ def _template_problem(data: DataFile, config: Any, tokenizer: Any, contents: lis
     return None
 
 
-def _counted(data: DataFile, config: Any, tokenizer: Any) -> Texts:
+def _counted(data: DataFile, config: Any, tokenizer: Any) -> DataFile:
     """Count the rows and tokens of a file, up to the first batch that has a problem, and those that are too long."""
     template = _template_of(data, config, tokenizer) if data.is_chat else None
     problems: list[str] = []
@@ -235,4 +225,4 @@ def _counted(data: DataFile, config: Any, tokenizer: Any) -> Texts:
             f"{config.sequence_len} ({first_long} tokens), and axolotl would {does} them silently; "
             "let `smt mix` cut them."
         )
-    return Texts(count, tokens if is_counted else None, tuple(problems))
+    return replace(data, rows=count, tokens=tokens if is_counted else None, problems=tuple(problems))
