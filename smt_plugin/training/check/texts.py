@@ -73,26 +73,25 @@ def _rows(data: DataFile) -> Iterator[tuple[int, Any, str | None]]:
     """Each row's line number and content, and what is wrong with it; ends with the first row that is wrong."""
     with data.path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            problem = content = None
-            try:
-                row = orjson.loads(line)
-                content = row.get(data.key) if isinstance(row, dict) else None
-                if not content or not isinstance(content, list if data.is_chat else str):
-                    problem = (
-                        f"no `{data.key}` to train on, which {data.where} (type {data.entry.get('type')}) reads; mend "
-                        "the row, or the entry's type and field."
-                    )
-                elif (
-                    data.is_chat and not data.entry.get("message_property_mappings") and not all(map(_is_turn, content))
-                ):
-                    problem = "a turn has no `role`, or no `content`; mend the row."
-            except orjson.JSONDecodeError as error:
-                problem = f"not valid JSON ({error}); mend or remove it."
-            yield number, content, f"{data.path}, line {number}: {problem}" if problem else None
-            if problem:
-                return
+            if line.strip():
+                content, problem = _content(data, line)
+                yield number, content, f"{data.path}, line {number}: {problem}" if problem else None
+                if problem:
+                    return
+
+
+def _content(data: DataFile, line: bytes) -> tuple[Any, str | None]:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return None, f"not valid JSON ({error}); mend or remove it."
+    content = row.get(data.key) if isinstance(row, dict) else None
+    if not content or not isinstance(content, list if data.is_chat else str):
+        reads = f"which {data.where} (type {data.entry.get('type')}) reads"
+        return None, f"no `{data.key}` to train on, {reads}; mend the row, or the entry's type and field."
+    if data.is_chat and not data.entry.get("message_property_mappings") and not all(map(_is_turn, content)):
+        return None, "a turn has no `role`, or no `content`; mend the row."
+    return content, None
 
 
 def _is_turn(turn: Any) -> bool:
