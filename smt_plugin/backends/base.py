@@ -1,14 +1,9 @@
 """What a backend is: a request in, a reply out."""
 
-import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    pass
-
-log = logging.getLogger(__name__)
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +15,8 @@ class Request:
         sample: tells apart repeated asks of the same messages, attempts included; never sent but in the seed.
         schema: JSON schema that the reply must follow, or None.
         affinity: names a document or a part of one; its requests prefer one replica, whose cache holds the document.
+        prompt, variables: what the messages were rendered from, for backends that understand prompts by their names;
+            never sent.
     """
 
     messages: list[dict[str, str]]
@@ -27,6 +24,8 @@ class Request:
     sample: int
     schema: dict[str, Any] | None
     affinity: str
+    prompt: str = ""
+    variables: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +66,6 @@ class CacheUse:
 
 
 Keep = Callable[[Reply], Awaitable[None]]
-
-
 """Makes a reply durable."""
 
 
@@ -107,3 +104,10 @@ class Backend(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until all of them have ended; their errors are dropped."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from smt_plugin.backends.base import cancel_all
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.server_process import STOP_SECONDS, ServerProcess, free_port, tail
 from smt_plugin.errors import BadInput
@@ -137,7 +138,7 @@ class VLLMBackend(OpenAIBackend):
         try:
             urls = await asyncio.gather(*starts)
         finally:
-            await _cancel(starts)
+            await cancel_all(starts)
         for number, url in enumerate(urls):
             self.revive(number, f"{url}/v1")
         await super().start()
@@ -262,7 +263,7 @@ class VLLMBackend(OpenAIBackend):
 
     async def close(self) -> None:
         """Close the connections and stop the servers with everything they started."""
-        await _cancel(self._supervisors)
+        await cancel_all(self._supervisors)
         await super().close()
         await asyncio.gather(*(replica.stop() for replica in self._replicas))
         self._replicas = []
@@ -322,9 +323,3 @@ def gpus_of_replicas(replicas: int, gpus_each: int) -> list[str | None]:
             f"CUDA_VISIBLE_DEVICES names {len(devices)}."
         )
     return [",".join(devices[n * gpus_each : (n + 1) * gpus_each]) for n in range(replicas)]
-
-
-async def _cancel(tasks: "list[asyncio.Task[Any]]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
 import math
 import os
 import time
@@ -14,7 +13,7 @@ from typing import IO, Any
 
 import orjson
 
-from smt_plugin.backends.base import Backend, CacheUse, Deferred, Refused, Reply, Request
+from smt_plugin.backends.base import Backend, CacheUse, Deferred, Refused, Reply, Request, cancel_all
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import Price, RunFile, parse_tokens
@@ -22,38 +21,23 @@ from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_d
 from smt_plugin.errors import BadInput
 from smt_plugin.files import read_json, write_json
 from smt_plugin.generation.completions import Completion, CompletionStore, completion_key
-from smt_plugin.methods import make_method
+from smt_plugin.methods import make_method, method_class, prompt_folders, uses
 from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
-from smt_plugin.methods.focal_rewrite import FocalRewrite
-from smt_plugin.methods.synthetic_qa import SyntheticQA
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, shard_folder
-
-log = logging.getLogger(__name__)
-
 
 MAX_ATTEMPTS = 3
 
 
 # A document that has yielded nothing for so many rounds in a row is given up and reported.
 MAX_EMPTY_ROUNDS = 3
-
-
 # Rounds of one method and document that may be under way at once.
 MAX_ROUNDS_AHEAD = 32
-
-
 # Longer documents are split into parts (in tokens, by `estimate_tokens`; our default).
 MAX_DOCUMENT_TOKENS = 16_000
-
-
 # The part of the servers' caches that documents may fill; the rest is for what is being written.
 CACHE_SHARE = 0.5
-
-
 _LOOK_AT_CACHE_SECONDS = 5
-
-
 # A document may stop somewhat below its budget: with the record that leaves it nearest.
 _DONE_SHARE = 0.95
 
@@ -198,6 +182,8 @@ class Asker:
                 ask.sample * MAX_ATTEMPTS + attempt,
                 ask.schema,
                 f"{ask.document.id}\0{ask.document.part}",
+                ask.prompt,
+                ask.variables,
             )
             key = completion_key(request, self._backend.model)
             completion = await self._completion(key, request, ask, attempt)
@@ -244,7 +230,7 @@ class Asker:
 
     async def close(self) -> None:
         """Stop what is still under way, which nobody waits for any more."""
-        await _cancel(list(self._under_way.values()))
+        await cancel_all(self._under_way.values())
 
     async def _pay(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
         started = time.monotonic()
@@ -397,7 +383,7 @@ async def generate(
             await keep_busy(parts(), run_part, asker, backend, summary)
             await look()
         finally:
-            await _cancel([ticker])
+            await cancel_all([ticker])
             await asker.close()
         if not summary.deferred:
             for file in files.values():
@@ -490,7 +476,7 @@ async def keep_busy(
             await asyncio.sleep(0)
             forget_ended()
     finally:
-        await _cancel(tasks)
+        await cancel_all(tasks)
 
 
 def _fits(estimate: float, tasks: dict[asyncio.Task[None], float], asker: Asker, cache: CacheUse) -> bool:
@@ -539,7 +525,7 @@ async def _run_method(
                 count.tokens += record.tokens
                 count.records += 1
     finally:
-        await _cancel(rounds)
+        await cancel_all(rounds)
     if empty >= MAX_EMPTY_ROUNDS:
         count.short.append(part.id if part.part == 0 else f"{part.id}, part {part.part + 1}")
     count.parts += 1
@@ -567,13 +553,7 @@ async def _all(coroutines: Any) -> None:
     try:
         await asyncio.gather(*tasks)
     finally:
-        await _cancel(tasks)
-
-
-async def _cancel(tasks: Any) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(tasks)
 
 
 async def generate_run(
@@ -592,7 +572,7 @@ async def generate_run(
         run_file.corpus,
         backend,
         methods_of(run_file, only),
-        Prompts(run_file.prompts),
+        prompts_of(run_file),
         retry_refused=retry_refused,
         max_document_tokens=run_file.max_document_tokens,
         rounds_ahead=rounds_ahead,
@@ -602,10 +582,16 @@ async def generate_run(
     )
 
 
+def prompts_of(run_file: RunFile) -> Prompts:
+    """Return the prompts of a run: of its own folder, then the shipped ones, then those that come with its methods."""
+    folders = [folder for name in run_file.methods for folder in prompt_folders(method_class(name))]
+    return Prompts(run_file.prompts, folders)
+
+
 def methods_of(run_file: RunFile, only: Collection[str] = ()) -> dict[str, tuple[Method, int]]:
     """Return the methods of a run file with their budgets in tokens.
 
-    `focal_rewrite` draws from the questions that the run file's `synthetic_qa` asks.
+    A method that uses another one uses it with the options that the run file gives it, unless its own say otherwise.
 
     Args:
         only: names to choose; all where empty.
@@ -616,12 +602,13 @@ def methods_of(run_file: RunFile, only: Collection[str] = ()) -> dict[str, tuple
     for name in only:
         if name not in run_file.methods:
             raise BadInput(f"the run file has no method {name!r} but {', '.join(run_file.methods)}.")
+    sections = {method_class(name): options for name, options in run_file.methods.items()}
     methods: dict[str, tuple[Method, int]] = {}
     for name, options in run_file.methods.items():
         options = dict(options)
-        if name == FocalRewrite.name and SyntheticQA.name in run_file.methods:
-            qa_options = {k: v for k, v in run_file.methods[SyntheticQA.name].items() if k != "tokens"}
-            options.setdefault("synthetic_qa", qa_options)
+        for key, used in uses(method_class(name)).items():
+            if used in sections:
+                options.setdefault(key, {k: v for k, v in sections[used].items() if k != "tokens"})
         try:
             budget = parse_tokens(options.pop("tokens"))
         except KeyError:

@@ -12,8 +12,7 @@ from smt_plugin.corpus import read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import read_jsonl
 from smt_plugin.generation.completions import CompletionStore, completion_key
-from smt_plugin.generation.generate import MAX_ATTEMPTS
-from smt_plugin.prompts import Prompts
+from smt_plugin.generation.generate import MAX_ATTEMPTS, prompts_of
 from smt_plugin.records import Record, check_made, record_files
 
 _SHORT = 1000  # characters of a document that are shown in any case
@@ -52,7 +51,7 @@ def show_records(
         if document.id in wanted
         for part in split_document(document, run_file.max_document_tokens)
     }
-    prompts = Prompts(run_file.prompts)
+    prompts = prompts_of(run_file)
     for file, record in records:
         store = CompletionStore(file.parents[1])
         completion = store.get(record["completions"][0])
