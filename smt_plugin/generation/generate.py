@@ -16,7 +16,7 @@ import orjson
 from smt_plugin.backends.base import Backend, CacheUse, Deferred, Refused, Reply, Request, cancel_all
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
-from smt_plugin.config import Price, RunFile, parse_tokens
+from smt_plugin.config import RunFile, parse_tokens
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import read_json, write_json
@@ -33,8 +33,6 @@ MAX_ATTEMPTS = 3
 MAX_EMPTY_ROUNDS = 3
 # Rounds of one method and document that may be under way at once.
 MAX_ROUNDS_AHEAD = 32
-# Longer documents are split into parts (in tokens, by `estimate_tokens`; our default).
-MAX_DOCUMENT_TOKENS = 16_000
 # The part of the servers' caches that documents may fill; the rest is for what is being written.
 CACHE_SHARE = 0.5
 _LOOK_AT_CACHE_SECONDS = 5
@@ -59,7 +57,7 @@ class MethodCount:
 
 @dataclass(slots=True)
 class Summary:
-    """What a call of `generate` did; token counts are the server's, of completions asked for in this call.
+    """What a call of `generate_run` did; token counts are the server's, of completions asked for in this call.
 
     Attributes:
         num_parts: documents, a long one counted once for each of its parts.
@@ -290,46 +288,42 @@ class Asker:
             self._summary.count_failure(completion.reason)
 
 
-async def generate(
-    run: Path,
-    corpus: Path,
+async def generate_run(
+    run_file: RunFile,
     backend: Backend,
-    methods: dict[str, tuple[Method, int]],
-    prompts: Prompts,
     *,
+    only: Collection[str] = (),
+    shard: tuple[int, int] | None = None,
     retry_refused: bool = False,
-    max_document_tokens: int = MAX_DOCUMENT_TOKENS,
     rounds_ahead: int = MAX_ROUNDS_AHEAD,
-    shard: tuple[int, int] = (1, 1),
-    price: Price | None = None,
     on_progress: Callable[[Summary], None] = lambda summary: None,
 ) -> Summary:
-    """Fill each method's budget and write `<run>/records/<method>.jsonl`.
+    """Fill the budget of each method of a run file and write `<run>/records/<method>.jsonl`.
 
     Everything in the store is reused, so that a run is resumed, extended or repaired by calling this again. Where
     the backend defers an answer, everything is still asked that does not depend on it, and no records are written.
 
     Args:
-        run: the run folder, or a shard's own below it.
-        methods: name -> (method, budget in tokens as the server counts its output, for the whole corpus).
+        only: names of methods to choose; all where empty.
+        shard: (i, n): only the i-th of n shards of the documents, i from 1, in a folder of its own below the run's.
         retry_refused: ask again what the backend once refused.
-        max_document_tokens: longer documents are split into parts (tokens, by `estimate_tokens`).
         rounds_ahead: rounds of one method and document that may be under way at once.
-        shard: (i, n): only the i-th of n shards of the documents, i from 1.
         on_progress: called after each document and about once a second.
 
     Raises:
-        BadInput: the corpus, a prompt or the backend is not as it should be; nothing was asked for then.
+        BadInput: the run file, the corpus, a prompt or the backend is not as it should be; nothing was asked for then.
         BackendDown: no endpoint answered for too long; what came before is kept.
     """
+    run, price = shard_folder(run_file.run, shard), run_file.price
+    methods, prompts = methods_of(run_file, only), prompts_of(run_file)
     # The first pass checks every document before anything is spent.
     total_length = own_length = num_documents = num_parts = 0
-    for document in read_documents(corpus):
+    for document in read_documents(run_file.corpus):
         total_length += len(document.text)
         if in_shard(document, shard):
             own_length += len(document.text)
             num_documents += 1
-            num_parts += len(split_document(document, max_document_tokens))
+            num_parts += len(split_document(document, run_file.max_document_tokens))
     share = own_length / total_length
     budgets = {name: MethodCount(round(budget * share)) for name, (_, budget) in methods.items()}
     summary = Summary(budgets, num_documents, num_parts, currency=price.currency if price else "")
@@ -373,10 +367,10 @@ async def generate(
         def parts() -> Iterator[Document]:
             # What has most probably met its budget comes last: the servers have work before it is all read again.
             for done in (False, True):
-                for document in read_documents(corpus):
+                for document in read_documents(run_file.corpus):
                     wanted = len(document.text) * tokens_per_character
                     if in_shard(document, shard) and (stored.get(document.id, 0) > wanted * _DONE_SHARE) == done:
-                        yield from split_document(document, max_document_tokens)
+                        yield from split_document(document, run_file.max_document_tokens)
 
         try:
             await look()
@@ -421,9 +415,9 @@ def _partial_records(run: Path, name: str) -> Iterator[IO[bytes]]:
         path.unlink(missing_ok=True)
 
 
-def in_shard(document: Document, shard: tuple[int, int]) -> bool:
+def in_shard(document: Document, shard: tuple[int, int] | None) -> bool:
     """Whether a document belongs to the i-th of n shards: by a hash of its id, so that others change nothing."""
-    number, count = shard
+    number, count = shard or (1, 1)
     digest = hashlib.sha256(document.id.encode()).digest()
     return int.from_bytes(digest[:8], "big") % count == number - 1
 
@@ -554,32 +548,6 @@ async def _all(coroutines: Any) -> None:
         await asyncio.gather(*tasks)
     finally:
         await cancel_all(tasks)
-
-
-async def generate_run(
-    run_file: RunFile,
-    backend: Backend,
-    *,
-    only: Collection[str] = (),
-    shard: tuple[int, int] | None = None,
-    retry_refused: bool = False,
-    rounds_ahead: int = MAX_ROUNDS_AHEAD,
-    on_progress: Callable[[Summary], None] = lambda summary: None,
-) -> Summary:
-    """Generate what a run file asks for; see `generate` and `methods_of`."""
-    return await generate(
-        shard_folder(run_file.run, shard),
-        run_file.corpus,
-        backend,
-        methods_of(run_file, only),
-        prompts_of(run_file),
-        retry_refused=retry_refused,
-        max_document_tokens=run_file.max_document_tokens,
-        rounds_ahead=rounds_ahead,
-        shard=shard or (1, 1),
-        price=run_file.price,
-        on_progress=on_progress,
-    )
 
 
 def prompts_of(run_file: RunFile) -> Prompts:

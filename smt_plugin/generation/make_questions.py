@@ -15,8 +15,8 @@ from smt_plugin.corpus import Document, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import write_json, write_jsonl
 from smt_plugin.generation.completions import CompletionStore
-from smt_plugin.generation.generate import MAX_DOCUMENT_TOKENS, Asker, Summary, keep_busy
-from smt_plugin.methods.base import Answer, Ask, Unparsable, parse_json, stable_draw
+from smt_plugin.generation.generate import Asker, Summary, keep_busy
+from smt_plugin.methods.base import Answer, Ask, Unparsable, json_list, json_object, json_text, parse_json, stable_draw
 from smt_plugin.prompts import Prompts
 from smt_plugin.question import Question, documents_hash, frozen_manifest
 
@@ -41,8 +41,8 @@ async def make_questions(
     backend: Backend,
     prompts: Prompts,
     per_document: int,
-    free_form: bool = False,
-    max_document_tokens: float = MAX_DOCUMENT_TOKENS,
+    free_form: bool,
+    max_document_tokens: float,
     on_document: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Ask a backend for questions about each document, and write `path` (questions.jsonl) and its manifest.
@@ -63,7 +63,7 @@ async def make_questions(
         and `short`, the ids of documents with fewer questions than wanted.
 
     Raises:
-        BadInput: `path` or records are there already, or no question came of any document; else as `generate`.
+        BadInput: `path` or records are there already, or no question came of any document; else as `generate_run`.
     """
     if path.exists():
         raise BadInput(
@@ -162,24 +162,12 @@ def _question(document: Document, number: int, row: dict[str, Any]) -> Question:
 
 
 def questions_schema(num_questions: int, free_form: bool) -> dict[str, Any]:
-    """JSON schema of a reply with 1 to `num_questions` questions; lengths in characters bound a model that rambles."""
-    text = {"type": "string", "minLength": 1, "maxLength": 600}
-    answers: dict[str, Any] = {"answer": text}
+    """JSON schema of a reply with 1 to `num_questions` questions."""
+    text = json_text(600)
+    answers = {"answer": text}
     if not free_form:
-        wrong = {"type": "array", "minItems": WRONG_OPTIONS, "maxItems": WRONG_OPTIONS, "items": text}
-        answers = {"right": text, "wrong": wrong}
-    question = {
-        "type": "object",
-        "properties": {"question": text, **answers},
-        "required": ["question", *answers],
-        "additionalProperties": False,
-    }
-    return {
-        "type": "object",
-        "properties": {"questions": {"type": "array", "minItems": 1, "maxItems": num_questions, "items": question}},
-        "required": ["questions"],
-        "additionalProperties": False,
-    }
+        answers = {"right": text, "wrong": json_list(text, WRONG_OPTIONS, WRONG_OPTIONS)}
+    return json_object(questions=json_list(json_object(question=text, **answers), 1, num_questions))
 
 
 def parse_questions(reply: Reply, free_form: bool) -> list[dict[str, Any]]:

@@ -33,8 +33,6 @@ SPEEDS = {
     "Qwen3-32B": 2078,
     "70B": 2209,
 }
-
-
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)B(?:-A(\d+(?:\.\d+)?)B)?(?![a-z])", re.IGNORECASE)
 
 

@@ -34,14 +34,19 @@ def examiner(prompt: str, sample: str) -> str:
     return json.dumps({"questions": rows})
 
 
-def ask(run: Path, corpus: Path, per_document: int = 6, **options: Any) -> tuple[dict[str, Any], Endpoint]:
+def ask(
+    run: Path, corpus: Path, per_document: int = 6, free_form: bool = False, max_document_tokens: float = 16_000
+) -> tuple[dict[str, Any], Endpoint]:
     async def main() -> tuple[dict[str, Any], Endpoint]:
         endpoint = Endpoint()
         endpoint.answer = examiner
         async with serve(endpoint):
             backend = OpenAIBackend([endpoint.url], MODEL)
             path = corpus / "questions.jsonl"
-            return await make_questions(run, corpus, path, backend, Prompts(), per_document, **options), endpoint
+            manifest = await make_questions(
+                run, corpus, path, backend, Prompts(), per_document, free_form, max_document_tokens
+            )
+            return manifest, endpoint
 
     return asyncio.run(main())
 
