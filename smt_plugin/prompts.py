@@ -64,15 +64,15 @@ class Prompts:
         for unknown in sorted(find_undeclared_variables(tree) - known - set(self._environment.globals)):
             line = next(node.lineno for node in tree.find_all(nodes.Name) if node.name == unknown)
             has = ", ".join(sorted(known)) or "none"
-            raise BadInput(f"prompt {path}, line {line}: there is no variable {unknown!r}, but {has}; mend it.")
+            raise BadInput(f"prompt {path}, line {line}: there is no variable {unknown!r}, but {has}; fix it.")
 
     def _parse(self, path: Path) -> nodes.Template:
         try:
             return self._environment.parse(path.read_text(encoding="utf-8"))
         except TemplateSyntaxError as error:
-            raise BadInput(f"prompt {path}, line {error.lineno}: {error.message}; mend it.") from None
+            raise BadInput(f"prompt {path}, line {error.lineno}: {error.message}; fix it.") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"prompt {path} cannot be read ({error}); mend or remove it.") from None
+            raise BadInput(f"prompt {path} cannot be read ({error}); fix or remove it.") from None
 
     def messages(self, name: str, **variables: object) -> list[dict[str, str]]:
         """Render `prompts/<name>.jinja` into chat messages: the constant system text, then the user's.
@@ -125,4 +125,4 @@ class Prompts:
             # Whatever a user's prompt can do: divide by zero, count too far, reach for what the sandbox forbids.
             lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename.endswith(".jinja")]
             where = f", line {lines[-1]}" if lines else ""
-            raise BadInput(f"prompt {name}.jinja{where}: {str(error).rstrip('.')}; mend it.") from None
+            raise BadInput(f"prompt {name}.jinja{where}: {str(error).rstrip('.')}; fix it.") from None

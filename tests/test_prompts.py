@@ -104,7 +104,7 @@ def test_a_prompt_file_renders_with_plain_jinja(document: Document) -> None:
 def test_a_template_of_the_user_cannot_reach_python(tmp_path: Path) -> None:
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "step.jinja").write_text("{{ ''.__class__.__mro__ }}")
-    with pytest.raises(BadInput, match=r"evil/step\.jinja, line 1: access to attribute '__class__'.* is unsafe; mend"):
+    with pytest.raises(BadInput, match=r"evil/step\.jinja, line 1: access to attribute '__class__'.* is unsafe; fix"):
         Prompts(tmp_path).messages("evil/step")
 
 
@@ -113,7 +113,7 @@ def test_a_template_of_the_user_cannot_reach_python(tmp_path: Path) -> None:
     [
         ("{{ identity }}\n{% if %}", r"apply\.jinja, line 2: Expected an expression"),
         ("{{ identity }}\n{{ document", r"apply\.jinja, line 2: unexpected end of template"),
-        ("{{ document }}\n\n{{ strategi }}", r"line 3: there is no variable 'strategi', but .*strategy; mend it"),
+        ("{{ document }}\n\n{{ strategi }}", r"line 3: there is no variable 'strategi', but .*strategy; fix it"),
         ("\xff", r"apply\.jinja cannot be read"),
     ],
 )

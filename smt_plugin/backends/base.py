@@ -1,9 +1,9 @@
 """What a backend is: a request in, a reply out."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,18 @@ class Backend(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+_Result = TypeVar("_Result")
+
+
+async def together(coroutines: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
+    """Run coroutines side by side and return their results; when one fails, stop the others and raise its error."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await cancel_all(tasks)
 
 
 async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:

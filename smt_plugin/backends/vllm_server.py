@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from smt_plugin.backends.base import cancel_all
+from smt_plugin.backends.base import cancel_all, together
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.server_process import STOP_SECONDS, ServerProcess, free_port, tail
 from smt_plugin.errors import BadInput
@@ -134,11 +134,7 @@ class VLLMBackend(OpenAIBackend):
             RuntimeError: a server ended, or was not healthy in time; the end of its log is in the message.
         """
         self._replicas = self._on_ray(self._ray) if self._ray else self._on_this_machine()
-        starts = [asyncio.create_task(self._bring_up(number)) for number in range(len(self._replicas))]
-        try:
-            urls = await asyncio.gather(*starts)
-        finally:
-            await cancel_all(starts)
+        urls = await together(self._bring_up(number) for number in range(len(self._replicas)))
         for number, url in enumerate(urls):
             self.revive(number, f"{url}/v1")
         await super().start()

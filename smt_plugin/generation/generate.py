@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import orjson
 
-from smt_plugin.backends.base import Backend, CacheUse, Deferred, Refused, Reply, Request, cancel_all
+from smt_plugin.backends.base import Backend, CacheUse, Deferred, Refused, Reply, Request, cancel_all, together
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import RunFile, parse_tokens
@@ -339,7 +339,7 @@ async def generate_run(
 
         async def run_part(part: Document) -> None:
             fraction = len(part.text) / total_length
-            await _all(
+            await together(
                 _run_method(part, method, budget * fraction, rounds_ahead, asker, summary.methods[name], files[name])
                 for name, (method, budget) in methods.items()
             )
@@ -407,7 +407,7 @@ def _partial_records(run: Path, name: str) -> Iterator[IO[bytes]]:
         path.parent.mkdir(exist_ok=True)
         file = path.open("wb")
     except OSError as error:
-        raise BadInput(f"{path} cannot be written ({error.strerror}); mend the folder's permissions.") from None
+        raise BadInput(f"{path} cannot be written ({error.strerror}); fix the folder's permissions.") from None
     try:
         with file:
             yield file
@@ -539,15 +539,6 @@ async def _round(part: Document, method: Method, r: int, asker: Asker) -> list[R
 
     records = await method.round(part, r, complete)
     return None if deferred else records
-
-
-async def _all(coroutines: Any) -> None:
-    """Run coroutines together; when one fails, stop the others and raise its error as it is."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        await cancel_all(tasks)
 
 
 def prompts_of(run_file: RunFile) -> Prompts:

@@ -83,4 +83,4 @@ def make_method(name: str, options: dict[str, Any], where: str = "methods") -> M
             if problem["type"] == "unexpected_keyword_argument"
             else problem["msg"].removeprefix("Value error, ")
         )
-        raise BadInput(f"{place}: {said}; mend or remove it.") from None
+        raise BadInput(f"{place}: {said}; fix or remove it.") from None

@@ -52,7 +52,7 @@ def test_options_reach_the_method_and_a_method_of_ones_own_is_imported() -> None
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("haiku", {}, "unknown method 'haiku'; use one of active_reading, entigraph, focal_rewrite, spa"),
+        ("haiku", {}, f"unknown method 'haiku'; use one of {', '.join(METHODS)}, or package.module:Class"),
         ("no.such:Thing", {}, "method 'no.such:Thing' cannot be imported"),
         ("../own:Thing", {}, "method '../own:Thing' cannot be imported"),
         ("synthetic_qa", {"pears": 3}, r"methods\.synthetic_qa\.pears: unknown key"),
@@ -62,7 +62,7 @@ def test_options_reach_the_method_and_a_method_of_ones_own_is_imported() -> None
             r"methods\.synthetic_qa\.pairs_per_call: Input should be a valid integer",
         ),
         ("json:dumps", {}, "method 'json:dumps' is no dataclass with a `round`"),
-        ("wrap", {"temperature": float("nan")}, r"methods\.wrap: temperature is nan, but must be from 0 to 2; mend"),
+        ("wrap", {"temperature": float("nan")}, r"methods\.wrap: temperature is nan, but must be from 0 to 2; fix"),
         ("wrap", {"top_p": 0}, r"methods\.wrap: top_p is 0\.0, but must be above 0"),
         ("wrap", {"max_tokens": -3}, r"methods\.wrap: max_tokens is -3, but must be at least 1"),
         ("wrap", {"seed": 2**70}, r"methods\.wrap.*seed"),

@@ -129,7 +129,7 @@ def test_the_users_prompts_come_first_and_the_shipped_ones_are_never_replaced(
     prompts = prompts_of(run_file(tmp_path, corpus, prompts=tmp_path / "prompts"))
     assert prompts.messages("haiku/lines", topic="frogs")[1]["content"] == "My words on frogs."
     own.write_text("My words on {{ topik }}.")
-    with pytest.raises(BadInput, match=r"lines\.jinja, line 1: there is no variable 'topik', but .*topic; mend it"):
+    with pytest.raises(BadInput, match=r"lines\.jinja, line 1: there is no variable 'topik', but .*topic; fix it"):
         prompts_of(run_file(tmp_path, corpus, prompts=tmp_path / "prompts"))
 
 
