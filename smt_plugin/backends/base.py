@@ -1,14 +1,11 @@
 """What a backend is: a request in, a reply out."""
 
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    pass
-
-log = logging.getLogger(__name__)
+# How often a prompt is asked whose replies cannot be used.
+MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +104,34 @@ class Backend(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+_Read = TypeVar("_Read")
+
+
+async def first_usable(
+    backend: Backend,
+    messages: list[dict[str, str]],
+    options: dict[str, Any],
+    affinity: str,
+    read: Callable[[str], _Read | None],
+) -> tuple[_Read | None, str]:
+    """Ask until `read` makes something of a reply's text, at most MAX_ATTEMPTS times.
+
+    Args:
+        options: added to the sampling parameters of every request.
+
+    Returns:
+        What was read, None if no reply could be used, and the last reply's text.
+
+    Raises:
+        Refused, BackendDown: as `Backend.complete`.
+    """
+    text = ""
+    for attempt in range(MAX_ATTEMPTS):
+        # A reply that cannot be used would come again at temperature 0.
+        sampling = {"temperature": 0.0 if attempt == 0 else 0.7, "max_tokens": 1024, **options}
+        text = (await backend.complete(Request(messages, sampling, attempt, None, affinity))).text
+        if (found := read(text)) is not None:
+            return found, text
+    return None, text

@@ -9,7 +9,7 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,25 +18,37 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import ValidationError
 
-from smt_plugin.backends.base import BackendDown, Refused, Request
+from smt_plugin.backends.base import MAX_ATTEMPTS, BackendDown, Refused, first_usable
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import JudgeSection, first_problem
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.same_number import Answer, same_number
+from smt_plugin.evaluation.same_number import same_number
 from smt_plugin.files import cache_dir, read_jsonl
 from smt_plugin.prompts import Prompts
 
 API_KEY_VARIABLE = "SMT_JUDGE_API_KEY"
 
 
-_ATTEMPTS = 3
-
-
 _Result = TypeVar("_Result")
 
 
 _VERDICT = re.compile(r"VERDICT\W+(CORRECT|WRONG|INCORRECT)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A given answer beside the right one; `identity` names the document that the question is about."""
+
+    identity: str
+    question: str
+    gold: str
+    answer: str
+
+    @property
+    def is_same_number(self) -> bool:
+        """Whether code can tell that it is right."""
+        return same_number(self.gold, self.answer, self.question)
 
 
 def judge_settings(values: Any) -> JudgeSection:
@@ -60,24 +72,19 @@ def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
         BadInput: the endpoint cannot be reached, refuses the key, a request or the model.
         RuntimeError: the judge gives no verdict, or no answer at all.
     """
-    verdicts = {answer: True for answer in answers if same_number(answer)}
-    rest = [answer for answer in dict.fromkeys(answers) if answer not in verdicts]
     prompts = Prompts()
-    keys = {answer: _key(answer, prompts, settings) for answer in rest}
+    keys = {answer: _key(answer, prompts, settings) for answer in dict.fromkeys(answers) if not answer.is_same_number}
     with _Kept() as kept:
-        verdicts |= {answer: found for answer in rest if (found := kept.get(keys[answer])) is not None}
-        missing = [answer for answer in rest if answer not in verdicts]
+        verdicts = {answer: found for answer, key in keys.items() if (found := kept.get(key)) is not None}
+        missing = [answer for answer in keys if answer not in verdicts]
         if missing:
 
             async def ask_all(backend: OpenAIBackend) -> list[BaseException | None]:
                 # What is paid for is kept at once, and even if another fails.
-                return await asyncio.gather(
-                    *(ask_and_keep(answer, backend) for answer in missing), return_exceptions=True
-                )
+                return await asyncio.gather(*(ask(answer, backend) for answer in missing), return_exceptions=True)
 
-            async def ask_and_keep(answer: Answer, backend: OpenAIBackend) -> None:
-                reply = await _ask(answer, prompts, settings, backend)
-                verdicts[answer] = bool(verdict_of(reply))
+            async def ask(answer: Answer, backend: OpenAIBackend) -> None:
+                verdicts[answer], reply = await _ask(answer, prompts, settings, backend)
                 kept.put(keys[answer], verdicts[answer], reply)
 
             for error in _with_backend(settings, ask_all):
@@ -85,7 +92,7 @@ def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
                     raise RuntimeError(f"judge: {error}")
                 if error is not None:
                     raise error
-    return [verdicts[answer] for answer in answers]
+    return [answer not in keys or verdicts[answer] for answer in answers]
 
 
 def check_judge(settings: JudgeSection) -> None:
@@ -105,11 +112,11 @@ def check_judge(settings: JudgeSection) -> None:
         raise BadInput(f"judge: {error}") from None
 
 
-def serve(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def serve(settings: JudgeSection) -> tuple[JudgeSection, str]:
     """Start a local judge here, unless it runs, so that other processes can ask it until this one ends.
 
     Args:
-        values: settings of the kind `vllm`, as `judge_settings` takes them.
+        settings: of the kind `vllm`.
 
     Returns:
         Settings with its endpoint, whose verdicts are the same, and the key that it wants in SMT_JUDGE_API_KEY.
@@ -117,10 +124,9 @@ def serve(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
     Raises:
         BadInput, RuntimeError: as `check_judge`.
     """
-    settings = judge_settings(values)
     check_judge(settings)
     endpoint, key = _server(settings).backend.first_address
-    return settings.model_copy(update={"kind": "openai", "endpoint": endpoint}).values, key
+    return settings.model_copy(update={"kind": "openai", "endpoint": endpoint}), key
 
 
 def _with_backend(settings: JudgeSection, work: Callable[[OpenAIBackend], Coroutine[Any, Any, _Result]]) -> _Result:
@@ -197,25 +203,19 @@ def _server(settings: JudgeSection) -> _Server:
         return _servers[key]
 
 
-async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSection, backend: OpenAIBackend) -> str:
-    text = ""
-    for attempt in range(_ATTEMPTS):
-        # A reply without a verdict would come again at temperature 0.
-        sampling = {"temperature": 0.0 if attempt == 0 else 0.7, "max_tokens": 1024, **settings.options}
-        try:
-            reply = await backend.complete(Request(_messages(answer, prompts), sampling, attempt, None, "judge"))
-        except Refused as error:
-            place = settings.endpoint or settings.model
-            raise BadInput(
-                f"judge: {place} refused a request ({error}); mend the judge's `options` or `model`."
-            ) from None
-        if verdict_of(reply.text) is not None:
-            return reply.text
-        text = reply.text
-    raise RuntimeError(
-        f"the judge {settings.model} gave no verdict in {_ATTEMPTS} attempts on the answer {answer.answer[:80]!r}; it "
-        f"said: {text[-200:]!r}; use a model that follows the prompt judge/verdict"
-    )
+async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSection, backend: OpenAIBackend) -> tuple[bool, str]:
+    """The verdict, and the reply that it stands in."""
+    try:
+        verdict, reply = await first_usable(backend, _messages(answer, prompts), settings.options, "judge", verdict_of)
+    except Refused as error:
+        place = settings.endpoint or settings.model
+        raise BadInput(f"judge: {place} refused a request ({error}); mend the judge's `options` or `model`.") from None
+    if verdict is None:
+        raise RuntimeError(
+            f"the judge {settings.model} gave no verdict in {MAX_ATTEMPTS} attempts on the answer "
+            f"{answer.answer[:80]!r}; it said: {reply[-200:]!r}; use a model that follows the prompt judge/verdict"
+        )
+    return verdict, reply
 
 
 def verdict_of(reply: str) -> bool | None:
@@ -316,9 +316,5 @@ def agreement(path: Path, settings: JudgeSection) -> Agreement:
         both_wrong=pairs.count((False, False)),
         judge_alone=pairs.count((True, False)),
         label_alone=pairs.count((False, True)),
-        by_code=_count(same_number(answer) for answer in answers),
+        by_code=sum(answer.is_same_number for answer in answers),
     )
-
-
-def _count(values: Iterable[bool]) -> int:
-    return sum(1 for value in values if value)

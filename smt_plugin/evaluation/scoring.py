@@ -109,8 +109,7 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
 
 
 def _judged(doc: dict[str, Any], samples: list[str]) -> dict[str, float]:
-    from smt_plugin.evaluation.judge import judge, judge_settings
-    from smt_plugin.evaluation.same_number import Answer
+    from smt_plugin.evaluation.judge import Answer, judge, judge_settings
 
     stated = [free_answer(sample) for sample in samples]
     answers = [Answer(doc["identity"], doc["question"], doc["gold"], answer) for answer in stated if answer is not None]

@@ -14,7 +14,8 @@ from smt_plugin.benchmarks.find import held_out, load
 from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm
-from smt_plugin.evaluation.arms import arm_commands, evaluate
+from smt_plugin.evaluation.arms import ready_arms
+from smt_plugin.evaluation.evaluate import evaluate
 from smt_plugin.files import read_json, write_json
 from smt_plugin.retrieval.retrieve import (
     MINILM,
@@ -117,9 +118,9 @@ def tune(
         if by == "accuracy":
             trial_section = section.model_copy(update={"arms": ["base_rag"], "retrieval": section.retrieval | point})
             folder = run / "tune" / f"{chunk_tokens}-{top_k}-{order}"
-            commands, _ = arm_commands(folder, trial_section, base_model, [], seed, split="tuning")
-            evaluate(commands, say)
-            rows = read_arm(commands[0].folder) or []
+            arms, _ = ready_arms(folder, trial_section, base_model, [], seed, split="tuning")
+            evaluate(arms, say)
+            rows = read_arm(arms[0].folder) or []
             accuracy = sum(row["acc"] for row in rows) / len(rows)
         trials.append(Trial(chunk_tokens, top_k, order, found, accuracy))
         say(trial_text(trials[-1]))

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import orjson
 
-from smt_plugin.backends.base import Backend, CacheUse, Deferred, Refused, Reply, Request
+from smt_plugin.backends.base import MAX_ATTEMPTS, Backend, CacheUse, Deferred, Refused, Reply, Request
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import Price, RunFile, parse_tokens
@@ -30,9 +30,6 @@ from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, shard_folder
 
 log = logging.getLogger(__name__)
-
-
-MAX_ATTEMPTS = 3
 
 
 # A document that has yielded nothing for so many rounds in a row is given up and reported.

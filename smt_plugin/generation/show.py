@@ -5,14 +5,13 @@ import random
 from collections.abc import Iterator
 from dataclasses import fields
 
-from smt_plugin.backends.base import Request
+from smt_plugin.backends.base import MAX_ATTEMPTS, Request
 from smt_plugin.config import RunFile
 from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import read_jsonl
 from smt_plugin.generation.completions import CompletionStore, completion_key
-from smt_plugin.generation.generate import MAX_ATTEMPTS
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, check_made, record_files
 
