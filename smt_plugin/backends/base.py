@@ -64,8 +64,6 @@ class CacheUse:
 
 
 Keep = Callable[[Reply], Awaitable[None]]
-
-
 """Makes a reply durable."""
 
 

@@ -130,15 +130,15 @@ def arms_of(
     arms: dict[str, Training | None] = {}
     for name in names:
         kind, budget = split_arm(name)
+        own = [training for training in trainings if budget in ("", training.budget)]
         if name in ARMS and not ARMS[name][0]:
             arms[name] = None
-            continue
-        own = [training for training in trainings if budget in ("", training.budget)]
-        if kind not in ARMS or not ARMS[kind][0] or not own:
+        elif kind in ARMS and ARMS[kind][0] and own:
+            arms |= {"-".join(filter(None, (kind, training.budget))): training for training in own}
+        else:
             budgets = ", ".join(training.budget for training in trainings if training.budget)
             more = f", a trained one of one budget as in trained-{trainings[0].budget} ({budgets})" if budgets else ""
             raise BadInput(f"{place}: unknown arm {name!r}; use some of {', '.join(ARMS)}{more}.")
-        arms |= {"-".join(filter(None, (kind, training.budget))): training for training in own}
     return arms
 
 
@@ -218,8 +218,7 @@ def _inputs_hash(arm: Arm) -> str:
     """
     model = Path(arm.model)
     folders = [model]
-    benchmark = arm.settings.benchmark
-    named = arm.settings.data or os.environ.get(f"SMT_{benchmark.upper()}_DIR")
+    named = arm.settings.data or os.environ.get(f"SMT_{arm.settings.benchmark.upper()}_DIR")
     if named and arm.is_ours:
         data = Path(named)
         # A corpus may be a file with its questions beside it, and a benchmark's folder a clone with `data` in it.

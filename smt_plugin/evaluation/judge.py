@@ -9,8 +9,9 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,11 +29,7 @@ from smt_plugin.files import cache_dir, read_jsonl
 from smt_plugin.prompts import Prompts
 
 API_KEY_VARIABLE = "SMT_JUDGE_API_KEY"
-
-
 _Result = TypeVar("_Result")
-
-
 _VERDICT = re.compile(r"VERDICT\W+(CORRECT|WRONG|INCORRECT)\b", re.IGNORECASE)
 
 
@@ -74,8 +71,12 @@ def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
     """
     prompts = Prompts()
     keys = {answer: _key(answer, prompts, settings) for answer in dict.fromkeys(answers) if not answer.is_same_number}
-    with _Kept() as kept:
-        verdicts = {answer: found for answer, key in keys.items() if (found := kept.get(key)) is not None}
+    with _kept() as kept:
+        verdicts = {
+            answer: bool(correct)
+            for answer, key in keys.items()
+            for (correct,) in kept.execute("SELECT correct FROM verdicts WHERE key = ?", (key,))
+        }
         missing = [answer for answer in keys if answer not in verdicts]
         if missing:
 
@@ -85,7 +86,8 @@ def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
 
             async def ask(answer: Answer, backend: OpenAIBackend) -> None:
                 verdicts[answer], reply = await _ask(answer, prompts, settings, backend)
-                kept.put(keys[answer], verdicts[answer], reply)
+                row = (keys[answer], verdicts[answer], reply)
+                kept.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", row)
 
             for error in _with_backend(settings, ask_all):
                 if isinstance(error, BackendDown):
@@ -102,12 +104,8 @@ def check_judge(settings: JudgeSection) -> None:
         BadInput: the endpoint cannot be reached, refuses the key, or does not serve the model; vLLM is not there.
         RuntimeError: the server does not get healthy; the end of its log is in the message.
     """
-
-    async def nothing(backend: OpenAIBackend) -> None:
-        pass
-
     try:
-        _with_backend(settings, nothing)
+        _with_backend(settings, lambda backend: asyncio.sleep(0))  # to start it is to check it
     except BadInput as error:
         raise BadInput(f"judge: {error}") from None
 
@@ -125,7 +123,7 @@ def serve(settings: JudgeSection) -> tuple[JudgeSection, str]:
         BadInput, RuntimeError: as `check_judge`.
     """
     check_judge(settings)
-    endpoint, key = _server(settings).backend.first_address
+    endpoint, key = _server(settings)[0].first_address
     return settings.model_copy(update={"kind": "openai", "endpoint": endpoint}), key
 
 
@@ -133,8 +131,8 @@ def _with_backend(settings: JudgeSection, work: Callable[[OpenAIBackend], Corout
     """Do some work with the judge: in another thread, since the caller may be inside a running event loop."""
     endpoint = settings.endpoint
     if endpoint is None:
-        server = _server(settings)
-        return asyncio.run_coroutine_threadsafe(work(server.backend), server.loop).result()
+        server, loop = _server(settings)
+        return asyncio.run_coroutine_threadsafe(work(server), loop).result()
 
     async def once() -> _Result:
         backend = OpenAIBackend(
@@ -155,11 +153,25 @@ def _with_backend(settings: JudgeSection, work: Callable[[OpenAIBackend], Corout
         return thread.submit(asyncio.run, once()).result()
 
 
-class _Server:
-    """A `vllm serve` of this process, which its guard ends with it, and the thread that looks after it."""
+_servers: dict[bytes, tuple[VLLMBackend, asyncio.AbstractEventLoop]] = {}
+_servers_lock = threading.Lock()
 
-    def __init__(self, settings: JudgeSection) -> None:
-        self.backend = VLLMBackend(
+
+def _server(settings: JudgeSection) -> tuple[VLLMBackend, asyncio.AbstractEventLoop]:
+    """The `vllm serve` of these settings, started on first use, and the loop, in another thread, that looks after it.
+
+    Its guard ends it with this process.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise BadInput(
+            "each of several processes would start a server; start it yourself, once, and give `endpoint` instead of "
+            "`kind: vllm`."
+        )
+    key = orjson.dumps([settings.model, settings.command, settings.arguments])
+    with _servers_lock:
+        if key in _servers:
+            return _servers[key]
+        backend = VLLMBackend(
             settings.model,
             settings.command,
             1,
@@ -170,37 +182,18 @@ class _Server:
             timeout=600,
             patience=settings.patience,
         )
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, daemon=True).start()
         try:
-            asyncio.run_coroutine_threadsafe(self.backend.start(), self.loop).result()
-        except BaseException:
-            asyncio.run_coroutine_threadsafe(self.backend.close(), self.loop).result()
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            raise
-
-
-_servers: dict[bytes, _Server] = {}
-
-
-_servers_lock = threading.Lock()
-
-
-def _server(settings: JudgeSection) -> _Server:
-    """The server of these settings, started on first use."""
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        raise BadInput(
-            "each of several processes would start a server; start it yourself, once, and give `endpoint` instead of "
-            "`kind: vllm`."
-        )
-    key = orjson.dumps([settings.model, settings.command, settings.arguments])
-    with _servers_lock:
-        if key not in _servers:
-            try:
-                _servers[key] = _Server(settings)
-            except BadInput as error:
+            asyncio.run_coroutine_threadsafe(backend.start(), loop).result()
+        except BaseException as error:
+            asyncio.run_coroutine_threadsafe(backend.close(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            if isinstance(error, BadInput):
                 raise BadInput(str(error).replace("backend.", "")) from None
-        return _servers[key]
+            raise
+        _servers[key] = backend, loop
+        return backend, loop
 
 
 async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSection, backend: OpenAIBackend) -> tuple[bool, str]:
@@ -209,7 +202,7 @@ async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSection, backend
         verdict, reply = await first_usable(backend, _messages(answer, prompts), settings.options, "judge", verdict_of)
     except Refused as error:
         place = settings.endpoint or settings.model
-        raise BadInput(f"judge: {place} refused a request ({error}); mend the judge's `options` or `model`.") from None
+        raise BadInput(f"judge: {place} refused a request ({error}); fix the judge's `options` or `model`.") from None
     if verdict is None:
         raise RuntimeError(
             f"the judge {settings.model} gave no verdict in {MAX_ATTEMPTS} attempts on the answer "
@@ -241,31 +234,19 @@ def _key(answer: Answer, prompts: Prompts, settings: JudgeSection) -> str:
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
-class _Kept:
+@contextmanager
+def _kept() -> Iterator[sqlite3.Connection]:
     """The verdicts of all evaluations, in the cache folder; several processes may use it at once."""
-
-    def __enter__(self) -> "_Kept":
-        path = cache_dir() / "verdicts.sqlite"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Another thread writes while the one that opened it waits for that thread.
-            self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, correct INTEGER, reply TEXT)"
-            )
-        except (OSError, sqlite3.DatabaseError) as error:
-            raise BadInput(f"the verdicts in {path} cannot be opened ({error}); move that file away.") from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-
-    def get(self, key: str) -> bool | None:
-        row = self._connection.execute("SELECT correct FROM verdicts WHERE key = ?", (key,)).fetchone()
-        return None if row is None else bool(row[0])
-
-    def put(self, key: str, correct: bool, reply: str) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (key, correct, reply))
+    path = cache_dir() / "verdicts.sqlite"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Another thread writes while the one that opened it waits for that thread.
+        connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        connection.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, correct INTEGER, reply TEXT)")
+    except (OSError, sqlite3.DatabaseError) as error:
+        raise BadInput(f"the verdicts in {path} cannot be opened ({error}); move that file away.") from None
+    with closing(connection):
+        yield connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,13 @@ from smt_plugin.training.trainings import Training
 
 # Of the metrics that a task reports, the one that is compared: the first of these that it has, else its first.
 _METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc")
-
-
 # A reader of answers that forgives their form is wanted here: what is known counts.
 _FILTER = "flexible-extract"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A task before and after a training, on the same questions; `difference` has the interval of after less before.
+    """A task before and after a training, on the same questions; `difference` has the interval of after minus before.
 
     `model` is `trained`, or one of several budgets: `trained-10M`.
     """

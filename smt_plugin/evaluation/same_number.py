@@ -16,20 +16,12 @@ class _Quantity:
 
 
 _SCALES = {"thousand": 1e3, "k": 1e3, "million": 1e6, "mm": 1e6, "m": 1e6, "billion": 1e9, "bn": 1e9, "b": 1e9}
-
-
 _SCALES |= {"trillion": 1e12, "tn": 1e12}
-
-
 _QUANTITY = re.compile(
     r"(?P<negative>-)?\s*(?P<currency>[$€£])?\s*(?P<minus>-)?(?P<digits>\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)\s*"
     r"(?P<percent>%|percent)?\s*(?P<scale>" + "|".join(sorted(_SCALES, key=len, reverse=True)) + r")?s?"
 )
-
-
 _ASKED_IN = re.compile(r"\bin\s+(?:usd|us\$|\$|us dollars?)?\s*(thousand|million|billion|trillion)s?\b", re.IGNORECASE)
-
-
 _NOISE = re.compile(
     r"[*_`~\\\"'“”]|\b(?:approximately|about|around|roughly|usd|us dollars?|dollars?|times)\b|(?<=\d)x\b|\bus(?=\$)"
 )

@@ -12,12 +12,8 @@ from smt_plugin.errors import BadInput, require
 from smt_plugin.prompts import Prompts
 
 API_KEY_VARIABLE = "SMT_RERANKER_API_KEY"
-
-
 # Thinking modes are off where the chat template knows them, as in every arm.
 _OPTIONS = {"chat_template_kwargs": {"enable_thinking": False}}
-
-
 # The form that Qwen3-Reranker was trained on (its model card); sentence-transformers reads yes against no behind it.
 _QWEN3_TEMPLATE = (
     "<|im_start|>system\n"
@@ -27,14 +23,8 @@ _QWEN3_TEMPLATE = (
     '<Document>: {{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }}<|im_end|>\n'
     "<|im_start|>assistant\n<think>\n\n</think>\n\n{{ '' }}"
 )
-
-
 _INSTRUCTION = "Given a question about a document, judge whether the passage helps to answer it"
-
-
 Rerank = Callable[[Sequence[tuple[str, Sequence[str]]]], list[list[float]]]
-
-
 """(query, texts) of some questions -> a score a text, the higher the better."""
 
 
@@ -89,8 +79,7 @@ def language_model(endpoint: str, name: str) -> Rerank:
 
 def _scores(order: list[int], count: int) -> list[float]:
     """What the model named, in its order; then the rest, in theirs."""
-    whole = [*order, *(index for index in range(count) if index not in set(order))]
-    places = {index: place for place, index in enumerate(whole)}
+    places = {index: place for place, index in enumerate(dict.fromkeys([*order, *range(count)]))}
     return [-float(places[index]) for index in range(count)]
 
 
@@ -109,7 +98,7 @@ async def _ask(query: str, texts: Sequence[str], backend: OpenAIBackend, prompts
     messages = prompts.messages("rerank/order", query=query, passages=list(texts))[1:]
     try:
         order, reply = await first_usable(
-            backend, messages, _OPTIONS, "rerank", lambda text: order_in(text, len(texts)) or None
+            backend, messages, _OPTIONS, "rerank", read=lambda text: order_in(text, len(texts)) or None
         )
     except Refused as error:
         raise BadInput(f"the reranker {backend.model} refused a request ({error}); use fewer candidates.") from None
