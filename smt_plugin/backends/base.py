@@ -5,6 +5,9 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+# How often a prompt is asked whose replies cannot be used.
+MAX_ATTEMPTS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -123,3 +126,34 @@ async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+_Read = TypeVar("_Read")
+
+
+async def first_usable(
+    backend: Backend,
+    messages: list[dict[str, str]],
+    options: dict[str, Any],
+    affinity: str,
+    read: Callable[[str], _Read | None],
+) -> tuple[_Read | None, str]:
+    """Ask until `read` makes something of a reply's text, at most MAX_ATTEMPTS times.
+
+    Args:
+        options: added to the sampling parameters of every request.
+
+    Returns:
+        What was read, None if no reply could be used, and the last reply's text.
+
+    Raises:
+        Refused, BackendDown: as `Backend.complete`.
+    """
+    text = ""
+    for attempt in range(MAX_ATTEMPTS):
+        # A reply that cannot be used would come again at temperature 0.
+        sampling = {"temperature": 0.0 if attempt == 0 else 0.7, "max_tokens": 1024, **options}
+        text = (await backend.complete(Request(messages, sampling, attempt, None, affinity))).text
+        if (found := read(text)) is not None:
+            return found, text
+    return None, text

@@ -13,7 +13,7 @@ from smt_plugin.errors import BadInput
 
 if TYPE_CHECKING:
     from smt_plugin.config import EvaluateSection, RunFile
-    from smt_plugin.evaluation.arms import ArmCommand
+    from smt_plugin.evaluation.arms import Arm
 from smt_plugin.cli.command import RUN_FILE, Command, Commands, read_with_evaluation
 
 
@@ -99,9 +99,9 @@ def evaluate(run_file: Path, arms: tuple[str, ...], dry_run: bool) -> None:
 
 def tuned_arm_commands(
     settings: "RunFile", section: "EvaluateSection", arms: tuple[str, ...] = (), check: bool = True
-) -> "tuple[list[ArmCommand], list[str]]":
+) -> "tuple[list[Arm], list[str]]":
     """The commands of `smt evaluate`, with retrieval as it was tuned."""
-    from smt_plugin.evaluation.arms import arm_commands, arms_of
+    from smt_plugin.evaluation.arms import arms_of, ready_arms
     from smt_plugin.evaluation.tune import read_tuned
     from smt_plugin.training.shipped import base_model_of
     from smt_plugin.training.trainings import trainings_of
@@ -111,7 +111,7 @@ def tuned_arm_commands(
     if tuned := read_tuned(settings.run):
         section = section.model_copy(update={"retrieval": tuned["chosen"] | section.retrieval})
     base_model = base_model_of(settings.train.config, settings.train.base_model)
-    return arm_commands(settings.run, section, base_model, trainings, settings.seed, check=check)
+    return ready_arms(settings.run, section, base_model, trainings, settings.seed, check=check)
 
 
 @click.command(cls=Command, epilog="\b\nExample:\n  smt retention smt.yaml && smt report smt.yaml")
@@ -119,28 +119,27 @@ def tuned_arm_commands(
 @click.option("--dry-run", is_flag=True, help="print the lm_eval commands and run none")
 def retention(run_file: Path, dry_run: bool) -> None:
     """Run a small suite of lm_eval's own tasks on the base and the trained model, to see what was forgotten."""
-    from smt_plugin.evaluation.retention import retention_commands
+    from smt_plugin.evaluation.retention import retention_arms
     from smt_plugin.training.shipped import base_model_of
     from smt_plugin.training.trainings import trainings_of
 
     settings, section = read_with_evaluation(run_file)
     base_model = base_model_of(settings.train.config, settings.train.base_model)
     trainings = trainings_of(settings.run, settings.mix.budgets)
-    commands, missing = retention_commands(settings.run, section, base_model, trainings, settings.seed)
-    _run_lm_eval(commands, missing, dry_run)
+    _run_lm_eval(*retention_arms(settings.run, section, base_model, trainings, settings.seed), dry_run)
 
 
-def _run_lm_eval(commands: "list[ArmCommand]", missing: list[str], dry_run: bool) -> None:
-    """Run or print the commands; what is missing is said first, and makes the exit status 1."""
-    from smt_plugin.evaluation.arms import evaluate as run_arms
+def _run_lm_eval(arms: "list[Arm]", missing: list[str], dry_run: bool) -> None:
+    """Run the arms or print their commands; what is missing is said first, and makes the exit status 1."""
+    from smt_plugin.evaluation.evaluate import evaluate as run_arms
 
     for sentence in missing:
         click.echo(f"missing: {sentence}", err=True)
     if dry_run:
-        for command in commands:
-            click.echo(command.text)
+        for arm in arms:
+            click.echo(arm.text)
     else:
-        run_arms(commands, click.echo)
+        run_arms(arms, click.echo)
     if missing:
         sys.exit(1)
 

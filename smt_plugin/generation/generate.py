@@ -13,7 +13,17 @@ from typing import IO, Any
 
 import orjson
 
-from smt_plugin.backends.base import Backend, CacheUse, Deferred, Refused, Reply, Request, cancel_all, together
+from smt_plugin.backends.base import (
+    MAX_ATTEMPTS,
+    Backend,
+    CacheUse,
+    Deferred,
+    Refused,
+    Reply,
+    Request,
+    cancel_all,
+    together,
+)
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import RunFile, parse_tokens
@@ -25,9 +35,6 @@ from smt_plugin.methods import make_method, method_class, prompt_folders, uses
 from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, shard_folder
-
-MAX_ATTEMPTS = 3
-
 
 # A document that has yielded nothing for so many rounds in a row is given up and reported.
 MAX_EMPTY_ROUNDS = 3

@@ -5,14 +5,14 @@ import random
 from collections.abc import Iterator
 from dataclasses import fields
 
-from smt_plugin.backends.base import Request
+from smt_plugin.backends.base import MAX_ATTEMPTS, Request
 from smt_plugin.config import RunFile
 from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import read_jsonl
 from smt_plugin.generation.completions import CompletionStore, completion_key
-from smt_plugin.generation.generate import MAX_ATTEMPTS, prompts_of
+from smt_plugin.generation.generate import prompts_of
 from smt_plugin.records import Record, check_made, record_files
 
 _SHORT = 1000  # characters of a document that are shown in any case
