@@ -1,24 +1,23 @@
-"""The arms of a run, read into what a report is made of."""
+"""What is known of a run, read into values that a report is made of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from smt_plugin.config import EvaluateSection, RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm, read_seconds, read_tokens
-from smt_plugin.evaluation.arms import arms_of, split_arm
+from smt_plugin.evaluation.arms import ARMS, ArmCommand, arms_of, outdated, split_arm
 from smt_plugin.evaluation.intervals import Estimate, estimate
 from smt_plugin.evaluation.leaks import question_hash, read_leaks
+from smt_plugin.evaluation.retention import Change, retention_results
 from smt_plugin.evaluation.tune import read_tuned
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
-from smt_plugin.training.trainings import Training
-
-if TYPE_CHECKING:
-    pass
+from smt_plugin.report.facts import run_facts
+from smt_plugin.training.trainings import Training, trainings_of
 
 REFERENCE = "base_rag"
-
 
 ARM_NAMES = {
     "base": "base, closed-book",
@@ -61,6 +60,65 @@ class ArmResult:
     seconds: float | None = None
     mix_tokens: int | None = None
 
+    @property
+    def name(self) -> str:
+        """What a reader calls the arm: `trained_rag-10M` is "trained on 10M + RAG"."""
+        kind, budget = split_arm(self.arm)
+        return ARM_NAMES[kind].replace("trained", f"trained on {budget}") if budget else ARM_NAMES[kind]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the trained model answered."""
+        return ARMS[split_arm(self.arm)[0]][0]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResults:
+    """All that the report of a run is made of.
+
+    Attributes:
+        facts: name -> value of what a reader should know about the run.
+        changes: what `smt retention` found; empty where it has not run through.
+        outdated: arms whose settings, model, mix, data or tasks have changed since they were answered.
+        unready: a sentence for each trained model that is not there or not up to date.
+    """
+
+    run: Path
+    arms: list[ArmResult]
+    facts: dict[str, str] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    outdated: list[str] = field(default_factory=list)
+    unready: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        """The arms that have not been run, or not been finished."""
+        return [result.arm for result in self.arms if result.accuracy is None]
+
+
+def read_results(settings: RunFile, section: EvaluateSection, commands: list[ArmCommand]) -> RunResults:
+    """Read all that the report of a run is made of.
+
+    Args:
+        section: the run file's section `evaluate`.
+        commands: of the arms as they would be run now, by which outdated results are known.
+
+    Raises:
+        BadInput: as `arm_results` and `retention_results`.
+    """
+    trainings = trainings_of(settings.run, settings.mix.budgets)
+    arms = arm_results(settings.run, section.arms, trainings, settings.mix.sources)
+    there = {result.arm for result in arms if result.accuracy is not None}
+    own = arms_of(section.arms, trainings).items()
+    old = outdated(commands) + [arm for arm, training in own if arm in there and training and training.is_stale()]
+    facts = run_facts(settings)
+    if old:
+        facts["not up to date"] = (
+            f"{', '.join(old)}: settings, model, mix, data or tasks have changed since; `smt evaluate` runs them again"
+        )
+    unready = [sentence for training in trainings if (sentence := training.unready())]
+    return RunResults(settings.run, arms, facts, retention_results(settings.run, trainings), old, unready)
+
 
 def arm_results(
     run: Path,
@@ -79,32 +137,42 @@ def arm_results(
             which leaks were looked for, or an arm has answers about fewer than two documents.
     """
     arms = arms_of(names, trainings or [Training(run)])
-    tuned_on = set((read_tuned(run) or {"held_out": []})["held_out"])
-    rows = {arm: _rows_less(tuned_on, read_arm(run / "results" / arm)) for arm in arms}
-    if all(answered is None for answered in rows.values()):
+    tuned = read_tuned(run)
+    tuned_on = set(tuned["held_out"] if tuned else ())
+    answered = {
+        arm: [row for row in rows if row["doc_id"] not in tuned_on]
+        for arm in arms
+        if (rows := read_arm(run / "results" / arm)) is not None
+    }
+    if not answered:
         raise BadInput(f"{run / 'results'} holds no finished arm; run `smt evaluate` first.")
-    reference = {row["question_id"]: row for row in rows.get(REFERENCE) or []}
+    reference = {row["question_id"]: row["acc"] for row in answered.get(REFERENCE, ())}
     leaks = read_leaks(run, sources)
-    for arm, answered in rows.items():
+    for arm, rows in answered.items():
         if leaks and any(
-            leaks["question_hashes"].get(row["question_id"]) != question_hash(row["question"]) for row in answered or ()
+            leaks["question_hashes"].get(row["question_id"]) != question_hash(row["question"]) for row in rows
         ):
             raise BadInput(
                 f"the arm {arm} answered other questions than `smt leaks` looked for; run `smt evaluate` and `smt "
                 "leaks` again."
             )
-        documents = {row["doc_id"] for row in answered or ()}
-        if answered is not None and len(documents) < 2:
+        documents = {row["doc_id"] for row in rows}
+        if len(documents) < 2:
             less = f" other than the {len(tuned_on)} that retrieval was tuned on" if tuned_on else ""
             raise BadInput(
                 f"the arm {arm} answered questions about {len(documents)} document(s){less}, and an interval needs "
                 "two; raise or remove evaluate.limit, or add questions about others, and run `smt evaluate` again."
             )
+        if arm != REFERENCE and reference and {row["question_id"] for row in rows} != reference.keys():
+            raise BadInput(f"the arms {arm} and {REFERENCE} answered different questions; run `smt evaluate` anew.")
     leaked = set(leaks["leaked"] if leaks else ())
-    return [
-        replace(_arm_result(arm, rows[arm], reference, leaked, run / "results" / arm), mix_tokens=_mix_tokens(training))
-        for arm, training in arms.items()
-    ]
+    results = []
+    for arm, training in arms.items():
+        result = ArmResult(arm, mix_tokens=_mix_tokens(training))
+        if arm in answered:
+            result = _scored(result, answered[arm], reference, leaked, run / "results" / arm)
+        results.append(result)
+    return results
 
 
 def _mix_tokens(training: Training | None) -> int | None:
@@ -113,52 +181,30 @@ def _mix_tokens(training: Training | None) -> int | None:
     return int(read_manifest(path)["tokens"]) if path is not None and path.is_file() else None
 
 
-def _rows_less(doc_ids: set[str], rows: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-    return None if rows is None else [row for row in rows if row["doc_id"] not in doc_ids]
-
-
-def _arm_result(
-    arm: str,
-    rows: list[dict[str, Any]] | None,
-    reference: dict[str, dict[str, Any]],
-    leaked: set[str],
-    folder: Path,
+def _scored(
+    result: ArmResult, rows: list[dict[str, Any]], reference: dict[str, float], leaked: set[str], folder: Path
 ) -> ArmResult:
-    if not rows:
-        return ArmResult(arm)
-    doc_ids = [row["doc_id"] for row in rows]
+    """The result of an arm with all that its answers (`rows`) and its folder say."""
     difference = None
-    if reference and arm != REFERENCE:
-        if {row["question_id"] for row in rows} != set(reference):
-            raise BadInput(f"the arms {arm} and {REFERENCE} answered different questions; run `smt evaluate` anew.")
-        difference = estimate([row["acc"] - reference[row["question_id"]]["acc"] for row in rows], doc_ids)
-    prompt_tokens, answer_tokens, cut = None, None, 0
-    if (tokens := read_tokens(folder)) and tokens["questions"]:
-        prompt_tokens = tokens["prompts"] / tokens["questions"]
-        answer_tokens = tokens["answers"] / tokens["samples"]
-        cut = tokens.get("cut", 0)
-    return ArmResult(
-        arm,
-        accuracy=estimate([row["acc"] for row in rows], doc_ids),
+    if reference and result.arm != REFERENCE:
+        difference = _estimate([row | {"acc": row["acc"] - reference[row["question_id"]]} for row in rows])
+    kept = [row for row in rows if row["question_id"] not in leaked]
+    tells = len(kept) < len(rows) and len({row["doc_id"] for row in kept}) > 1
+    tokens = read_tokens(folder)
+    tokens = tokens if tokens and tokens["questions"] else None
+    return replace(
+        result,
+        accuracy=_estimate(rows),
         difference=difference,
         unparsed=sum(row["unparsed"] for row in rows) / len(rows),
-        without_leaks=_estimate_without(rows, leaked),
+        without_leaks=_estimate(kept) if tells else None,
         n=max(row["n"] for row in rows),
-        prompt_tokens=prompt_tokens,
-        answer_tokens=answer_tokens,
-        cut=cut,
+        prompt_tokens=tokens["prompts"] / tokens["questions"] if tokens else None,
+        answer_tokens=tokens["answers"] / tokens["samples"] if tokens else None,
+        cut=tokens.get("cut", 0) if tokens else 0,
         seconds=read_seconds(folder),
     )
 
 
-def _estimate_without(rows: list[dict[str, Any]], leaked: set[str]) -> Estimate | None:
-    """The accuracy on the other questions; None where nothing leaked, or too little is left for an interval."""
-    kept = [row for row in rows if row["question_id"] not in leaked]
-    if len(kept) == len(rows) or len({row["doc_id"] for row in kept}) < 2:
-        return None
-    return estimate([row["acc"] for row in kept], [row["doc_id"] for row in kept])
-
-
-def arm_name(arm: str) -> str:
-    kind, budget = split_arm(arm)
-    return ARM_NAMES[kind].replace("trained", f"trained on {budget}") if budget else ARM_NAMES[kind]
+def _estimate(rows: list[dict[str, Any]]) -> Estimate:
+    return estimate([row["acc"] for row in rows], [row["doc_id"] for row in rows])
