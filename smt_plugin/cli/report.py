@@ -5,7 +5,6 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,26 +12,24 @@ from smt_plugin.cli.command import RUN_FILE, Command, read_with_evaluation
 from smt_plugin.cli.evaluate import tuned_arm_commands
 from smt_plugin.errors import BadInput
 
-if TYPE_CHECKING:
-    from smt_plugin.evaluation.arms import ArmCommand
-
 
 @click.command(cls=Command, epilog="\b\nExample:\n  smt report smt.yaml")
 @RUN_FILE
 def report(run_file: Path) -> None:
-    """Print the tables of all arms, and write report.html with the tables and plots."""
+    """Print the table of all arms, and write report.html. It holds all tables and plots."""
     from rich.console import Console
 
+    from smt_plugin.evaluation.arms import outdated
     from smt_plugin.report.report import table_of, write_report
     from smt_plugin.report.results import read_results
     from smt_plugin.report.sections import doubts, sections_of, verdicts
 
     settings, section = read_with_evaluation(run_file)
-    commands: list[ArmCommand] = []
+    old: list[str] = []
     # A report can be made all the same where the models, lm-eval or the data are not.
     with suppress(BadInput):
-        commands, _ = tuned_arm_commands(settings, section, check=False)
-    results = read_results(settings, section, commands)
+        old = outdated(tuned_arm_commands(settings, section, check=False)[0])
+    results = read_results(settings, section, old)
     if results.outdated:
         click.echo(f"not up to date: {results.facts['not up to date']}", err=True)
     sections = sections_of(results)
@@ -49,15 +46,15 @@ def report(run_file: Path) -> None:
     if results.missing:
         for sentence in results.unready:
             click.echo(f"missing: {sentence}", err=True)
-        again = f"smt evaluate {shlex.quote(str(run_file))}"
-        click.echo(f"missing arms: {', '.join(results.missing)}; run `{again}`", err=True)
+        missing = ", ".join(results.missing)
+        click.echo(f"missing arms: {missing}; run `smt evaluate {shlex.quote(str(run_file))}`", err=True)
         sys.exit(1)
 
 
 @click.command(cls=Command, epilog="\b\nExample:\n  smt card smt.yaml")
 @RUN_FILE
 def card(run_file: Path) -> None:
-    """Write each trained model's README.md: data, budget, shares, config, versions and results."""
+    """Write each trained model's README.md. It tells data, budget, shares, config, versions and results."""
     from smt_plugin.config import read_run_file
     from smt_plugin.report.card import write_card
     from smt_plugin.training.trainings import trainings_of

@@ -43,16 +43,12 @@ def write_card(training: Training) -> Path:
     """
     if sentence := training.unready():
         raise BadInput(f"{sentence}.")
-    folder = training.model
-    trained_at = training.trained_at()
-    manifest_path = training.mix / MANIFEST_FILE
+    model, manifest_path = training.model, training.mix / MANIFEST_FILE
     if not manifest_path.is_file():
-        raise BadInput(f"{manifest_path} does not exist, so what {folder} was trained on is not known.")
-    if training.config.is_file() and training.config.stat().st_mtime > trained_at:
-        raise BadInput(
-            f"{training.config} is newer than the model in {folder}; train again, or put the older one back."
-        )
-    path = folder / "README.md"
+        raise BadInput(f"{manifest_path} does not exist, so what {model} was trained on is not known.")
+    if training.config.is_file() and training.config.stat().st_mtime > training.trained_at():
+        raise BadInput(f"{training.config} is newer than the model in {model}; train again, or put the older one back.")
+    path = model / "README.md"
     if path.is_file() and not _may_replace(path.read_text(encoding="utf-8", errors="replace")):
         raise BadInput(f"{path} was edited; move it away first.")
     manifest, config = read_manifest(manifest_path), read_config(training.config)
@@ -65,10 +61,9 @@ def write_card(training: Training) -> Path:
 
 
 def _may_replace(text: str) -> bool:
-    mark = _MARK.search(text)
-    if mark is None:
-        return _TRAINERS_OWN in text
-    return hashlib.sha256(text[: mark.start()].encode()).hexdigest() == mark[1]
+    if mark := _MARK.search(text):
+        return hashlib.sha256(text[: mark.start()].encode()).hexdigest() == mark[1]
+    return _TRAINERS_OWN in text
 
 
 def _card(training: Training, manifest: dict[str, Any], config: dict[str, Any]) -> str:
@@ -76,10 +71,9 @@ def _card(training: Training, manifest: dict[str, Any], config: dict[str, Any]) 
     hub = require("huggingface_hub", "train")
     base = Path(config["base_model"]).name if Path(config["base_model"]).is_absolute() else config["base_model"]
     arms, outdated = _results(training)
+    tags = ["synthetic-data", "axolotl", "smt-plugin"]
     card = hub.ModelCard.from_template(
-        hub.ModelCardData(
-            base_model=base, library_name="transformers", tags=["synthetic-data", "axolotl", "smt-plugin"]
-        ),
+        hub.ModelCardData(base_model=base, library_name="transformers", tags=tags),
         template_path=str(Path(__file__).with_name("card.md.jinja")),
         adapter=config.get("adapter"),
         trained_at=datetime.fromtimestamp(training.trained_at(), UTC),

@@ -45,7 +45,7 @@ def table_of(section: Section, width: int) -> "Table":
     longest = [max(map(len, cells)) for cells in zip(*section.rows, strict=True)]
     fits = sum(longest) + 2 * len(longest) <= width
     for column, cells in zip(section.columns, longest, strict=True):
-        table.add_column(column, justify="right", no_wrap=fits and len(column) <= cells)
+        table.add_column(column, justify="right", overflow="fold", no_wrap=fits and len(column) <= cells)
     table.columns[0].justify = "left"
     for row in section.rows:
         table.add_row(*row)

@@ -1,20 +1,23 @@
 """What is known of a run, read into values that a report is made of."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from smt_plugin.benchmarks.find import OFFICIAL
 from smt_plugin.config import EvaluateSection, RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm, read_seconds, read_tokens
-from smt_plugin.evaluation.arms import ARMS, ArmCommand, arms_of, outdated, split_arm
+from smt_plugin.evaluation.arms import ARMS, arms_of, split_arm
 from smt_plugin.evaluation.intervals import Estimate, estimate
-from smt_plugin.evaluation.leaks import question_hash, read_leaks
+from smt_plugin.evaluation.leaks import dropped_from_mix, question_hash, read_leaks
 from smt_plugin.evaluation.retention import Change, retention_results
 from smt_plugin.evaluation.tune import read_tuned
+from smt_plugin.files import read_json
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
-from smt_plugin.report.facts import run_facts
+from smt_plugin.records import generated_folders
 from smt_plugin.training.trainings import Training, trainings_of
 
 REFERENCE = "base_rag"
@@ -96,28 +99,31 @@ class RunResults:
         return [result.arm for result in self.arms if result.accuracy is None]
 
 
-def read_results(settings: RunFile, section: EvaluateSection, commands: list[ArmCommand]) -> RunResults:
+def read_results(settings: RunFile, section: EvaluateSection, outdated: list[str]) -> RunResults:
     """Read all that the report of a run is made of.
 
     Args:
         section: the run file's section `evaluate`.
-        commands: of the arms as they would be run now, by which outdated results are known.
+        outdated: arms that `smt evaluate` would run again; those of a model trained on another mix are added.
 
     Raises:
         BadInput: as `arm_results` and `retention_results`.
     """
-    trainings = trainings_of(settings.run, settings.mix.budgets)
-    arms = arm_results(settings.run, section.arms, trainings, settings.mix.sources)
-    there = {result.arm for result in arms if result.accuracy is not None}
-    own = arms_of(section.arms, trainings).items()
-    old = outdated(commands) + [arm for arm, training in own if arm in there and training and training.is_stale()]
+    run, trainings = settings.run, trainings_of(settings.run, settings.mix.budgets)
+    results = arm_results(run, section.arms, trainings, settings.mix.sources)
+    trained_on = arms_of(section.arms, trainings)
+    for result in results:
+        training = trained_on[result.arm]
+        if result.accuracy is not None and training is not None and training.is_stale():
+            outdated = [*outdated, result.arm]
     facts = run_facts(settings)
-    if old:
+    if outdated:
         facts["not up to date"] = (
-            f"{', '.join(old)}: settings, model, mix, data or tasks have changed since; `smt evaluate` runs them again"
+            f"{', '.join(outdated)}: settings, model, mix, data or tasks have changed since; `smt evaluate` runs them "
+            "again"
         )
     unready = [sentence for training in trainings if (sentence := training.unready())]
-    return RunResults(settings.run, arms, facts, retention_results(settings.run, trainings), old, unready)
+    return RunResults(run, results, facts, retention_results(run, trainings), outdated, unready)
 
 
 def arm_results(
@@ -166,13 +172,11 @@ def arm_results(
         if arm != REFERENCE and reference and {row["question_id"] for row in rows} != reference.keys():
             raise BadInput(f"the arms {arm} and {REFERENCE} answered different questions; run `smt evaluate` anew.")
     leaked = set(leaks["leaked"] if leaks else ())
-    results = []
-    for arm, training in arms.items():
-        result = ArmResult(arm, mix_tokens=_mix_tokens(training))
-        if arm in answered:
-            result = _scored(result, answered[arm], reference, leaked, run / "results" / arm)
-        results.append(result)
-    return results
+    results = [ArmResult(arm, mix_tokens=_mix_tokens(training)) for arm, training in arms.items()]
+    return [
+        _scored(result, answered[result.arm], reference, leaked, run) if result.arm in answered else result
+        for result in results
+    ]
 
 
 def _mix_tokens(training: Training | None) -> int | None:
@@ -182,22 +186,22 @@ def _mix_tokens(training: Training | None) -> int | None:
 
 
 def _scored(
-    result: ArmResult, rows: list[dict[str, Any]], reference: dict[str, float], leaked: set[str], folder: Path
+    result: ArmResult, rows: list[dict[str, Any]], reference: dict[str, float], leaked: set[str], run: Path
 ) -> ArmResult:
     """The result of an arm with all that its answers (`rows`) and its folder say."""
+    folder = run / "results" / result.arm
     difference = None
     if reference and result.arm != REFERENCE:
         difference = _estimate([row | {"acc": row["acc"] - reference[row["question_id"]]} for row in rows])
     kept = [row for row in rows if row["question_id"] not in leaked]
-    tells = len(kept) < len(rows) and len({row["doc_id"] for row in kept}) > 1
+    enough = len(kept) < len(rows) and len({row["doc_id"] for row in kept}) > 1
     tokens = read_tokens(folder)
-    tokens = tokens if tokens and tokens["questions"] else None
     return replace(
         result,
         accuracy=_estimate(rows),
         difference=difference,
         unparsed=sum(row["unparsed"] for row in rows) / len(rows),
-        without_leaks=_estimate(kept) if tells else None,
+        without_leaks=_estimate(kept) if enough else None,
         n=max(row["n"] for row in rows),
         prompt_tokens=tokens["prompts"] / tokens["questions"] if tokens else None,
         answer_tokens=tokens["answers"] / tokens["samples"] if tokens else None,
@@ -208,3 +212,48 @@ def _scored(
 
 def _estimate(rows: list[dict[str, Any]]) -> Estimate:
     return estimate([row["acc"] for row in rows], [row["doc_id"] for row in rows])
+
+
+def run_facts(run_file: RunFile) -> dict[str, str]:
+    """Return what a reader of the report should know: models, budgets, mixes, retrieval and leaks."""
+    facts = {"run": run_file.run.name, "corpus": run_file.corpus.name, "training": run_file.train.config}
+    official = OFFICIAL.get(run_file.evaluate.benchmark) if run_file.evaluate else None
+    if official is not None:
+        facts["benchmark"] = f"{official.source}; licence: {official.licence}"
+    generated: dict[str, Counter[str]] = defaultdict(Counter)
+    for folder in generated_folders(run_file.run):
+        if (folder / "generate.json").is_file():
+            for name, count in read_json(folder / "generate.json", "smt generate", "methods")["methods"].items():
+                generated[name].update(tokens=count["tokens"], records=count["records"])
+    for name, total in generated.items():
+        facts[name] = f"{total['tokens']:,} tokens in {total['records']:,} records"
+    for training in trainings_of(run_file.run, run_file.mix.budgets):
+        if (training.mix / MANIFEST_FILE).is_file():
+            mix = read_manifest(training.mix / MANIFEST_FILE)
+            shares = ", ".join(f"{name} {source['tokens']:,}" for name, source in mix["sources"].items())
+            name = f"trained on, {training.budget}" if training.budget else "trained on"
+            facts[name] = f"{mix['tokens']:,} tokens: {shares}"
+    if tuned := read_tuned(run_file.run):
+        facts["retrieval"] = (
+            f"tuned by {tuned['by']} on {tuned['questions']:,} questions about {len(tuned['held_out'])} documents "
+            "(the first fifth by title), which left all numbers below; chosen: "
+            + ", ".join(f"{name} {value}" for name, value in tuned["chosen"].items())
+        )
+    if dropped := dropped_from_mix(run_file.run):
+        facts["left out of the mix"] = f"{dropped:,} records that leak evaluation questions"
+    if (run_file.run / "leaks.json").is_file():
+        facts["leaks"] = leaks_text(run_file.run, run_file.mix.sources)
+    return facts
+
+
+def leaks_text(run: Path, sources: Mapping[str, Path] | None = None) -> str:
+    """What `smt leaks` found in a run's records and the mix's from elsewhere, as a sentence."""
+    leaks = read_leaks(run, sources)
+    if leaks is None:
+        return "not known: the records have changed since; run `smt leaks` again"
+    share = len(leaks["leaked"]) / leaks["questions"]
+    return (
+        f"{len(leaks['leaked']):,} of {leaks['questions']:,} evaluation questions ({share:.1%}) are nearly asked "
+        f"({len(leaks['asked']):,}), asked in other words ({len(leaks['alike']):,}) or quoted "
+        f"({len(leaks['quoted']):,}) by {leaks['leaking_records']:,} synthetic records"
+    )

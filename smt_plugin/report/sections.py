@@ -42,13 +42,14 @@ def accuracy(results: RunResults) -> Section:
     """Every arm's score, also where it is missing, and its difference to base + RAG."""
     rows = []
     for result in results.arms:
-        name, scored, difference = result.name, result.accuracy, result.difference
+        scored, difference = result.accuracy, result.difference
         if scored is None:
-            rows.append((name, "missing", "", ""))
+            cells = ("missing", "", "")
         elif difference is None:
-            rows.append((name, _interval(scored), "reference" if result.arm == REFERENCE else "no base + RAG", ""))
+            cells = (_interval(scored), "reference" if result.arm == REFERENCE else "no base + RAG", "")
         else:
-            rows.append((name, _interval(scored), _difference(difference), _p_value(difference)))
+            cells = (_interval(scored), *_compared(difference))
+        rows.append((result.name, *cells))
     methods = sorted({result.accuracy.method for result in results.arms if result.accuracy})
     return Section(
         "Accuracy, with 95 % intervals clustered by document",
@@ -57,8 +58,8 @@ def accuracy(results: RunResults) -> Section:
         note="The intervals leave out what training again with another seed would change.",
         explanation=(
             "They hold the variance of drawing other documents, questions and answers. Accuracy is the mean over "
-            f"questions of the mean over the sampled answers. Intervals: {', '.join(methods)}; differences are paired "
-            "on the same questions."
+            "questions of the mean over the sampled answers; differences are paired on the same questions. Method of "
+            f"the intervals: {', '.join(methods)}."
         ),
         plot=accuracy_plot(results.arms),
         data={"arms": results.arms},
@@ -80,16 +81,8 @@ def scoring(results: RunResults) -> Section:
         if result.prompt_tokens is not None:
             tokens = f"{result.prompt_tokens:,.0f} / {result.answer_tokens:,.0f}"
         seconds = "" if result.seconds is None else f"{result.seconds:,.0f}"
-        rows.append(
-            (
-                result.name,
-                _questions(result.accuracy),
-                f"{result.n}",
-                f"{result.unparsed:.1%}",
-                tokens,
-                seconds,
-            )
-        )
+        unparsed = f"{result.unparsed:.1%}"
+        rows.append((result.name, _questions(result.accuracy), str(result.n), unparsed, tokens, seconds))
     return Section(
         "How it was scored",
         ("arm", "questions (documents)", "n", "unparsed", "tokens in / out", "seconds"),
@@ -127,8 +120,7 @@ def forgotten(results: RunResults) -> Section:
             str(change.before.questions),
             f"{change.before.mean:.1%}",
             f"{change.after.mean:.1%}",
-            _difference(change.difference),
-            _p_value(change.difference),
+            *_compared(change.difference),
         )
         for change in results.changes
     ]
@@ -192,9 +184,7 @@ def _questions(scored: Estimate) -> str:
     return f"{scored.questions} ({scored.documents})"
 
 
-def _difference(difference: Estimate) -> str:
-    return f"{difference.mean * 100:+.1f} ({difference.low * 100:+.1f} to {difference.high * 100:+.1f})"
-
-
-def _p_value(difference: Estimate) -> str:
-    return f"{difference.p_value:.3f}" if difference.p_value >= 0.001 else "< 0.001"
+def _compared(difference: Estimate) -> tuple[str, str]:
+    """A difference in points with its interval, and its p-value."""
+    p_value = f"{difference.p_value:.3f}" if difference.p_value >= 0.001 else "< 0.001"
+    return f"{difference.mean * 100:+.1f} ({difference.low * 100:+.1f} to {difference.high * 100:+.1f})", p_value

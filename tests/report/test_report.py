@@ -10,9 +10,8 @@ from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.leaks import find_leaks
 from smt_plugin.question import Question
-from smt_plugin.report.facts import leaks_text
 from smt_plugin.report.report import table_of, write_report
-from smt_plugin.report.results import RunResults, arm_results
+from smt_plugin.report.results import RunResults, arm_results, leaks_text
 from smt_plugin.report.sections import Section, accuracy, doubts, leaks, scoring, sections_of, verdicts
 from tests.evaluation.test_leaks import pair, write_records
 
