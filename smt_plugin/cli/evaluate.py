@@ -151,7 +151,7 @@ def leaks(run_file: Path) -> None:
     from smt_plugin.benchmarks.find import load
     from smt_plugin.evaluation.leaks import find_leaks
     from smt_plugin.files import read_jsonl
-    from smt_plugin.report.report import leaks_text
+    from smt_plugin.report.results import leaks_text
 
     settings, section = read_with_evaluation(run_file)
     find_leaks(settings.run, *load(section.benchmark, section.data), settings.mix.sources)

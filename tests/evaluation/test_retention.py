@@ -11,7 +11,8 @@ from smt_plugin.config import EvaluateSection, read_run_file
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arms import outdated, ready_arms
 from smt_plugin.evaluation.retention import retention_arms, retention_results
-from smt_plugin.report.report import retention_rows
+from smt_plugin.report.results import RunResults
+from smt_plugin.report.sections import forgotten
 from smt_plugin.training.trainings import Training, trainings_of
 from tests.report.test_report import finish_arm
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
@@ -102,7 +103,8 @@ def test_a_loss_is_told_with_its_interval_from_the_forgiving_reader(tmp_path: Pa
     assert (change.task, change.metric) == ("sums_of_two", "exact_match")
     assert change.difference.mean == pytest.approx(-1 / 3)
     assert change.difference.low < -1 / 3 < change.difference.high < 0
-    assert retention_rows([change])[0][:6] == ["sums_of_two", "trained", "exact_match", "60", "100.0%", "66.7%"]
+    (row,) = forgotten(RunResults(tmp_path, [], changes=[change])).rows
+    assert list(row[:6]) == ["sums_of_two", "trained", "exact_match", "60", "100.0%", "66.7%"]
 
 
 def test_different_questions_or_tasks_are_not_compared(tmp_path: Path) -> None:
