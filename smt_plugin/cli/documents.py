@@ -3,16 +3,12 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from smt_plugin.errors import BadInput
-
-if TYPE_CHECKING:
-    pass
 from smt_plugin.cli.command import RUN_FILE, Command
 from smt_plugin.cli.signals import stop
+from smt_plugin.errors import BadInput
 
 
 @click.command(cls=Command, epilog="\b\nExample:\n  smt init documents/ --output smt.yaml")
@@ -49,12 +45,13 @@ def init(corpus: Path, output: Path) -> None:
 
 @click.command(cls=Command, epilog="\b\nExample:\n  smt benchmark longhealth --data LongHealth/data --output corpus/")
 @click.argument("name", type=click.Choice(["quality", "longhealth", "financebench", "corpus"]))
-@click.option("--data", type=click.Path(path_type=Path), help="folder of its files; else they are looked for, fetched")
+@click.option("--data", type=click.Path(path_type=Path), help="folder of its files")
 @click.option("--output", type=click.Path(path_type=Path), help="write documents.jsonl and questions.jsonl there")
 def benchmark(name: str, data: Path | None, output: Path | None) -> None:
-    """Fetch and check a benchmark's files; with --output, write them as the corpus of a run file.
+    """Fetch and check a benchmark's files.
 
-    Without --data, they are looked for in the folder that SMT_<NAME>_DIR names, then in the cache, then fetched.
+    They are looked for in --data, else in the folder that SMT_<NAME>_DIR names, then in the cache, then fetched. With
+    --output, they are written as the corpus of a run file.
     """
     from smt_plugin.benchmarks.find import check
     from smt_plugin.question import write_data
@@ -78,27 +75,22 @@ def benchmark(name: str, data: Path | None, output: Path | None) -> None:
 )
 @click.option("--free-form", is_flag=True, help="answered in a few words, for a judge; else four options each")
 def questions(run_file: Path, per_document: int, free_form: bool) -> None:
-    """Make an evaluation set of your own documents with the backend, before anything is generated from them.
+    """Make an evaluation set of your own documents.
 
-    It is written beside the documents, once, and frozen with its hash: what is evaluated later is what was set down.
+    The backend makes it before anything is generated from them. It is written beside the documents, once, and frozen
+    with its hash: what is evaluated later is what was set down.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from smt_plugin.config import read_run_file
     from smt_plugin.corpus import read_documents
     from smt_plugin.generation.generate import backend_of
     from smt_plugin.generation.make_questions import make_questions
+    from smt_plugin.progress import Progress
     from smt_plugin.prompts import Prompts
     from smt_plugin.question import questions_file
 
     settings = read_run_file(run_file)
     path = questions_file(settings.corpus)
-    total = sum(1 for _ in read_documents(settings.corpus))
-    console = Console(stderr=True)
-    # An error must not stand below a bar that has stopped.
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("documents", total=total)
+    with Progress("documents", sum(1 for _ in read_documents(settings.corpus))) as progress:
         manifest = stop.run(
             make_questions(
                 settings.run,
@@ -109,7 +101,7 @@ def questions(run_file: Path, per_document: int, free_form: bool) -> None:
                 per_document,
                 free_form,
                 settings.max_document_tokens,
-                on_document=lambda done: progress.update(task, completed=done),
+                on_document=progress.at,
             )
         )
     click.echo(f"{manifest['questions']:,} questions about {manifest['documents']:,} documents; wrote {path}")

