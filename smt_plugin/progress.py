@@ -7,17 +7,12 @@ from typing import Self
 
 import click
 from rich.console import Console
-from rich.filesize import decimal
 from rich.progress import BarColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
 LOG_EVERY_SECONDS = 15.0
-
-
 _UPDATE_EVERY_SECONDS = 0.1
-
-
 # Rate and time left are those of so many last seconds: what a resumed run reuses comes fast and says nothing.
 _WINDOW_SECONDS = 120.0
 
@@ -25,11 +20,6 @@ _WINDOW_SECONDS = 120.0
 def count_text(number: float) -> str:
     """A count or a rate: whole from ten up, with two digits below."""
     return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:.2g}"
-
-
-def size_text(number: float) -> str:
-    """A number of bytes."""
-    return decimal(int(number))
 
 
 def duration(seconds: float) -> str:

@@ -2,8 +2,9 @@ import io
 import sys
 
 import pytest
+from rich.filesize import decimal
 
-from smt_plugin.progress import LOG_EVERY_SECONDS, Progress, duration, size_text
+from smt_plugin.progress import LOG_EVERY_SECONDS, Progress, duration
 
 
 class Terminal(io.StringIO):
@@ -45,7 +46,7 @@ def test_a_log_hears_nothing_of_short_work(clock: list[float], capsys: pytest.Ca
 def test_bytes_of_one_file_after_another_are_told_with_and_without_a_known_size(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Progress("files", say=size_text) as progress:
+    with Progress("files", say=lambda size: decimal(round(size))) as progress:
         for number, size in ((1, 4_000_000), (2, None)):
             progress.begin(f"of {number}.pdf", size)
             for done in (1_000_000, 3_000_000):

@@ -10,20 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smt_plugin.errors import BadInput
-from smt_plugin.progress import Progress, size_text
+from smt_plugin.progress import Progress
 
 if TYPE_CHECKING:
     import aiohttp
 
 ATTEMPTS = 5
-
-
 _PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before each further one
-
-
 _BLOCK = 1 << 20
-
-
 _SILENCE_SECONDS = 60.0
 
 
@@ -56,9 +50,10 @@ def download(address: str, files: Mapping[str, str | None], folder: Path) -> Non
 
 async def _fetch_all(address: str, files: Mapping[str, str | None], folder: Path) -> None:
     import aiohttp
+    from rich.filesize import decimal
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_SILENCE_SECONDS)
-    with Progress("files", say=size_text) as progress:
+    with Progress("files", say=lambda size: decimal(round(size))) as progress:
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
             for number, (path, blob) in enumerate(files.items(), start=1):
                 progress.begin(f"of {path} ({number} of {len(files)} files)")

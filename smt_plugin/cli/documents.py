@@ -20,6 +20,7 @@ def init(corpus: Path, output: Path) -> None:
     """Check a corpus and write a commented run file for it."""
     from smt_plugin.config import example_run_file
     from smt_plugin.corpus import estimate_tokens, other_files, read_documents
+    from smt_plugin.files import write_text
 
     if output.exists():
         raise BadInput(f"{output} is there already; remove it or give another --output.")
@@ -30,7 +31,7 @@ def init(corpus: Path, output: Path) -> None:
         characters += len(document.text)
         tokens += estimate_tokens(document.text)
     try:
-        output.write_text(example_run_file(corpus, output.parent), encoding="utf-8")
+        write_text(output, example_run_file(corpus, output.parent))
     except OSError as error:
         raise BadInput(f"{output} cannot be written ({error.strerror}); give another --output.") from None
     click.echo(f"{documents:,} documents, {characters:,} characters (about {tokens:,.0f} tokens)")

@@ -49,10 +49,7 @@ def tuned_arm_commands(
 @RUN_FILE
 @click.option("--dry-run", is_flag=True, help="print the lm_eval commands and run none")
 def retention(run_file: Path, dry_run: bool) -> None:
-    """See what the training made the model forget.
-
-    A small suite of lm_eval's own tasks runs on the base and the trained model.
-    """
+    """See what the training made the model forget. Base and trained model get a few of lm_eval's own tasks."""
     from smt_plugin.evaluation.retention import retention_commands
     from smt_plugin.training.shipped import base_model_of
     from smt_plugin.training.trainings import trainings_of
@@ -82,10 +79,7 @@ def _run_lm_eval(commands: "list[ArmCommand]", missing: list[str], dry_run: bool
 @click.command(cls=Command, epilog="\b\nExample:\n  smt leaks smt.yaml && smt report smt.yaml")
 @RUN_FILE
 def leaks(run_file: Path) -> None:
-    """Find evaluation questions that synthetic records give away.
-
-    These are the questions that a record nearly asks or quotes. The report then shows the scores with and without them.
-    """
+    """Find evaluation questions that records nearly ask or quote. The report then shows both scores."""
     from smt_plugin.benchmarks.find import load
     from smt_plugin.evaluation.leaks import find_leaks
     from smt_plugin.files import read_jsonl
@@ -115,7 +109,7 @@ def leaks(run_file: Path) -> None:
 def judge(run_file: Path | None, against: Path, endpoint: str | None, model: str) -> None:
     """Measure how far the judge agrees with labels that people gave.
 
-    The judge of free-form answers is the run file's, or one at an endpoint.
+    The judge of free-form answers is the run file's, or one at --endpoint.
     """
     from smt_plugin.config import read_run_file
     from smt_plugin.evaluation.judge import agreement, judge_settings
@@ -139,10 +133,7 @@ def tasks() -> None:
 
 @tasks.command(name="install", epilog="\b\nExample:\n  smt tasks install && lm_eval --tasks quality_smt ...")
 def tasks_install() -> None:
-    """Point the installed lm_eval to the tasks.
-
-    A two-line pointer for each task goes into a folder of its own in the installed lm_eval.
-    """
+    """Write two-line pointers to the tasks into lm_eval. They go into a folder of their own."""
     from smt_plugin.evaluation.lm_eval_link import install
 
     paths = install()

@@ -36,10 +36,7 @@ SHARD = click.option("--shard", type=_Shard(), help="only the i-th of n shards o
     help="generate for so many seconds first, to measure sizes and speed; its completions are kept",
 )
 def plan(run_file: Path, seconds: int | None) -> None:
-    """Say what a run will ask, write and cost.
-
-    Calls, tokens, GPU-hours and money. Without --probe nothing is asked.
-    """
+    """Say what a run will ask, write and cost. Only --probe asks the backend anything."""
     from smt_plugin.config import read_run_file
     from smt_plugin.generation.generate import backend_of
     from smt_plugin.generation.plan import make_plan, plan_text
@@ -93,10 +90,16 @@ def _generate(settings: Any, backend: Any, **options: Any) -> Any:
 
 @click.group(cls=Commands)
 def batch() -> None:
-    """Have a batch endpoint or `vllm run-batch` answer the requests.
+    """Have a batch endpoint or `vllm run-batch` answer the requests. Export, work off, import, and again."""
 
-    Export, have the files worked off, import, and again.
-    """
+
+def _read_for_batch(run_file: Path) -> Any:
+    from smt_plugin.config import read_run_file
+
+    settings = read_run_file(run_file)
+    if settings.backend.kind == "microworld":
+        raise BadInput(f"run file {run_file}: backend.kind: the microworld needs no batch files; use `smt generate`.")
+    return settings
 
 
 @batch.command(
@@ -114,12 +117,9 @@ def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
     They go into FOLDER. Rewrites need the strategies that come before them, so this takes some rounds of export and
     import, until nothing is left; then the records are written.
     """
-    from smt_plugin.config import MicroworldBackend, read_run_file
     from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchExport
 
-    settings = read_run_file(run_file)
-    if isinstance(settings.backend, MicroworldBackend):
-        raise BadInput(f"run file {run_file}: backend.kind: the microworld needs no batch files; use `smt generate`.")
+    settings = _read_for_batch(run_file)
     backend = BatchExport(folder, settings.backend.model, settings.backend.structured_output)
     summary = _generate(settings, backend, retry_refused=retry_failed, rounds_ahead=ROUNDS_AHEAD)
     backend.finish()
@@ -133,16 +133,10 @@ def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
 @RUN_FILE
 @click.argument("results", type=click.Path(path_type=Path), nargs=-1, required=True)
 def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
-    """Take the results of a batch endpoint into the run.
-
-    The records are written if nothing is left to ask.
-    """
-    from smt_plugin.config import MicroworldBackend, read_run_file
+    """Take the results of a batch endpoint into the run. When nothing is left to ask, the records are written."""
     from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchImport
 
-    settings = read_run_file(run_file)
-    if isinstance(settings.backend, MicroworldBackend):
-        raise BadInput(f"run file {run_file}: backend.kind: the microworld needs no batch files; use `smt generate`.")
+    settings = _read_for_batch(run_file)
     backend = BatchImport(list(results), settings.backend.model)
     summary = _generate(settings, backend, rounds_ahead=ROUNDS_AHEAD)
     click.echo(

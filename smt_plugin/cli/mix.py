@@ -14,10 +14,7 @@ from smt_plugin.errors import BadInput
 @RUN_FILE
 @click.option("--drop-leaks", is_flag=True, help="leave out records that nearly ask or quote an evaluation question")
 def mix(run_file: Path, drop_leaks: bool) -> None:
-    """Mix records and replay by tokens into training files.
-
-    A ready-to-run axolotl.yaml is written for each budget, too.
-    """
+    """Mix records and replay by tokens into training files. Each budget gets an axolotl.yaml, ready to run."""
     from smt_plugin.config import read_run_file
     from smt_plugin.mixing.mix import mix_budgets
     from smt_plugin.mixing.settings import MixSettings

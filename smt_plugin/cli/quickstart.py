@@ -76,6 +76,7 @@ def write_files(folder: Path) -> None:
     Raises:
         BadInput: the folder cannot be made, or holds a run file of somebody's own.
     """
+    from smt_plugin.files import write_text
     from smt_plugin.microworld import archive
 
     run_file = folder / "smt.yaml"
@@ -89,7 +90,7 @@ def write_files(folder: Path) -> None:
     except OSError as error:
         raise BadInput(f"{folder} cannot be made ({error.strerror}); give another --folder.") from None
     archive.write(folder / "archive")
-    run_file.write_text(RUN_FILE, encoding="utf-8")
+    write_text(run_file, RUN_FILE)
 
 
 def run_command(command: list[str], folder: Path) -> None:
@@ -118,8 +119,5 @@ def run_command(command: list[str], folder: Path) -> None:
     "--folder", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True, help="where to run"
 )
 def quickstart(folder: Path) -> None:
-    """Run every stage on an invented archive; no GPU needed.
-
-    The archive, the microworld, needs no endpoint, either: a scripted backend writes the training texts.
-    """
+    """Run every stage on the microworld, an invented archive. It needs no GPU and no endpoint."""
     run_quickstart(folder, click.echo)

@@ -16,10 +16,7 @@ from smt_plugin.errors import BadInput
 @click.command(cls=Command, epilog="\b\nExample:\n  smt report smt.yaml")
 @RUN_FILE
 def report(run_file: Path) -> None:
-    """Print the table of all arms, and write report.html.
-
-    The page holds the table and a plot.
-    """
+    """Print the table of all arms, and write report.html. It holds the table and a plot."""
     from rich.console import Console
 
     from smt_plugin.evaluation.arms import arms_of, outdated
@@ -66,10 +63,7 @@ def report(run_file: Path) -> None:
 @click.command(cls=Command, epilog="\b\nExample:\n  smt card smt.yaml")
 @RUN_FILE
 def card(run_file: Path) -> None:
-    """Write each trained model's README.md.
-
-    It tells data, budget, shares, config, versions and results.
-    """
+    """Write each trained model's README.md. It tells data, budget, shares, config, versions and results."""
     from smt_plugin.config import read_run_file
     from smt_plugin.report.card import write_card
     from smt_plugin.training.trainings import trainings_of

@@ -33,10 +33,7 @@ class _Setting(click.ParamType):  # type: ignore[type-arg]
 @click.option("--set", "values", multiple=True, type=_Setting(), help="a setting of the retrieval; may be given again")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="retrieval file to write")
 def retrieve(name: str, data: Path | None, values: tuple[tuple[str, Any], ...], output: Path) -> None:
-    """Retrieve the chunks of a benchmark's questions into a file.
-
-    It also says how often the right chunks were found.
-    """
+    """Retrieve the chunks of a benchmark's questions into a file. It tells how often they were the right ones."""
     from smt_plugin.benchmarks.find import load
     from smt_plugin.retrieval.retrieve import build_retrieval, default_settings
 
@@ -64,10 +61,7 @@ def retrieve(name: str, data: Path | None, values: tuple[tuple[str, Any], ...], 
 def tune(
     run_file: Path, by: str, chunk_tokens: tuple[int, ...], top_k: tuple[int, ...], order: tuple[str, ...]
 ) -> None:
-    """Tune retrieval on a held-out fifth of the documents.
-
-    `smt evaluate` then retrieves as was best, and these documents leave the headline of every arm.
-    """
+    """Tune retrieval on a held-out fifth of the documents. `smt evaluate` uses it; they leave every headline."""
     from smt_plugin.evaluation.tune import Grid
     from smt_plugin.evaluation.tune import tune as tune_retrieval
     from smt_plugin.training.shipped import base_model_of

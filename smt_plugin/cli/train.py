@@ -13,10 +13,7 @@ from smt_plugin.cli.command import Command
 @click.option("--gpus", type=click.IntRange(min=1), help="of all nodes; default: those of this machine, else 1")
 @click.option("--micro-batch-size", type=click.IntRange(min=1), help="if axolotl is told another than the config's")
 def check(config: Path, gpus: int | None, micro_batch_size: int | None) -> None:
-    """Say what would go wrong silently in a training.
-
-    It also says the training's steps, tokens, FLOP and hours, and needs no GPU.
-    """
+    """Say what would go wrong silently in a training. It tells steps, tokens, FLOP and hours, too; no GPU needed."""
     from smt_plugin.errors import require
     from smt_plugin.training.check import check_config
 
@@ -48,10 +45,7 @@ def list_shipped() -> None:
 @click.argument("config")
 @click.argument("destination", type=click.Path(), default=".")
 def copy_shipped(config: str, destination: str) -> None:
-    """Copy a shipped axolotl config, to change it.
-
-    It goes to a file, or into a folder (default: this one).
-    """
+    """Copy a shipped axolotl config, to change it. It goes to a file, or into a folder (default: this one)."""
     from smt_plugin.training.shipped import copy_config
 
     click.echo(f"wrote {copy_config(config, destination)}")

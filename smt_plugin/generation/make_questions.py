@@ -22,14 +22,8 @@ from smt_plugin.question import Question, documents_hash, frozen_manifest
 
 # Our choices.
 SAMPLING = {"temperature": 0.7, "top_p": 0.95, "max_tokens": 4096}
-
-
 PER_CALL = 8
-
-
 WRONG_OPTIONS = 3
-
-
 # Calls for a document that bring too few new questions before it is left with fewer.
 _SPARE_CALLS = 3
 
@@ -200,11 +194,8 @@ def _usable(row: Any, free_form: bool) -> dict[str, Any] | None:
     if not isinstance(row, dict):
         return None
     wrong = [] if free_form else row.get("wrong")
-    texts = [
-        row.get("question"),
-        row.get("answer" if free_form else "right"),
-        *(wrong if isinstance(wrong, list) else ()),
-    ]
+    answer = row.get("answer" if free_form else "right")
+    texts = [row.get("question"), answer, *(wrong if isinstance(wrong, list) else ())]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         return None
     question, right, *others = (text.strip() for text in texts)
