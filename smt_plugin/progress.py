@@ -7,7 +7,7 @@ from typing import Self
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Task, TextColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
@@ -83,19 +83,15 @@ class Progress:
             return
         self._updated = now
         self._bar.update(self._task, completed=done, total=total)
-        line = self._line(self._bar.tasks[0], text)
+        [task] = self._bar.tasks
+        line = text
+        if line is None:
+            whole = "" if task.total is None else f" of {self._say(task.total)}"
+            line = f"{self._say(done)}{whole} {self._what}" + (f", {self._say(task.speed)}/s" if task.speed else "")
+        if task.total is not None:
+            left = task.time_remaining
+            line += ", time left not known yet" if left is None else f", {duration(left)} left"
         self._bar.update(self._task, description=line)
         if not self._live and now - self._said >= LOG_EVERY_SECONDS:
             self._said = now
             click.echo(line, err=True)
-
-    def _line(self, task: Task, text: str | None) -> str:
-        if text is None:
-            whole = "" if task.total is None else f" of {self._say(task.total)}"
-            text = f"{self._say(task.completed)}{whole} {self._what}"
-            if task.speed:
-                text += f", {self._say(task.speed)}/s"
-        if task.total is None:
-            return text
-        left = task.time_remaining
-        return f"{text}, time left not known yet" if left is None else f"{text}, {duration(left)} left"

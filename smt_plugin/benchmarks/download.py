@@ -7,13 +7,12 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import aiohttp
+from rich.filesize import decimal
 
 from smt_plugin.errors import BadInput
 from smt_plugin.progress import Progress
-
-if TYPE_CHECKING:
-    import aiohttp
 
 ATTEMPTS = 5
 _PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before each further one
@@ -49,9 +48,6 @@ def download(address: str, files: Mapping[str, str | None], folder: Path) -> Non
 
 
 async def _fetch_all(address: str, files: Mapping[str, str | None], folder: Path) -> None:
-    import aiohttp
-    from rich.filesize import decimal
-
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_SILENCE_SECONDS)
     with Progress("files", say=lambda size: decimal(round(size))) as progress:
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
@@ -60,9 +56,7 @@ async def _fetch_all(address: str, files: Mapping[str, str | None], folder: Path
                 await _fetch(session, address + path, folder / path, blob, progress)
 
 
-async def _fetch(session: "aiohttp.ClientSession", url: str, path: Path, blob: str | None, progress: Progress) -> None:
-    import aiohttp
-
+async def _fetch(session: aiohttp.ClientSession, url: str, path: Path, blob: str | None, progress: Progress) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     if blob is None:
@@ -86,7 +80,7 @@ async def _fetch(session: "aiohttp.ClientSession", url: str, path: Path, blob: s
     partial.replace(path)
 
 
-async def _go_on(session: "aiohttp.ClientSession", url: str, partial: Path, progress: Progress) -> None:
+async def _go_on(session: aiohttp.ClientSession, url: str, partial: Path, progress: Progress) -> None:
     """Fetch what `partial` still lacks; all of it if the server knows no ranges."""
     have = partial.stat().st_size if partial.is_file() else 0
     # Compressed transfers have no byte ranges to go on from.

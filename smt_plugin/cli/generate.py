@@ -12,19 +12,13 @@ from smt_plugin.cli.signals import stop
 from smt_plugin.errors import BadInput
 
 
-class _Shard(click.ParamType):  # type: ignore[type-arg]
-    """`i/n`, the i-th of n shards."""
-
-    name = "i/n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        number, slash, count = str(value).partition("/")
-        if slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count):
-            return int(number), int(count)
-        self.fail(f"{value!r} is no shard; write e.g. 1/4 for the first of four.", param, ctx)
-
-
-SHARD = click.option("--shard", type=_Shard(), help="only the i-th of n shards of the documents, e.g. 1/4")
+def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    number, _, count = value.partition("/")
+    if number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    raise click.BadParameter(f"{value!r} is no shard; write e.g. 1/4 for the first of four.")
 
 
 @click.command(cls=Command, epilog="\b\nExamples:\n  smt plan smt.yaml\n  smt plan smt.yaml --probe 60")
@@ -56,7 +50,7 @@ def plan(run_file: Path, seconds: int | None) -> None:
 @RUN_FILE
 @click.option("--method", "methods", multiple=True, help="only this method of the run file; may be given again")
 @click.option("--retry-failed", is_flag=True, help="ask again what the backend refused before")
-@SHARD
+@click.option("--shard", metavar="I/N", callback=_shard, help="only the i-th of n shards of the documents, e.g. 1/4")
 def generate(run_file: Path, methods: tuple[str, ...], retry_failed: bool, shard: tuple[int, int] | None) -> None:
     """Ask the backend until every budget is met, and write records.
 

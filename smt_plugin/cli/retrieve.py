@@ -9,19 +9,19 @@ import click
 from smt_plugin.cli.command import RUN_FILE, Command, read_with_evaluation
 
 
-class _Setting(click.ParamType):  # type: ignore[type-arg]
-    """A name and its value, which is YAML."""
+def _settings(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    """Names and their values, which are YAML."""
+    import yaml
 
-    name = "NAME=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        import yaml
-
-        name, sign, text = str(value).partition("=")
+    settings = {}
+    for each in given:
+        name, sign, text = each.partition("=")
         with suppress(yaml.YAMLError, ValueError):
             if sign:
-                return name, yaml.safe_load(text)
-        self.fail(f"{value!r} is no setting; write NAME=VALUE, e.g. mode=hybrid.", param, ctx)
+                settings[name] = yaml.safe_load(text)
+                continue
+        raise click.BadParameter(f"{each!r} is no setting; write NAME=VALUE, e.g. mode=hybrid.")
+    return settings
 
 
 @click.command(
@@ -30,14 +30,21 @@ class _Setting(click.ParamType):  # type: ignore[type-arg]
 )
 @click.argument("name", type=click.Choice(["quality", "longhealth", "financebench", "corpus", "microworld"]))
 @click.option("--data", type=click.Path(path_type=Path), help="folder of the benchmark's files")
-@click.option("--set", "values", multiple=True, type=_Setting(), help="a setting of the retrieval; may be given again")
+@click.option(
+    "--set",
+    "values",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_settings,
+    help="a setting of the retrieval; may be given again",
+)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="retrieval file to write")
-def retrieve(name: str, data: Path | None, values: tuple[tuple[str, Any], ...], output: Path) -> None:
+def retrieve(name: str, data: Path | None, values: dict[str, Any], output: Path) -> None:
     """Retrieve the chunks of a benchmark's questions into a file. It tells how often they were the right ones."""
     from smt_plugin.benchmarks.find import load
     from smt_plugin.retrieval.retrieve import build_retrieval, default_settings
 
-    settings = default_settings(name).changed(dict(values))
+    settings = default_settings(name).changed(values)
     manifest = build_retrieval(*load(name, data), output, settings)
     for key, value in manifest.items():
         if "recall" in key:
