@@ -6,16 +6,14 @@ from pathlib import Path
 
 import click
 
-from smt_plugin.cli.command import RUN_FILE, Command
+from smt_plugin.cli.command import PATH, RUN_FILE, command
 from smt_plugin.cli.signals import stop
 from smt_plugin.errors import BadInput
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt init documents/ --output smt.yaml")
-@click.argument("corpus", type=click.Path(path_type=Path))
-@click.option(
-    "--output", type=click.Path(path_type=Path), default=Path("smt.yaml"), show_default=True, help="run file to write"
-)
+@command("smt init documents/ --output smt.yaml")
+@click.argument("corpus", type=PATH)
+@click.option("--output", type=PATH, default=Path("smt.yaml"), show_default=True, help="run file to write")
 def init(corpus: Path, output: Path) -> None:
     """Check a corpus and write a commented run file for it."""
     from smt_plugin.config import example_run_file
@@ -44,10 +42,10 @@ def init(corpus: Path, output: Path) -> None:
     click.echo(f"  smt plan {name} && smt generate {name}")
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt benchmark longhealth --data LongHealth/data --output corpus/")
+@command("smt benchmark longhealth --data LongHealth/data --output corpus/")
 @click.argument("name", type=click.Choice(["quality", "longhealth", "financebench", "corpus"]))
-@click.option("--data", type=click.Path(path_type=Path), help="folder of its files")
-@click.option("--output", type=click.Path(path_type=Path), help="write documents.jsonl and questions.jsonl there")
+@click.option("--data", type=PATH, help="folder of its files")
+@click.option("--output", type=PATH, help="write documents.jsonl and questions.jsonl there")
 def benchmark(name: str, data: Path | None, output: Path | None) -> None:
     """Fetch and check a benchmark's files.
 
@@ -69,7 +67,7 @@ def benchmark(name: str, data: Path | None, output: Path | None) -> None:
         sys.exit(1)
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt questions smt.yaml --per-document 12")
+@command("smt questions smt.yaml --per-document 12")
 @RUN_FILE
 @click.option(
     "--per-document", default=8, show_default=True, type=click.IntRange(min=1), help="questions about each document"
@@ -86,29 +84,16 @@ def questions(run_file: Path, per_document: int, free_form: bool) -> None:
     from smt_plugin.generation.generate import backend_of
     from smt_plugin.generation.make_questions import make_questions
     from smt_plugin.progress import Progress
-    from smt_plugin.prompts import Prompts
     from smt_plugin.question import questions_file
 
     settings = read_run_file(run_file)
-    path = questions_file(settings.corpus)
     with Progress("documents", sum(1 for _ in read_documents(settings.corpus))) as progress:
-        manifest = stop.run(
-            make_questions(
-                settings.run,
-                settings.corpus,
-                path,
-                backend_of(settings),
-                Prompts(settings.prompts),
-                per_document,
-                free_form,
-                settings.max_document_tokens,
-                on_document=progress.at,
-            )
-        )
-    click.echo(f"{manifest['questions']:,} questions about {manifest['documents']:,} documents; wrote {path}")
-    if manifest["short"]:
-        click.echo(
-            f"{len(manifest['short'])} documents have fewer than {per_document}, e.g. {manifest['short'][0]!r}",
-            err=True,
-        )
+        making = make_questions(settings, backend_of(settings), per_document, free_form, progress.at)
+        manifest = stop.run(making)
+    click.echo(
+        f"{manifest['questions']:,} questions about {manifest['documents']:,} documents; "
+        f"wrote {questions_file(settings.corpus)}"
+    )
+    if short := manifest["short"]:
+        click.echo(f"{len(short)} documents have fewer than {per_document}, e.g. {short[0]!r}", err=True)
         sys.exit(1)

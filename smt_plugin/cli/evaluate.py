@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smt_plugin.cli.command import RUN_FILE, Command, Commands, read_with_evaluation
+from smt_plugin.cli.command import PATH, RUN_FILE, Commands, command, read_with_evaluation
 from smt_plugin.errors import BadInput
 
 if TYPE_CHECKING:
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from smt_plugin.evaluation.arms import ArmCommand
 
 
-@click.command(
-    cls=Command, epilog="\b\nExamples:\n  smt evaluate smt.yaml\n  smt evaluate smt.yaml --arm base --arm base_rag"
-)
+@command("smt evaluate smt.yaml", "smt evaluate smt.yaml --arm base --arm base_rag")
 @RUN_FILE
 @click.option("--arm", "arms", multiple=True, help="only this arm, as in the run file; may be given again")
 @click.option("--dry-run", is_flag=True, help="print the lm_eval commands and run none")
@@ -45,7 +43,7 @@ def tuned_arm_commands(
     return arm_commands(settings.run, section, base_model, trainings, settings.seed, check=check)
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt retention smt.yaml && smt report smt.yaml")
+@command("smt retention smt.yaml && smt report smt.yaml")
 @RUN_FILE
 @click.option("--dry-run", is_flag=True, help="print the lm_eval commands and run none")
 def retention(run_file: Path, dry_run: bool) -> None:
@@ -76,7 +74,7 @@ def _run_lm_eval(commands: "list[ArmCommand]", missing: list[str], dry_run: bool
         sys.exit(1)
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt leaks smt.yaml && smt report smt.yaml")
+@command("smt leaks smt.yaml && smt report smt.yaml")
 @RUN_FILE
 def leaks(run_file: Path) -> None:
     """Find evaluation questions that records nearly ask or quote. The report then shows both scores."""
@@ -95,15 +93,11 @@ def leaks(run_file: Path) -> None:
         click.echo(f"leave them out with: smt mix {shlex.quote(str(run_file))} --drop-leaks")
 
 
-@click.command(
-    cls=Command,
-    epilog="\b\nExamples:\n  smt judge --against labels.jsonl --endpoint http://127.0.0.1:8001/v1\n"
-    "  smt judge smt.yaml --against labels.jsonl",
+@command(
+    "smt judge --against labels.jsonl --endpoint http://127.0.0.1:8001/v1", "smt judge smt.yaml --against labels.jsonl"
 )
-@click.argument("run_file", type=click.Path(path_type=Path), metavar="[RUN.YAML]", required=False)
-@click.option(
-    "--against", type=click.Path(path_type=Path), required=True, help="question, gold, answer, correct a line"
-)
+@click.argument("run_file", type=PATH, metavar="[RUN.YAML]", required=False)
+@click.option("--against", type=PATH, required=True, help="question, gold, answer, correct a line")
 @click.option("--endpoint", help="base URL of an OpenAI-compatible server, without a run file")
 @click.option("--model", default="Qwen/Qwen3-14B", show_default=True, help="of that server")
 def judge(run_file: Path | None, against: Path, endpoint: str | None, model: str) -> None:

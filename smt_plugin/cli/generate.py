@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from smt_plugin.cli.command import RUN_FILE, Command, Commands
+from smt_plugin.cli.command import PATH, RUN_FILE, Commands, command
 from smt_plugin.cli.signals import stop
 from smt_plugin.errors import BadInput
 
@@ -21,7 +21,7 @@ def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     raise click.BadParameter(f"{value!r} is no shard; write e.g. 1/4 for the first of four.")
 
 
-@click.command(cls=Command, epilog="\b\nExamples:\n  smt plan smt.yaml\n  smt plan smt.yaml --probe 60")
+@command("smt plan smt.yaml", "smt plan smt.yaml --probe 60")
 @RUN_FILE
 @click.option(
     "--probe",
@@ -42,11 +42,7 @@ def plan(run_file: Path, seconds: int | None) -> None:
     click.echo(plan_text(found, settings))
 
 
-@click.command(
-    cls=Command,
-    epilog="\b\nExamples:\n  smt generate smt.yaml\n  smt generate smt.yaml --method focal_rewrite\n"
-    "  smt generate smt.yaml --shard 1/4",
-)
+@command("smt generate smt.yaml", "smt generate smt.yaml --method focal_rewrite", "smt generate smt.yaml --shard 1/4")
 @RUN_FILE
 @click.option("--method", "methods", multiple=True, help="only this method of the run file; may be given again")
 @click.option("--retry-failed", is_flag=True, help="ask again what the backend refused before")
@@ -103,7 +99,7 @@ def _read_for_batch(run_file: Path) -> Any:
     "  smt batch import smt.yaml results-1.jsonl",
 )
 @RUN_FILE
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @click.option("--retry-failed", is_flag=True, help="export again what was refused before")
 def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
     """Write what can be asked now into OpenAI batch files.
@@ -125,7 +121,7 @@ def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
 
 @batch.command(name="import", epilog="\b\nExample:\n  smt batch import smt.yaml results-*.jsonl")
 @RUN_FILE
-@click.argument("results", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("results", type=PATH, nargs=-1, required=True)
 def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
     """Take the results of a batch endpoint into the run. When nothing is left to ask, the records are written."""
     from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchImport
@@ -145,7 +141,7 @@ def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
         sys.exit(1)
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt show smt.yaml --method focal_rewrite --count 2")
+@command("smt show smt.yaml --method focal_rewrite --count 2")
 @RUN_FILE
 @click.option("--method", required=True, help="method of the run file")
 @click.option("--full", is_flag=True, help="show the documents inside the prompts, too")

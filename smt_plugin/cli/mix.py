@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from smt_plugin.cli.command import RUN_FILE, Command
+from smt_plugin.cli.command import RUN_FILE, command
 from smt_plugin.errors import BadInput
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt mix smt.yaml && axolotl train run/axolotl.yaml")
+@command("smt mix smt.yaml && axolotl train run/axolotl.yaml")
 @RUN_FILE
 @click.option("--drop-leaks", is_flag=True, help="leave out records that nearly ask or quote an evaluation question")
 def mix(run_file: Path, drop_leaks: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from smt_plugin.cli.command import RUN_FILE, Command, read_with_evaluation
+from smt_plugin.cli.command import PATH, RUN_FILE, command, read_with_evaluation
 
 
 def _settings(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
@@ -24,12 +24,9 @@ def _settings(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
     return settings
 
 
-@click.command(
-    cls=Command,
-    epilog="\b\nExample:\n  smt retrieve corpus --data documents/ --set mode=hybrid --set top_k=5 --output r.jsonl",
-)
+@command("smt retrieve corpus --data documents/ --set mode=hybrid --set top_k=5 --output r.jsonl")
 @click.argument("name", type=click.Choice(["quality", "longhealth", "financebench", "corpus", "microworld"]))
-@click.option("--data", type=click.Path(path_type=Path), help="folder of the benchmark's files")
+@click.option("--data", type=PATH, help="folder of the benchmark's files")
 @click.option(
     "--set",
     "values",
@@ -38,7 +35,7 @@ def _settings(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
     callback=_settings,
     help="a setting of the retrieval; may be given again",
 )
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="retrieval file to write")
+@click.option("--output", type=PATH, required=True, help="retrieval file to write")
 def retrieve(name: str, data: Path | None, values: dict[str, Any], output: Path) -> None:
     """Retrieve the chunks of a benchmark's questions into a file. It tells how often they were the right ones."""
     from smt_plugin.benchmarks.find import load
@@ -54,10 +51,7 @@ def retrieve(name: str, data: Path | None, values: dict[str, Any], output: Path)
     )
 
 
-@click.command(
-    cls=Command,
-    epilog="\b\nExamples:\n  smt tune smt.yaml\n  smt tune smt.yaml --by recall --chunk-tokens 100 --chunk-tokens 200",
-)
+@command("smt tune smt.yaml", "smt tune smt.yaml --by recall --chunk-tokens 100 --chunk-tokens 200")
 @RUN_FILE
 @click.option(
     "--by", type=click.Choice(["accuracy", "recall"]), default="accuracy", show_default=True, help="what is maximised"

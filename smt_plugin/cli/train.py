@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from smt_plugin.cli.command import Command
+from smt_plugin.cli.command import PATH, command
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt check run/axolotl.yaml --gpus 4")
-@click.argument("config", type=click.Path(path_type=Path), metavar="AXOLOTL.YAML")
+@command("smt check run/axolotl.yaml --gpus 4")
+@click.argument("config", type=PATH, metavar="AXOLOTL.YAML")
 @click.option("--gpus", type=click.IntRange(min=1), help="of all nodes; default: those of this machine, else 1")
 @click.option("--micro-batch-size", type=click.IntRange(min=1), help="if axolotl is told another than the config's")
 def check(config: Path, gpus: int | None, micro_batch_size: int | None) -> None:
@@ -29,7 +29,7 @@ def check(config: Path, gpus: int | None, micro_batch_size: int | None) -> None:
     click.echo("no problem found")
 
 
-@click.command(cls=Command, name="ls", epilog="\b\nExample:\n  smt ls")
+@command("smt ls", name="ls")
 def list_shipped() -> None:
     """List the methods, prompts, tasks and configs that we ship."""
     from smt_plugin.training.shipped import shipped
@@ -41,7 +41,7 @@ def list_shipped() -> None:
             click.echo(f"  {name:{width}}  {line}")
 
 
-@click.command(cls=Command, name="cp", epilog="\b\nExample:\n  smt cp qwen3-8b/full my.yaml")
+@command("smt cp qwen3-8b/full my.yaml", name="cp")
 @click.argument("config")
 @click.argument("destination", type=click.Path(), default=".")
 def copy_shipped(config: str, destination: str) -> None:
