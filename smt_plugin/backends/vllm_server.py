@@ -16,9 +16,8 @@ from smt_plugin.errors import BadInput
 
 log = logging.getLogger(__name__)
 
-
 # Settings that published measurements found fastest, by a part of the model's name. Qwen3 30B-A3B: 5,310 output
-# tokens/s and H100 against 2,977 with vLLM's defaults (datatrove's inference benchmark, vLLM 0.15). A 70B in bf16
+# tokens/s per H100, against 2,977 with vLLM's defaults (datatrove's inference benchmark, vLLM 0.15). A 70B in bf16
 # is 141 GB: on four 80 GB GPUs there is room for the documents in the cache (arithmetic, not a measurement).
 TUNED: dict[str, dict[str, int]] = {
     "Qwen3-30B-A3B": {"tensor-parallel-size": 2, "max-num-seqs": 512, "max-num-batched-tokens": 32768},
@@ -26,19 +25,11 @@ TUNED: dict[str, dict[str, int]] = {
     "Llama-3.3-70B": {"tensor-parallel-size": 4},
 }
 
-
-# A server that so often in a row did not get healthy, or ended within a minute after, is given up.
+# A server that fails to get healthy, or ends within a minute of that, this many times in a row is given up.
 MOST_SHORT_LIVES = 3
-
-
 _STEADY_SECONDS = 60.0
-
-
 _LOOK_EVERY_SECONDS = 1.0
-
-
 _SAY_EVERY_SECONDS = 15.0
-
 
 # Options that the backend sets itself, and what to do instead.
 _RESERVED = {
@@ -80,15 +71,15 @@ class VLLMBackend(OpenAIBackend):
     Args:
         command: what starts a server, up to the model's name, e.g. `["vllm", "serve"]`; the program may lie in
             another environment.
-        arguments: options of `vllm serve` without dashes, over the tuned ones; True and False stand for a flag and
-            its `--no-`, a mapping for JSON.
+        arguments: options of `vllm serve` without dashes, which override the tuned ones; True and False stand for a
+            flag and its `--no-`, a mapping for JSON.
         log_folder: gets `vllm-<n>.log`.
         startup_timeout: seconds until every replica must be healthy; on Ray, also until it must have a place.
         ray: address of the Ray cluster that places the replicas (see ray_servers.py), or None for this machine.
         resources: what one replica needs from Ray, e.g. `{"GPU": 4}`; default: a GPU for each of its ranks.
 
     Raises:
-        BadInput: an argument that the backend has to set itself, or a parallel size that is no number.
+        BadInput: an argument that the backend has to set itself, or a parallel size that is not a number.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The store of completions: what was paid for, kept for ever in `<run>/completions.sqlite`.
 
 SQLite gives what a store has to survive: a commit is whole or absent after a crash or a full disk, the
-index lies on disk, and a million entries open at once. Rows are only ever added, each at the end of the file.
+index is on disk, and a million entries open at once. Rows are only ever added, each at the end of the file.
 """
 
 import asyncio
@@ -41,7 +41,6 @@ CREATE TABLE IF NOT EXISTS completions (
 );
 CREATE INDEX IF NOT EXISTS completions_of_document ON completions (doc_id, completion_tokens);
 """
-
 
 # The higher levels take half as long again to save another 3 % of such short texts.
 _COMPRESSION_LEVEL = 1
@@ -251,9 +250,7 @@ _COLUMNS = (
     "prompt_tokens, cached_tokens, completion_tokens, seconds, body"
 )
 
-
 _SELECT = f"SELECT {_COLUMNS} FROM completions WHERE key = ?"
-
 
 _INSERT = f"INSERT OR REPLACE INTO completions ({_COLUMNS}, created) VALUES ({', '.join('?' * 16)})"
 
