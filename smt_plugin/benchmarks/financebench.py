@@ -1,5 +1,6 @@
 """FinanceBench's official files -> documents and questions."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from smt_plugin.benchmarks.download import blob_id
 from smt_plugin.benchmarks.official import Data, Official
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require
-from smt_plugin.files import cache_dir, read_jsonl, write_json
+from smt_plugin.files import cache_dir, read_jsonl
 from smt_plugin.question import Question, unique
 
 FINANCEBENCH_FILES = ("financebench_open_source.jsonl", "financebench_document_information.jsonl")
@@ -119,7 +120,9 @@ def _pdf_pages(path: Path) -> list[str]:
     # pdfium ends lines as Windows does.
     pages = [page.replace("\r\n", "\n") for page in pages]
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_json(kept, pages)
+    partial = kept.with_name(f"{kept.name}.{os.getpid()}")
+    partial.write_bytes(orjson.dumps(pages))
+    partial.replace(kept)
     return pages
 
 

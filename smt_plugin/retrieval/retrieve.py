@@ -19,7 +19,6 @@ from smt_plugin.config import checked_url
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require, without_key
 from smt_plugin.files import cache_dir, read_json, read_jsonl, write_json, write_jsonl
-from smt_plugin.progress import Progress
 from smt_plugin.question import Question
 from smt_plugin.retrieval.rerank import Rerank, cross_encoder, language_model
 
@@ -40,6 +39,9 @@ EMBEDDING_KEY_VARIABLE = "SMT_EMBEDDING_API_KEY"
 
 
 _PROBE = "A text that tells one embedding model from another."
+
+
+_PROGRESS_SECONDS = 5.0
 
 
 _BATCH = 64
@@ -545,12 +547,12 @@ def _embed(nodes: "list[TextNode]", model: Any, settings: Settings) -> "Iterator
         vectors: list[list[float]] = model.get_text_embedding_batch(texts)
         return vectors
 
+    progress = _Progress("chunks embedded", len(nodes))
     # Chunks of like length together, or short ones are padded to the longest of their batch.
     nodes = sorted(nodes, key=lambda node: -len(node.text))
     batches = [nodes[start : start + _BATCH] for start in range(0, len(nodes), _BATCH)]
     at_once = _BATCHES_AT_ONCE * _threads(settings)
-    progress = Progress("chunks embedded", len(nodes))
-    with progress, ThreadPoolExecutor(_threads(settings)) as pool:
+    with ThreadPoolExecutor(_threads(settings)) as pool:
         for start in range(0, len(batches), at_once):
             block = batches[start : start + at_once]
             for number, (batch, vectors) in enumerate(zip(block, pool.map(embed, block), strict=True), start + 1):
@@ -610,8 +612,9 @@ def _retrieve(
     identities = {document.id: document.identity for document in documents}
     questions = list(questions)
     queries = [query_of(question, identities[question.doc_id], settings) for question in questions]
+    progress = _Progress("questions looked up", len(questions))
     chunks = {}
-    with Progress("questions looked up", len(questions)) as progress, ThreadPoolExecutor(_threads(settings)) as pool:
+    with ThreadPoolExecutor(_threads(settings)) as pool:
         # Some questions at a time: all candidates of all questions would fill the memory.
         for start in range(0, len(questions), _BATCH):
             asked = queries[start : start + _BATCH]
@@ -642,3 +645,15 @@ def _chunks(hits: Any) -> list[Chunk]:
 def _reordered(chunks: list[Chunk], scores: list[float]) -> list[Chunk]:
     scored = [replace(chunk, score=round(score, 6)) for chunk, score in zip(chunks, scores, strict=True)]
     return sorted(scored, key=lambda chunk: -chunk.score)
+
+
+class _Progress:
+    """A line on standard error every few seconds; nothing for short jobs."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.said = what, total, time.monotonic()
+
+    def at(self, done: int) -> None:
+        if time.monotonic() - self.said >= _PROGRESS_SECONDS:
+            self.said = time.monotonic()
+            print(f"smt: {done:,} of {self.total:,} {self.what}", file=sys.stderr)
