@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from smt_plugin.cli.command import RUN_FILE, Command, read_with_evaluation
+from smt_plugin.cli.command import RUN_FILE, command, read_with_evaluation
 from smt_plugin.cli.evaluate import tuned_arm_commands
 from smt_plugin.errors import BadInput
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt report smt.yaml")
+@command("smt report smt.yaml")
 @RUN_FILE
 def report(run_file: Path) -> None:
     """Print the table of all arms, and write report.html. It holds all tables and plots."""
@@ -51,7 +51,7 @@ def report(run_file: Path) -> None:
         sys.exit(1)
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt card smt.yaml")
+@command("smt card smt.yaml")
 @RUN_FILE
 def card(run_file: Path) -> None:
     """Write each trained model's README.md. It tells data, budget, shares, config, versions and results."""

@@ -4,7 +4,6 @@ Without a judge there is no score: nothing here falls back to comparing texts.
 """
 
 import asyncio
-import hashlib
 import os
 import re
 import sqlite3
@@ -25,7 +24,7 @@ from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import JudgeSection, first_problem
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.same_number import same_number
-from smt_plugin.files import cache_dir, read_jsonl
+from smt_plugin.files import cache_dir, content_hash, read_jsonl
 from smt_plugin.prompts import Prompts
 
 API_KEY_VARIABLE = "SMT_JUDGE_API_KEY"
@@ -230,8 +229,7 @@ def _messages(answer: Answer, prompts: Prompts) -> list[dict[str, str]]:
 
 def _key(answer: Answer, prompts: Prompts, settings: JudgeSection) -> str:
     """What a verdict depends on; the endpoint's address is not among it."""
-    content = [_messages(answer, prompts), settings.model, settings.options]
-    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+    return content_hash([[_messages(answer, prompts), settings.model, settings.options]])[:32]
 
 
 @contextmanager

@@ -5,7 +5,6 @@ index is on disk, and a million entries open at once. Rows are only ever added, 
 """
 
 import asyncio
-import hashlib
 import sqlite3
 import time
 import zlib
@@ -19,7 +18,7 @@ import orjson
 
 from smt_plugin.backends.base import Reply, Request
 from smt_plugin.errors import BadInput
-from smt_plugin.files import lock_file
+from smt_plugin.files import content_hash, lock_file
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
@@ -49,8 +48,7 @@ _COMPRESSION_LEVEL = 1
 
 def completion_key(request: Request, model: str) -> str:
     """Return the 32 hexadecimal digits that name a completion by what was asked, wherever it stood."""
-    content = [request.messages, model, request.sampling, request.sample]
-    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+    return content_hash([[request.messages, model, request.sampling, request.sample]])[:32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_d
 from smt_plugin.errors import BadInput
 from smt_plugin.generation.completions import CompletionStore, PromptUse
 from smt_plugin.generation.generate import Summary, generate_run, methods_of, prompts_of
-from smt_plugin.generation.progress import duration
 from smt_plugin.methods.base import TEXT_TOKENS, Answer, Ask, Method, Unparsable
+from smt_plugin.progress import duration
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import generated_folders
 from smt_plugin.training.check import PEAK_FLOPS, UTILIZATION

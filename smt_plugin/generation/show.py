@@ -16,8 +16,6 @@ from smt_plugin.generation.generate import prompts_of
 from smt_plugin.records import Record, check_made, record_files
 
 _SHORT = 1000  # characters of a document that are shown in any case
-
-
 # A text must not steer the terminal.
 _CONTROL = {code: "�" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
