@@ -73,6 +73,12 @@ def write_json(path: Path, value: Any) -> None:
         file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text to `path`; the file appears whole or not at all."""
+    with _whole(path) as file:
+        file.write(text.encode())
+
+
 @contextmanager
 def _whole(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` at the end; each process has its own, since several may write one path."""

@@ -43,9 +43,10 @@ class _Setting(click.ParamType):  # type: ignore[type-arg]
 def retrieve(name: str, data: Path | None, values: tuple[tuple[str, Any], ...], output: Path) -> None:
     """Retrieve the chunks of a benchmark's questions into a file, and say how often the right ones were found."""
     from smt_plugin.benchmarks.find import load
-    from smt_plugin.retrieval.retrieve import build_retrieval, default_settings
+    from smt_plugin.config import retrieval_settings
+    from smt_plugin.retrieval.retrieve import build_retrieval
 
-    settings = default_settings(name).changed(dict(values))
+    settings = retrieval_settings(name, dict(values))
     manifest = build_retrieval(*load(name, data), output, settings)
     for key, value in manifest.items():
         if "recall" in key:

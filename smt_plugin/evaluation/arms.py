@@ -17,12 +17,11 @@ import orjson
 from smt_plugin.assets import PACKAGE, asset_dir
 from smt_plugin.backends.server_process import ServerProcess
 from smt_plugin.benchmarks.find import load
-from smt_plugin.config import EvaluateSection
+from smt_plugin.config import EvaluateSection, retrieval_settings
 from smt_plugin.errors import BadInput, require
 from smt_plugin.evaluation.arm_results import samples_files
 from smt_plugin.evaluation.judge import API_KEY_VARIABLE, serve
 from smt_plugin.files import read_json, read_jsonl, write_json
-from smt_plugin.retrieval.retrieve import default_settings
 from smt_plugin.training.trainings import Training
 
 # What an arm is: whether the trained model answers, and the ending of the task's name.
@@ -38,9 +37,9 @@ ARMS = {
 
 # The code whose change changes what our tasks ask or how they score.
 _BEHIND_TASKS = (
-    *("corpus", "control_tokens", "prompts", "question"),
+    *("corpus", "control_tokens", "prompts", "question", "config/retrieval"),
     *(f"benchmarks/{name}" for name in ("find", "official", "quality", "longhealth", "financebench")),
-    *("retrieval/retrieve", "retrieval/chroma", "retrieval/rerank"),
+    *("retrieval/index", "retrieval/retrieve", "retrieval/chroma", "retrieval/rerank"),
     *("evaluation/lm_eval_link", "evaluation/scoring", "evaluation/judge", "evaluation/same_number"),
 )
 
@@ -129,7 +128,7 @@ def arm_commands(
                 f"question {free!r} has no options, so a model must judge its answers; set evaluate.judge to "
                 "{endpoint: http://..., model: ...}, or to {kind: vllm} to start one here."
             )
-        default_settings(settings.benchmark).changed(settings.retrieval)
+        retrieval_settings(settings.benchmark, settings.retrieval)
     commands, missing = [], []
     for arm, training in arms_of(settings.arms, trainings).items():
         if training is not None and (sentence := training.unready()):
