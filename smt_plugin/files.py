@@ -56,6 +56,12 @@ def read_json(path: Path, writer: str, *keys: str) -> dict[str, Any]:
     return value
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text to `path`; the file appears whole or not at all."""
+    with _whole(path) as file:
+        file.write(text.encode())
+
+
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write rows to `path` and return how many; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,12 +77,6 @@ def write_json(path: Path, value: Any) -> None:
     """Write a value to `path`, indented; the file appears whole or not at all."""
     with _whole(path) as file:
         file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text to `path`; the file appears whole or not at all."""
-    with _whole(path) as file:
-        file.write(text.encode())
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from smt_plugin.errors import BadInput
 
 if TYPE_CHECKING:
     pass
-from smt_plugin.cli.command import RUN_FILE, Command
+from smt_plugin.cli.command import RUN_FILE, Command, read_run
 from smt_plugin.cli.signals import stop
 
 
@@ -85,14 +85,13 @@ def questions(run_file: Path, per_document: int, free_form: bool) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from smt_plugin.config import read_run_file
     from smt_plugin.corpus import read_documents
     from smt_plugin.generation.generate import backend_of
     from smt_plugin.generation.make_questions import make_questions
     from smt_plugin.prompts import Prompts
     from smt_plugin.question import questions_file
 
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     path = questions_file(settings.corpus)
     total = sum(1 for _ in read_documents(settings.corpus))
     console = Console(stderr=True)

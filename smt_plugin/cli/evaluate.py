@@ -14,7 +14,7 @@ from smt_plugin.errors import BadInput
 if TYPE_CHECKING:
     from smt_plugin.config import EvaluateSection, RunFile
     from smt_plugin.evaluation.arms import ArmCommand
-from smt_plugin.cli.command import RUN_FILE, Command, Commands, read_with_evaluation
+from smt_plugin.cli.command import RUN_FILE, Command, Commands, read_run, read_with_evaluation
 
 
 class _Setting(click.ParamType):  # type: ignore[type-arg]
@@ -178,7 +178,6 @@ def leaks(run_file: Path) -> None:
 @click.option("--model", default="Qwen/Qwen3-14B", show_default=True, help="of that server")
 def judge(run_file: Path | None, against: Path, endpoint: str | None, model: str) -> None:
     """Measure how far the judge of free-form answers, a run file's or another, agrees with labels that people gave."""
-    from smt_plugin.config import read_run_file
     from smt_plugin.evaluation.judge import agreement, judge_settings
 
     if (run_file is None) == (endpoint is None):
@@ -186,7 +185,7 @@ def judge(run_file: Path | None, against: Path, endpoint: str | None, model: str
     if run_file is None:
         settings = judge_settings({"endpoint": endpoint, "model": model})
     else:
-        section = read_run_file(run_file).evaluate
+        section = read_run(run_file).evaluate
         if section is None or section.judge is None:
             raise BadInput(f"run file {run_file}: evaluate.judge: this key is missing; add it.")
         settings = section.judge

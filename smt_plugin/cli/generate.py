@@ -11,7 +11,7 @@ from smt_plugin.errors import BadInput
 
 if TYPE_CHECKING:
     pass
-from smt_plugin.cli.command import RUN_FILE, Command, Commands
+from smt_plugin.cli.command import RUN_FILE, Command, Commands, read_run
 from smt_plugin.cli.signals import stop
 
 
@@ -40,12 +40,11 @@ SHARD = click.option("--shard", type=_Shard(), help="only the i-th of n shards o
 )
 def plan(run_file: Path, seconds: int | None) -> None:
     """Say what a run will ask, write and cost: calls, tokens, GPU-hours, money. Without --probe nothing is asked."""
-    from smt_plugin.config import read_run_file
     from smt_plugin.generation.generate import backend_of
     from smt_plugin.generation.plan import make_plan, plan_text
     from smt_plugin.generation.progress import GenerateProgress
 
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     with GenerateProgress() as progress:
         found = stop.run(make_plan(settings, backend_of(settings), seconds or 0, progress.show))
     click.echo(plan_text(found, settings))
@@ -65,10 +64,9 @@ def generate(run_file: Path, methods: tuple[str, ...], retry_failed: bool, shard
 
     Run it again to go on after a stop, or after raising a budget: what is paid for is never asked again.
     """
-    from smt_plugin.config import read_run_file
     from smt_plugin.generation.generate import backend_of
 
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     _generate(settings, backend_of(settings, shard), only=methods, shard=shard, retry_refused=retry_failed)
 
 
@@ -111,10 +109,10 @@ def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
     Rewrites need the strategies that come before them, so this takes some rounds of export and import, until nothing
     is left; then the records are written.
     """
-    from smt_plugin.config import MicroworldBackend, read_run_file
+    from smt_plugin.config import MicroworldBackend
     from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchExport
 
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     if isinstance(settings.backend, MicroworldBackend):
         raise BadInput(f"run file {run_file}: backend.kind: the microworld needs no batch files; use `smt generate`.")
     backend = BatchExport(folder, settings.backend.model, settings.backend.structured_output)
@@ -131,10 +129,10 @@ def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
 @click.argument("results", type=click.Path(path_type=Path), nargs=-1, required=True)
 def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
     """Take the results of a batch endpoint into the run, and write the records if nothing is left to ask."""
-    from smt_plugin.config import MicroworldBackend, read_run_file
+    from smt_plugin.config import MicroworldBackend
     from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchImport
 
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     if isinstance(settings.backend, MicroworldBackend):
         raise BadInput(f"run file {run_file}: backend.kind: the microworld needs no batch files; use `smt generate`.")
     backend = BatchImport(list(results), settings.backend.model)
@@ -159,8 +157,7 @@ def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
 @click.option("--seed", type=int, help="show the same records each time")
 def show(run_file: Path, method: str, full: bool, count: int, seed: int | None) -> None:
     """Look at random records of a method, with the prompts they came from."""
-    from smt_plugin.config import read_run_file
     from smt_plugin.generation.show import show_records
 
-    for text in show_records(read_run_file(run_file), method, count, seed, full):
+    for text in show_records(read_run(run_file), method, count, seed, full):
         click.echo(text)

@@ -11,7 +11,7 @@ from smt_plugin.errors import BadInput
 
 if TYPE_CHECKING:
     pass
-from smt_plugin.cli.command import RUN_FILE, Command
+from smt_plugin.cli.command import RUN_FILE, Command, read_run
 
 
 @click.command(cls=Command, epilog="\b\nExample:\n  smt mix smt.yaml && axolotl train run/axolotl.yaml")
@@ -19,12 +19,11 @@ from smt_plugin.cli.command import RUN_FILE, Command
 @click.option("--drop-leaks", is_flag=True, help="leave out records that nearly ask or quote an evaluation question")
 def mix(run_file: Path, drop_leaks: bool) -> None:
     """Mix records and replay by tokens into training files, and write a ready-to-run axolotl.yaml for each budget."""
-    from smt_plugin.config import read_run_file
     from smt_plugin.mixing.mix import mix_budgets
     from smt_plugin.records import check_made
     from smt_plugin.training.axolotl_config import trained_config, write_axolotl_config
 
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     section, train = settings.mix, settings.train
     for name in section.shares:
         if name not in section.sources:

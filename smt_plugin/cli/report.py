@@ -13,7 +13,7 @@ from smt_plugin.errors import BadInput
 
 if TYPE_CHECKING:
     pass
-from smt_plugin.cli.command import RUN_FILE, Command, read_with_evaluation
+from smt_plugin.cli.command import RUN_FILE, Command, read_run, read_with_evaluation
 from smt_plugin.cli.evaluate import tuned_arm_commands
 
 
@@ -68,11 +68,10 @@ def report(run_file: Path) -> None:
 @RUN_FILE
 def card(run_file: Path) -> None:
     """Write each trained model's README.md: data, budget, shares, config, versions and results."""
-    from smt_plugin.config import read_run_file
     from smt_plugin.report.card import write_card
     from smt_plugin.training.trainings import trainings_of
 
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     trainings = trainings_of(settings.run, settings.mix.budgets)
     states = [(training, training.unready()) for training in trainings]
     missing = [sentence for _, sentence in states if sentence]
