@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -118,7 +117,7 @@ def test_a_config_written_for_one_mix_serves_another_and_brings_none_of_its_data
     assert {Path(entry["path"]).parent for entry in values["test_datasets"]} == {run / "mix"}
     own.write_text(yaml.safe_dump({**values, "val_set_size": 0.1}))
     assert written(run, own, mix_folder=large, base_model=base)["val_set_size"] == 0
-    (_, _), (large, _) = mix_budgets(run, replace(nested, validation_rounds=0))
+    (_, _), (large, _) = mix_budgets(run, nested.model_copy(update={"validation_rounds": 0}))
     assert "test_datasets" not in written(run, own, mix_folder=large, base_model=base)
     mine = {"path": "mine.jsonl", "type": "completion"}
     own.write_text(yaml.safe_dump({**values, "test_datasets": [mine]}))

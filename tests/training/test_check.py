@@ -246,11 +246,11 @@ def test_held_out_rows_of_another_mix_are_named(config: Path, base: Path) -> Non
     mixed = MixSection(
         tokenizer=str(base), replay=str(run.parent / "replay.jsonl"), sequence_len=256, validation_rounds=1
     )
-    _, (large, _) = mix_budgets(run, replace(mixed, budgets=(2000, 4000)))
+    _, (large, _) = mix_budgets(run, mixed.model_copy(update={"budgets": [2000, 4000]}))
     path = write_axolotl_config(run, "microworld/full", str(base), TINY | {"num_epochs": 20}, large)
     assert check_config(path, 1).problems == []
     # The larger mix stays, and is trained on what is held out now.
-    mix_budgets(run, replace(mixed, budgets=(2000,), validation_rounds=5))
+    mix_budgets(run, mixed.model_copy(update={"budgets": [2000], "validation_rounds": 5}))
     found = check_config(path, 1)
     assert found.problems
     assert all("validation_" in problem and "was changed after `smt mix`" in problem for problem in found.problems)
