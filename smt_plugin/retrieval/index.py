@@ -4,8 +4,6 @@ import hashlib
 import os
 import re
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -17,6 +15,7 @@ from smt_plugin.config import MINILM, RetrievalSettings
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require, without_key
 from smt_plugin.files import cache_dir
+from smt_plugin.progress import Progress
 
 if TYPE_CHECKING:
     from llama_index.core import VectorStoreIndex
@@ -36,9 +35,6 @@ _NOT_OF_AN_INDEX = (
 
 
 _PROBE = "A text that tells one embedding model from another."
-
-
-_PROGRESS_SECONDS = 5.0
 
 
 _BATCH = 64
@@ -279,12 +275,11 @@ def _embed(nodes: "list[TextNode]", model: Any, settings: RetrievalSettings) -> 
         vectors: list[list[float]] = model.get_text_embedding_batch(texts)
         return vectors
 
-    progress = Progress("chunks embedded", len(nodes))
     # Chunks of like length together, or short ones are padded to the longest of their batch.
     nodes = sorted(nodes, key=lambda node: -len(node.text))
     batches = [nodes[start : start + _BATCH] for start in range(0, len(nodes), _BATCH)]
     at_once = _BATCHES_AT_ONCE * threads_for(settings)
-    with ThreadPoolExecutor(threads_for(settings)) as pool:
+    with Progress("chunks embedded", len(nodes)) as progress, ThreadPoolExecutor(threads_for(settings)) as pool:
         for start in range(0, len(batches), at_once):
             block = batches[start : start + at_once]
             for number, (batch, vectors) in enumerate(zip(block, pool.map(embed, block), strict=True), start + 1):
@@ -297,15 +292,3 @@ def _embed(nodes: "list[TextNode]", model: Any, settings: RetrievalSettings) -> 
 def threads_for(settings: RetrievalSettings) -> int:
     """A server answers several requests at once; a model in this process has all cores already."""
     return 16 if settings.embedding_endpoint else 1
-
-
-class Progress:
-    """A line on standard error every few seconds; nothing for short jobs."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self.what, self.total, self.said = what, total, time.monotonic()
-
-    def at(self, done: int) -> None:
-        if time.monotonic() - self.said >= _PROGRESS_SECONDS:
-            self.said = time.monotonic()
-            print(f"smt: {done:,} of {self.total:,} {self.what}", file=sys.stderr)

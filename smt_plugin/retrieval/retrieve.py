@@ -15,8 +15,9 @@ from smt_plugin.config import ORDERS, RetrievalSettings, retrieval_settings
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require
 from smt_plugin.files import cache_dir, read_json, read_jsonl, write_json, write_jsonl
+from smt_plugin.progress import Progress
 from smt_plugin.question import Question
-from smt_plugin.retrieval.index import VERSION, Progress, index_of, threads_for
+from smt_plugin.retrieval.index import VERSION, index_of, threads_for
 from smt_plugin.retrieval.rerank import Rerank, cross_encoder, language_model
 
 if TYPE_CHECKING:
@@ -229,9 +230,11 @@ def _retrieve(
     identities = {document.id: document.identity for document in documents}
     questions = list(questions)
     queries = [query_of(question, identities[question.doc_id], settings) for question in questions]
-    progress = Progress("questions looked up", len(questions))
     chunks = {}
-    with ThreadPoolExecutor(threads_for(settings)) as pool:
+    with (
+        Progress("questions looked up", len(questions)) as progress,
+        ThreadPoolExecutor(threads_for(settings)) as pool,
+    ):
         # Some questions at a time: all candidates of all questions would fill the memory.
         for start in range(0, len(questions), _QUESTIONS_AT_ONCE):
             asked = queries[start : start + _QUESTIONS_AT_ONCE]
