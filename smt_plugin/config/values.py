@@ -1,10 +1,12 @@
-"""What all sections of a run file are made of: numbers of tokens, URLs, and how a wrong key is told."""
+"""What all sections of a run file are made of: numbers of tokens, paths, URLs, and how a wrong key is told."""
 
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
@@ -19,7 +21,28 @@ def parse_tokens(value: Any) -> int:
     return tokens
 
 
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    # In contrast to Path.expanduser, this leaves a `~name` that is no user's as it is.
+    return path if info.context is None else (info.context / os.path.expanduser(path)).absolute()
+
+
+def _absolute_if_there(value: str, info: ValidationInfo) -> str:
+    path = _absolute(Path(value), info)
+    return str(path) if value and path.is_absolute() and path.exists() else value
+
+
+def _absolute_replay(value: str, info: ValidationInfo) -> str:
+    if value.endswith((".jsonl", ".json")):
+        return str(_absolute(Path(value), info))
+    return _absolute_if_there(value, info)
+
+
 Tokens = Annotated[int, BeforeValidator(parse_tokens)]
+# Relative to the folder of the run file, which is the context of its validation.
+RunPath = Annotated[Path, AfterValidator(_absolute)]
+# A path where something lies there, else a hub name or a shipped config's.
+PathOrName = Annotated[str, AfterValidator(_absolute_if_there)]
+Replay = Annotated[str, AfterValidator(_absolute_replay)]
 
 
 class Section(BaseModel):

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TOLERANCE = 0.005  # part of a share that may be missed without a word
-
-
 _PART_STEP = 0x9E3779B97F4A7C15
 
 

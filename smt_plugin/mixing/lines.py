@@ -14,12 +14,8 @@ from smt_plugin.errors import BadInput, first_line, require
 from smt_plugin.records import record_files
 
 _FINEWEB = "HuggingFaceFW/fineweb"
-
-
 # Each read and write lets go of the interpreter, and gets it back only after the other threads' turns: so, few of them.
 BUFFER = 2**20
-
-
 # Texts of a stream that are shuffled among themselves.
 _STREAM_BUFFER = 10_000
 

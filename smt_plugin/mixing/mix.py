@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 _LOCK_FILE = "mix.lock"
 
-
 # (Whether it is replay, form) -> the file that such rows go to.
 _FILES = {
     (False, CHAT): CHAT_FILE,
@@ -58,7 +57,6 @@ _FILES = {
     (True, TEXT): REPLAY_TEXT_FILE,
     (True, CHAT): REPLAY_CHAT_FILE,
 }
-
 
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 

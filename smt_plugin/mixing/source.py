@@ -39,21 +39,11 @@ if TYPE_CHECKING:
     from smt_plugin.mixing.near_duplicates import NearDuplicates
 
 CHAT, TEXT, PLAIN_QA = range(3)  # forms of a training row
-
-
 BATCH = 1024
-
-
 _BATCH_CHARACTERS = 4_000_000
-
-
 _MOST_UNUSABLE = 1000  # lines of a stream before one that can be used
-
-
 # Each takes about a twelfth of the interpreter's time, so more of them would only wait for it.
 THREADS = min(os.cpu_count() or 1, 12)
-
-
 _ENCODER = msgspec.json.Encoder()
 
 
