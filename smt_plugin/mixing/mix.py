@@ -242,13 +242,16 @@ def _drop_duplicates(sources: list[Source], near: "NearDuplicates | None", thres
             ordered.append(part[np.lexsort([column[part - begin] for column in columns])])
         return np.concatenate(ordered)
 
+    def drop(number: int, count: str, kind: str, original: int, why: str = "") -> None:
+        source, record = place(number)
+        owner, original_record = place(original)
+        source.drop(record, count, f"{kind} of {owner.id(original_record)}{why}")
+
     is_unique = np.ones(begins[-1], dtype=bool)
     later, first = repeats(np.concatenate([source.column("content") for source in sources]), is_unique, in_order)
     is_unique[later] = False
     for number, original in zip(later.tolist(), first.tolist(), strict=True):
-        source, record = place(number)
-        owner_of_it, original_record = place(original)
-        source.drop(record, "duplicates", f"duplicate of {owner_of_it.id(original_record)}")
+        drop(number, "duplicates", "duplicate", original)
     if near is None:
         return
 
@@ -257,10 +260,7 @@ def _drop_duplicates(sources: list[Source], near: "NearDuplicates | None", thres
         return source.contents(record)
 
     for number, original, part in near.find(is_unique, in_order, contents, threshold):
-        source, record = place(number)
-        owner_of_it, original_record = place(original)
-        reason = f"near duplicate of {owner_of_it.id(original_record)}: {part:.2f} of the shingles shared"
-        source.drop(record, "near_duplicates", reason)
+        drop(number, "near_duplicates", "near duplicate", original, f": {part:.2f} of the shingles shared")
 
 
 def _write_mix(

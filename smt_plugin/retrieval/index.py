@@ -37,6 +37,11 @@ _PAGE = re.compile(r"^\[page (\d+)\]\n", re.MULTILINE)
 
 
 def embedding_model(settings: RetrievalSettings) -> Any:
+    """The model that embeds, as LlamaIndex knows it.
+
+    Raises:
+        BadInput: a package is missing, the model cannot be loaded, or its endpoint embeds nothing.
+    """
     require("llama_index.core", "rag")
     if settings.embedding_endpoint:
         return _endpoint_model(settings)

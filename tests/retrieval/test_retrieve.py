@@ -1,6 +1,7 @@
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -12,6 +13,7 @@ from smt_plugin.config import RetrievalSettings, retrieval_settings
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.question import Question
+from smt_plugin.retrieval import index
 from smt_plugin.retrieval.index import embedding_model, index_key, pages_of
 from smt_plugin.retrieval.retrieve import (
     Chunk,
@@ -134,6 +136,16 @@ def test_an_index_is_kept_and_no_chunk_is_embedded_again_for_other_questions_or_
         index_key(data[0], RetrievalSettings(chunk_tokens=99)),
     }
     assert len(others | keys) == 3
+
+
+def test_every_setting_is_part_of_an_indexs_key_but_those_that_are_named_as_changing_none(data: Data) -> None:
+    assert set(index._NOT_OF_AN_INDEX) < set(RetrievalSettings.model_fields)
+    key = index_key(data[0], RetrievalSettings())
+    others: dict[str, Any] = {"mode": "bm25", "order": "best_last", "name_document": False}
+    for name, value in RetrievalSettings():
+        other = others.get(name, "other" if isinstance(value, str) else value + 1)
+        changed = RetrievalSettings().model_copy(update={name: other})
+        assert (index_key(data[0], changed) == key) == (name in index._NOT_OF_AN_INDEX)
 
 
 def test_a_filings_chunks_stay_on_one_page_and_recall_is_told_for_pages(tmp_path: Path) -> None:
