@@ -29,8 +29,8 @@ from typing import Any
 import orjson
 import yaml
 
+from smt_plugin.config import MixSection
 from smt_plugin.mixing.mix import mix_run
-from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.training.axolotl_config import write_axolotl_config
 from smt_plugin.training.h100 import PEAK_FLOPS
 from smt_plugin.training.shipped import read_config
@@ -165,7 +165,7 @@ def measure(chosen: argparse.Namespace, work: Path) -> None:
     for seed, (name, mean) in enumerate((("pairs", PAIR), ("rewrites", REWRITE))):
         invent(sources[name], mean, round(ROWS * length * (chosen.steps + 2) * 0.55), seed)
     shares = dict.fromkeys(sources, 1.0)
-    mix_run(run, MixSettings(str(model), shares=shares, sources=sources, replay_share=0, sequence_len=length))
+    mix_run(run, MixSection(tokenizer=str(model), shares=shares, sources=sources, replay_share=0, sequence_len=length))
     base: dict[str, Any] = {"max_steps": chosen.steps, "num_epochs": 1, "logging_steps": 1}
     base |= {"saves_per_epoch": None, "save_strategy": "no"}
     if on_cpu:

@@ -43,11 +43,26 @@ class Commands(click.Group):
         return list(self.commands)
 
 
-def read_with_evaluation(run_file: Path) -> "tuple[RunFile, EvaluateSection]":
-    """Read a run file that must have an `evaluate` section."""
+def read_run(run_file: Path) -> "RunFile":
+    """Read a run file, and check the options of the shipped methods in it.
+
+    A method from outside is left to the commands that generate: elsewhere its package may be missing.
+    """
     from smt_plugin.config import read_run_file
+    from smt_plugin.generation.generate import methods_of
 
     settings = read_run_file(run_file)
+    shipped = {name: options for name, options in settings.methods.items() if ":" not in name}
+    try:
+        methods_of(settings.model_copy(update={"methods": shipped}))
+    except BadInput as error:
+        raise BadInput(f"run file {run_file}: {error}") from None
+    return settings
+
+
+def read_with_evaluation(run_file: Path) -> "tuple[RunFile, EvaluateSection]":
+    """Read a run file that must have an `evaluate` section."""
+    settings = read_run(run_file)
     if settings.evaluate is None:
         raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
     return settings, settings.evaluate

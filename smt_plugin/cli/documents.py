@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from smt_plugin.cli.command import PATH, RUN_FILE, command
+from smt_plugin.cli.command import PATH, RUN_FILE, command, read_run
 from smt_plugin.cli.signals import stop
 from smt_plugin.errors import BadInput
 
@@ -79,14 +79,13 @@ def questions(run_file: Path, per_document: int, free_form: bool) -> None:
     The backend makes it before anything is generated from them. It is written beside the documents, once, and frozen
     with its hash: what is evaluated later is what was set down.
     """
-    from smt_plugin.config import read_run_file
     from smt_plugin.corpus import read_documents
     from smt_plugin.generation.generate import backend_of
     from smt_plugin.generation.make_questions import make_questions
     from smt_plugin.progress import Progress
     from smt_plugin.question import questions_file
 
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     with Progress("documents", sum(1 for _ in read_documents(settings.corpus))) as progress:
         making = make_questions(settings, backend_of(settings), per_document, free_form, progress.at)
         manifest = stop.run(making)

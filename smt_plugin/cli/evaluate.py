@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smt_plugin.cli.command import PATH, RUN_FILE, Commands, command, read_with_evaluation
+from smt_plugin.cli.command import PATH, RUN_FILE, Commands, command, read_run, read_with_evaluation
 from smt_plugin.errors import BadInput
 
 if TYPE_CHECKING:
@@ -104,7 +104,6 @@ def judge(run_file: Path | None, against: Path, endpoint: str | None, model: str
 
     The judge of free-form answers is the run file's, or one at --endpoint.
     """
-    from smt_plugin.config import read_run_file
     from smt_plugin.evaluation.judge import agreement, judge_settings
 
     if (run_file is None) == (endpoint is None):
@@ -112,7 +111,7 @@ def judge(run_file: Path | None, against: Path, endpoint: str | None, model: str
     if run_file is None:
         settings = judge_settings({"endpoint": endpoint, "model": model})
     else:
-        section = read_run_file(run_file).evaluate
+        section = read_run(run_file).evaluate
         if section is None or section.judge is None:
             raise BadInput(f"run file {run_file}: evaluate.judge: this key is missing; add it.")
         settings = section.judge

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from smt_plugin.cli.command import PATH, RUN_FILE, Commands, command
+from smt_plugin.cli.command import PATH, RUN_FILE, Commands, command, read_run
 from smt_plugin.cli.signals import stop
 from smt_plugin.errors import BadInput
 
@@ -31,12 +31,11 @@ def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 )
 def plan(run_file: Path, seconds: int | None) -> None:
     """Say what a run will ask, write and cost. Only --probe asks the backend anything."""
-    from smt_plugin.config import read_run_file
     from smt_plugin.generation.generate import backend_of
     from smt_plugin.generation.plan import make_plan, plan_text
     from smt_plugin.generation.progress import GenerateProgress
 
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     with GenerateProgress() as progress:
         found = stop.run(make_plan(settings, backend_of(settings), seconds or 0, progress.show))
     click.echo(plan_text(found, settings))
@@ -52,10 +51,9 @@ def generate(run_file: Path, methods: tuple[str, ...], retry_failed: bool, shard
 
     Run it again to go on after a stop, or after raising a budget: what is paid for is never asked again.
     """
-    from smt_plugin.config import read_run_file
     from smt_plugin.generation.generate import backend_of
 
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     _generate(settings, backend_of(settings, shard), only=methods, shard=shard, retry_refused=retry_failed)
 
 
@@ -84,9 +82,7 @@ def batch() -> None:
 
 
 def _read_for_batch(run_file: Path) -> Any:
-    from smt_plugin.config import read_run_file
-
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     if settings.backend.kind == "microworld":
         raise BadInput(f"run file {run_file}: backend.kind: the microworld needs no batch files; use `smt generate`.")
     return settings
@@ -149,8 +145,7 @@ def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
 @click.option("--seed", type=int, help="show the same records each time")
 def show(run_file: Path, method: str, full: bool, count: int, seed: int | None) -> None:
     """Look at random records, with the prompts they came from."""
-    from smt_plugin.config import read_run_file
     from smt_plugin.generation.show import show_records
 
-    for text in show_records(read_run_file(run_file), method, count, seed, full):
+    for text in show_records(read_run(run_file), method, count, seed, full):
         click.echo(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from smt_plugin.cli.command import RUN_FILE, command, read_with_evaluation
+from smt_plugin.cli.command import RUN_FILE, command, read_run, read_with_evaluation
 from smt_plugin.cli.evaluate import tuned_arm_commands
 from smt_plugin.errors import BadInput
 
@@ -55,11 +55,10 @@ def report(run_file: Path) -> None:
 @RUN_FILE
 def card(run_file: Path) -> None:
     """Write each trained model's README.md. It tells data, budget, shares, config, versions and results."""
-    from smt_plugin.config import read_run_file
     from smt_plugin.report.card import write_card
     from smt_plugin.training.trainings import trainings_of
 
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     trainings = trainings_of(settings.run, settings.mix.budgets)
     states = [(training, training.unready()) for training in trainings]
     missing = [sentence for _, sentence in states if sentence]

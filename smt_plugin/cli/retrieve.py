@@ -39,9 +39,10 @@ def _settings(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
 def retrieve(name: str, data: Path | None, values: dict[str, Any], output: Path) -> None:
     """Retrieve the chunks of a benchmark's questions into a file. It tells how often they were the right ones."""
     from smt_plugin.benchmarks.find import load
-    from smt_plugin.retrieval.retrieve import build_retrieval, default_settings
+    from smt_plugin.config import retrieval_settings
+    from smt_plugin.retrieval.retrieve import build_retrieval
 
-    settings = default_settings(name).changed(values)
+    settings = retrieval_settings(name, values)
     manifest = build_retrieval(*load(name, data), output, settings)
     for key, value in manifest.items():
         if "recall" in key:

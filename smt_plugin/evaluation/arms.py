@@ -16,10 +16,9 @@ import orjson
 
 from smt_plugin.assets import PACKAGE, asset_dir
 from smt_plugin.benchmarks.find import load
-from smt_plugin.config import EvaluateSection
+from smt_plugin.config import EvaluateSection, retrieval_settings
 from smt_plugin.errors import BadInput, require
 from smt_plugin.files import read_json
-from smt_plugin.retrieval.retrieve import default_settings
 from smt_plugin.training.trainings import Training
 
 # The kinds of arms: whether the trained model answers, and the ending of the task's name.
@@ -177,7 +176,7 @@ def ready_arms(
                 f"question {free!r} has no options, so a model must judge its answers; set evaluate.judge to "
                 "{endpoint: http://..., model: ...}, or to {kind: vllm} to start one here."
             )
-        default_settings(settings.benchmark).changed(settings.retrieval)
+        retrieval_settings(settings.benchmark, settings.retrieval)
     arms, missing = [], []
     for name, training in arms_of(settings.arms, trainings).items():
         if training is not None and (sentence := training.unready()):

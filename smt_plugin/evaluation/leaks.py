@@ -68,9 +68,10 @@ class Likeness:
     def __init__(self, questions: Iterable[Question], documents: Iterable[Document]) -> None:
         import numpy as np
 
-        from smt_plugin.retrieval.retrieve import Settings, embedding_model
+        from smt_plugin.config import RetrievalSettings
+        from smt_plugin.retrieval.index import embedding_model
 
-        self._model = embedding_model(Settings())
+        self._model = embedding_model(RetrievalSettings())
         self.best: dict[str, float] = {}
         identities = {document.id: document.identity for document in documents}
         texts: dict[str, list[str]] = defaultdict(list)

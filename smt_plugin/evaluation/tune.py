@@ -11,22 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from smt_plugin.benchmarks.find import held_out, load
-from smt_plugin.config import EvaluateSection
+from smt_plugin.config import MINILM, ORDERS, EvaluateSection, RetrievalSettings, retrieval_settings
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm
 from smt_plugin.evaluation.arms import ready_arms
 from smt_plugin.evaluation.evaluate import evaluate
 from smt_plugin.files import read_json, write_json
-from smt_plugin.retrieval.retrieve import (
-    MINILM,
-    ORDERS,
-    Settings,
-    cached_retrieval,
-    default_settings,
-    page_recalls,
-    read_retrieval,
-    recall,
-)
+from smt_plugin.retrieval.retrieve import cached_retrieval, page_recalls, read_retrieval, recall
 
 BY = ("accuracy", "recall")
 
@@ -40,7 +31,7 @@ class Grid:
     order: Sequence[str] = ()
 
 
-def default_grid(settings: Settings, by: str) -> Grid:
+def default_grid(settings: RetrievalSettings, by: str) -> Grid:
     """Chunk sizes that the embedding model sees whole; half, all and twice the set number; both orders.
 
     Recall only grows with the number of chunks and knows no order, so by recall these stay as they are set.
@@ -107,7 +98,7 @@ def tune(
             f"tuning holds out {len(ids)} document(s) ({', '.join(ids[:3])}), and of the others {len(left)} would be "
             f"left with questions{first}, but a report needs two; {fix}add questions about others."
         )
-    settings = default_settings(section.benchmark).changed(section.retrieval)
+    settings = retrieval_settings(section.benchmark, section.retrieval)
     defaults = default_grid(settings, by)
     grid = grid or Grid()
     points = product(
@@ -151,7 +142,7 @@ def tune(
     return result
 
 
-def _point(chunk_tokens: int, top_k: int, order: str, settings: Settings) -> dict[str, Any]:
+def _point(chunk_tokens: int, top_k: int, order: str, settings: RetrievalSettings) -> dict[str, Any]:
     """The settings of a point of the grid; more chunks than there are candidates need more candidates."""
     point = {"chunk_tokens": chunk_tokens, "top_k": top_k, "order": order}
     return point | ({"candidates": top_k} if top_k > settings.candidates else {})

@@ -8,9 +8,9 @@ import yaml
 from click.testing import CliRunner
 
 from smt_plugin.cli.app import cli
+from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
 from smt_plugin.mixing.mix import mix_run
-from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.report.card import write_card
 from smt_plugin.report.report import write_report
 from smt_plugin.report.results import RunResults, arm_results
@@ -39,8 +39,8 @@ def run(tmp_path: Path) -> Path:
     """A run with a mix, a config, and a model in the place of the trained one, with the card that axolotl writes."""
     run = write_records(tmp_path, count=20)
     base = make_model(make_tokenizer(tmp_path / "base", MICROWORLD_LIKE))
-    settings = MixSettings(str(base), tokens=3000, replay=tmp_path / "replay.jsonl", sequence_len=256, seed=7)
-    mix_run(run, settings, drop=first_record(run))
+    settings = MixSection(tokenizer=str(base), tokens=3000, replay=str(tmp_path / "replay.jsonl"), sequence_len=256)
+    mix_run(run, settings, seed=7, drop=first_record(run))
     write_axolotl_config(run, "microworld/full", base_model=str(base))
     make_model(make_tokenizer(run / "model", MICROWORLD_LIKE))
     (run / "model" / "README.md").write_text(TRAINERS_CARD)
@@ -175,7 +175,7 @@ def test_a_card_of_a_run_that_is_reached_through_a_link_names_no_folder(run: Pat
     link.symlink_to(run, target_is_directory=True)
     mix_run(
         link,
-        MixSettings(str(run.parent / "base"), tokens=3000, replay_share=0, sequence_len=256),
+        MixSection(tokenizer=str(run.parent / "base"), tokens=3000, replay_share=0, sequence_len=256),
         drop=first_record(run),
     )
     write_axolotl_config(link, "microworld/full", base_model=str(run.parent / "base"))

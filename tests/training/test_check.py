@@ -16,9 +16,9 @@ import yaml
 from click.testing import CliRunner
 
 from smt_plugin.cli.app import cli
+from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
 from smt_plugin.mixing.mix import mix_budgets, mix_run
-from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.training.axolotl_config import write_axolotl_config
 from smt_plugin.training.check import CHECKS, Checked, check_config
 from smt_plugin.training.check.known import Finding, Known, Note, Problem
@@ -38,7 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(tmp_path: Path, base: Path) -> Path:
     run = write_records(tmp_path, count=60)
-    mix_run(run, MixSettings(str(base), replay=tmp_path / "replay.jsonl", sequence_len=256))
+    mix_run(run, MixSection(tokenizer=str(base), replay=str(tmp_path / "replay.jsonl"), sequence_len=256))
     return write_axolotl_config(run, "microworld/full", base_model=str(base), overrides=TINY)
 
 
@@ -159,7 +159,7 @@ def test_a_chat_template_that_is_not_there_is_named_and_not_written_where_no_tex
     (tokenizer / "chat_template.jinja").unlink()
     base = make_model(tokenizer)
     run = write_records(tmp_path, count=60)
-    mix_run(run, MixSettings(str(base), replay_share=0, qa_form="text", sequence_len=256))
+    mix_run(run, MixSection(tokenizer=str(base), replay_share=0, qa_form="text", sequence_len=256))
     config = write_axolotl_config(run, "microworld/full", base_model=str(base), overrides={"warmup_ratio": 0.1})
     assert "chat_template" not in yaml.safe_load(config.read_text())
     assert check_config(config, 1).problems == []
@@ -225,7 +225,7 @@ def test_a_mix_that_was_changed_by_hand_or_is_for_another_tokenizer_or_length_is
 
 def test_a_chat_template_that_was_changed_after_the_mix_is_named(config: Path, tmp_path: Path) -> None:
     base = make_model(make_tokenizer(tmp_path / "mine", LLAMA_LIKE))
-    mix_run(config.parent, MixSettings(str(base), replay=tmp_path / "replay.jsonl", sequence_len=256))
+    mix_run(config.parent, MixSection(tokenizer=str(base), replay=str(tmp_path / "replay.jsonl"), sequence_len=256))
     path = write_axolotl_config(config.parent, "microworld/full", base_model=str(base), overrides=TINY)
     assert check_config(path, 1).problems == []
     template = base / "chat_template.jinja"
@@ -245,12 +245,14 @@ def test_a_manifest_whose_inside_is_broken_is_no_manifest_and_all_is_counted_ane
 
 def test_held_out_rows_of_another_mix_are_named(config: Path, base: Path) -> None:
     run = config.parent
-    mixed = MixSettings(str(base), replay=run.parent / "replay.jsonl", sequence_len=256, validation_rounds=1)
-    _, (large, _) = mix_budgets(run, replace(mixed, budgets=(2000, 4000)))
+    mixed = MixSection(
+        tokenizer=str(base), replay=str(run.parent / "replay.jsonl"), sequence_len=256, validation_rounds=1
+    )
+    _, (large, _) = mix_budgets(run, mixed.model_copy(update={"budgets": [2000, 4000]}))
     path = write_axolotl_config(run, "microworld/full", str(base), TINY | {"num_epochs": 20}, large)
     assert check_config(path, 1).problems == []
     # The larger mix stays, and is trained on what is held out now.
-    mix_budgets(run, replace(mixed, budgets=(2000,), validation_rounds=5))
+    mix_budgets(run, mixed.model_copy(update={"budgets": [2000], "validation_rounds": 5}))
     found = check_config(path, 1)
     assert found.problems
     assert all("validation_" in problem and "was changed after `smt mix`" in problem for problem in found.problems)
@@ -524,7 +526,7 @@ def test_a_tokenizer_that_numbers_the_models_tokens_otherwise_is_named(config: P
     other = make_tokenizer(tmp_path / "other", replace(LLAMA_LIKE, specials=LLAMA_LIKE.specials[::-1]))
     run = config.parent
     for tokenizer, is_fine in ((tmp_path / "more", True), (other, False)):
-        mix_run(run, MixSettings(str(tokenizer), replay=tmp_path / "replay.jsonl", sequence_len=256))
+        mix_run(run, MixSection(tokenizer=str(tokenizer), replay=str(tmp_path / "replay.jsonl"), sequence_len=256))
         path = write_axolotl_config(run, "microworld/full", base_model=str(base), overrides=TINY)
         said = check_config(path, num_gpus=1).problems
         assert any("are others than those of" in problem for problem in said) != is_fine
