@@ -21,31 +21,23 @@ if TYPE_CHECKING:
     import aiohttp
 
 log = logging.getLogger(__name__)
-
 # Requests that an endpoint gets at first; a doubling start finds its limit in a few rounds of answers.
 _FIRST_LIMIT = 16.0
-
 # Seconds before another try, and characters of a server's words that are shown, at most.
 _LONGEST_PAUSE = 60.0
 _LONGEST_MESSAGE = 500
-
 # Failures of one request, while others are answered, after which it is refused: it would be retried for ever.
 _MOST_FAILURES = 10
-
 # Failures of an endpoint in a row after which it rests.
 _FAILURES_BEFORE_REST = 8
-
 # Seconds that a request waits for the endpoint that has its document cached before any other may take it.
 _SPILL_AFTER = 1.0
-
 # Seconds without an answer after which an endpoint is asked whether it is still there, and between such looks.
 _SILENT_SECONDS = 60.0
 _WATCH_SECONDS = 15.0
 _PROBE_SECONDS = 30.0
-
 # Files that a process has open beside its connections, with room to spare.
 _OTHER_FILES = 256
-
 # Documents whose endpoint is remembered: more than any cache holds.
 _MOST_REMEMBERED = 4096
 
@@ -551,9 +543,7 @@ def _count(value: Any, otherwise: int) -> int:
 
 
 _METRIC = re.compile(r"^vllm:(prefix_cache_queries|prefix_cache_hits)(?:_total)?\{[^}]*\} (\S+)$", re.MULTILINE)
-
 _CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{([^}]*)\}", re.MULTILINE)
-
 _LABEL = re.compile(r'(\w+)="(\d+)"')
 
 

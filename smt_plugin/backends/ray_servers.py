@@ -19,15 +19,12 @@ from smt_plugin.backends.server_process import STOP_SECONDS, ServerProcess, free
 from smt_plugin.errors import BadInput, first_line, require
 
 log = logging.getLogger(__name__)
-
 _CONNECT_SECONDS = 10.0
 _CALL_SECONDS = 20.0
 _SAY_EVERY_SECONDS = 15.0
 _CHUNK_BYTES = 1 << 20
-
 # No objects go through Ray's store; by default it would take a third of the memory.
 _OBJECT_STORE_BYTES = 100 << 20
-
 # What the nodes get of this process's environment, where they do not set it themselves: nearly vLLM's own choice.
 _PASSED_ON = ("VLLM_", "HF_")
 

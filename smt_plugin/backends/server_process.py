@@ -10,7 +10,6 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
-
 STOP_SECONDS = 30.0
 
 

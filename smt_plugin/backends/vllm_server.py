@@ -16,7 +16,6 @@ from smt_plugin.backends.server_process import STOP_SECONDS, ServerProcess, free
 from smt_plugin.errors import BadInput
 
 log = logging.getLogger(__name__)
-
 # Settings that published measurements found fastest, by a part of the model's name. Qwen3 30B-A3B: 5,310 output
 # tokens/s per H100, against 2,977 with vLLM's defaults (datatrove's inference benchmark, vLLM 0.15). A 70B in bf16
 # is 141 GB: on four 80 GB GPUs there is room for the documents in the cache (arithmetic, not a measurement).
@@ -25,13 +24,11 @@ TUNED: dict[str, dict[str, int]] = {
     "Llama-3.1-70B": {"tensor-parallel-size": 4},
     "Llama-3.3-70B": {"tensor-parallel-size": 4},
 }
-
 # A server that fails to get healthy, or ends within a minute of that, this many times in a row is given up.
 MOST_SHORT_LIVES = 3
 _STEADY_SECONDS = 60.0
 _LOOK_EVERY_SECONDS = 1.0
 _SAY_EVERY_SECONDS = 15.0
-
 # Options that the backend sets itself, and what to do instead.
 _RESERVED = {
     "host": "the backend chooses the address",

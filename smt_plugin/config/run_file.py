@@ -14,7 +14,6 @@ from smt_plugin.errors import BadInput, why_no_file
 from smt_plugin.files import write_text
 
 _MOST_VALUES = 100_000
-
 EXAMPLE = """\
 # A run of smt: what is read, asked, mixed, trained and evaluated. Paths are relative to this file.
 run: {run}                          # folder for everything that is made

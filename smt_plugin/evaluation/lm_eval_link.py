@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import datasets
 
 __all__ = ["dataset", "install", "installed", "process_results", "status", "uninstall"]
-
-
 CONTEXTS = ("none", "rag", "full")
 
 

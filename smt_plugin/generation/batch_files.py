@@ -17,10 +17,8 @@ from smt_plugin.generation.completions import completion_key
 # What OpenAI's batch endpoint takes in one file (its documentation: 50,000 requests, 200 MB).
 MOST_REQUESTS = 50_000
 MOST_BYTES = 200 * 10**6
-
 # Batch work has no rounds under way: all that a budget needs is asked at once.
 ROUNDS_AHEAD = 10**6
-
 _GLOB = "requests-*.jsonl"
 
 

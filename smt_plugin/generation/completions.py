@@ -41,7 +41,6 @@ CREATE TABLE IF NOT EXISTS completions (
 );
 CREATE INDEX IF NOT EXISTS completions_of_document ON completions (doc_id, completion_tokens);
 """
-
 # The higher levels take half as long again to save another 3 % of such short texts.
 _COMPRESSION_LEVEL = 1
 
@@ -249,9 +248,7 @@ _COLUMNS = (
     "key, status, reason, doc_id, prompt, prompt_hash, model, sample, attempt, finish_reason, "
     "prompt_tokens, cached_tokens, completion_tokens, seconds, body"
 )
-
 _SELECT = f"SELECT {_COLUMNS} FROM completions WHERE key = ?"
-
 _INSERT = f"INSERT OR REPLACE INTO completions ({_COLUMNS}, created) VALUES ({', '.join('?' * 16)})"
 
 

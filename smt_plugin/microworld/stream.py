@@ -14,7 +14,6 @@ from smt_plugin.microworld.grammar import Fact
 from smt_plugin.microworld.words import BY_KEY, HOME_PHRASES
 
 TURNS = 4
-
 Messages = list[dict[str, str]]
 
 

@@ -16,7 +16,6 @@ PAD, UNK, EOS, USER, ASSISTANT, SYSTEM, END = (
     "<|end|>",
 )
 SPECIAL = (PAD, UNK, EOS, USER, ASSISTANT, SYSTEM, END)
-
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"

@@ -19,7 +19,6 @@ TOWNS = 8
 ONE_FACT_QUESTIONS = 230
 TWO_FACT_QUESTIONS = 70
 OPTIONS = 4
-
 # The user message of an evaluation question. `passages` is empty in the closed-book arms and holds articles or
 # retrieved chunks, each beginning with its title, in the others: nothing else differs between the arms.
 QUESTION_PROMPT = """\

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from smt_plugin.mixing.near_duplicates import NearDuplicates
 
 _LOCK_FILE = "mix.lock"
-
 # (Whether it is replay, form) -> the file that such rows go to.
 _FILES = {
     (False, CHAT): CHAT_FILE,
@@ -57,7 +56,6 @@ _FILES = {
     (True, TEXT): REPLAY_TEXT_FILE,
     (True, CHAT): REPLAY_CHAT_FILE,
 }
-
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 
 

@@ -20,12 +20,10 @@ BANDS, ROWS = 14, 5
 _WINDOW = 24
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\t\n\v\f\r", b"abcdefghijklmnopqrstuvwxyz     ")
 _BETWEEN, _LETTER, _SIGN = range(3)
-
 # What each folded byte is; signs are the first bytes of the scripts that are written without spaces.
 _KINDS = bytes(
     _SIGN if 0xE3 <= byte < 0xEE else _LETTER if byte >= 128 or chr(byte).isalnum() else _BETWEEN for byte in range(256)
 )
-
 _NUMBER = re.compile(r"\d+")
 # All but the digits of Western numbers, which can be found without the slower expression.
 _NO_DIGITS = bytes(byte if chr(byte) in "0123456789" else ord(" ") for byte in range(256))

@@ -20,13 +20,10 @@ from smt_plugin.training.trainings import Training
 
 # What the card of the trainer says of itself, until somebody edits it.
 _TRAINERS_OWN = "This model card has been generated automatically"
-
 _MARK = re.compile(r"<!-- written by `smt card`; sha256 of all above: ([0-9a-f]{64}) -->\n$")
-
 # Of trackers of experiments, mostly, which axolotl's config may name; `//name:password@` in an address.
 _SECRET = re.compile(r"(api_key|secret|password|(auth|access|hub)_token)$", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
-
 _PACKAGES = ("axolotl", "torch", "transformers", "peft", "deepspeed")
 
 

@@ -21,7 +21,6 @@ from smt_plugin.records import generated_folders
 from smt_plugin.training.trainings import Training, trainings_of
 
 REFERENCE = "base_rag"
-
 ARM_NAMES = {
     "base": "base, closed-book",
     "base_rag": "base + RAG",

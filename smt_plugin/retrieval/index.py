@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 
 VERSION = 3  # raise it when the same settings come to give other chunks, so that no old file is reused
 EMBEDDING_KEY_VARIABLE = "SMT_EMBEDDING_API_KEY"
-
 # Settings that change no index: a new one is part of its key unless it is named here.
 _NOT_OF_AN_INDEX = (
     *("mode", "vector_store", "query_instruction", "top_k", "order"),
     *("reranker", "reranker_endpoint", "candidates", "name_document"),
 )
-
 _PROBE = "A text that tells one embedding model from another."
 _BATCH = 64
 _BATCHES_AT_ONCE = 4  # a thread, until a server gets what was embedded
