@@ -13,7 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from smt_plugin.benchmarks.find import BENCHMARKS, load
-from smt_plugin.retrieval.retrieve import Settings, build_retrieval, chunk_texts, embedding_model, query_of
+from smt_plugin.config import RetrievalSettings
+from smt_plugin.retrieval.index import chunk_texts, embedding_model
+from smt_plugin.retrieval.retrieve import build_retrieval, query_of
 
 
 def main() -> None:
@@ -28,7 +30,7 @@ def main() -> None:
     documents = documents[: arguments.documents]
     identities = {document.id: document.identity for document in documents}
     questions = [question for question in questions if set(question.evidence) <= identities.keys()]
-    settings = Settings()
+    settings = RetrievalSettings()
     model = embedding_model(settings)._model
     texts = chunk_texts(documents, settings)
     queries = [query_of(question, identities[question.doc_id], settings) for question in questions]

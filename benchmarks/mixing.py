@@ -27,10 +27,9 @@ import numpy as np
 import orjson
 import transformers
 
-from smt_plugin.config import parse_tokens
+from smt_plugin.config import MixSection, parse_tokens
 from smt_plugin.mixing.manifest import budget_name
 from smt_plugin.mixing.mix import mix_run
-from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.records import Record
 
 NUM_WORDS, VOCABULARY, NUM_DOCUMENTS = 200_000, 131_072, 265
@@ -221,7 +220,7 @@ def measure_mix(run: Path, tokenizer: Path, near_duplicates: float) -> dict[str,
     """Mix everything."""
     transformers.AutoTokenizer.__name__  # noqa: B018  imports it
     shares = {name: share for name, share in SHARES.items() if (run / "records" / f"{name}.jsonl").is_file()}
-    settings = MixSettings(str(tokenizer), shares=shares, replay_share=0, near_duplicates=near_duplicates)
+    settings = MixSection(tokenizer=str(tokenizer), shares=shares, replay_share=0, near_duplicates=near_duplicates)
     clock = Clock()
     manifest = mix_run(run, settings)
     spent = clock.spent()

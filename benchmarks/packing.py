@@ -18,9 +18,9 @@ from typing import Any
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from smt_plugin.config import MixSection
 from smt_plugin.files import read_jsonl
 from smt_plugin.mixing.mix import mix_run
-from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.training.axolotl_config import write_axolotl_config
 from smt_plugin.training.shipped import read_config
 
@@ -116,8 +116,13 @@ def main() -> None:
             make_model(model, texts)
             sources = {"questions": arguments.questions, "documents": arguments.documents}
             shares = dict(zip(sources, arguments.weights, strict=True))
-            settings = MixSettings(
-                str(model), shares=shares, sources=sources, replay_share=0, near_duplicates=1, sequence_len=length
+            settings = MixSection(
+                tokenizer=str(model),
+                shares=shares,
+                sources=sources,
+                replay_share=0,
+                near_duplicates=1,
+                sequence_len=length,
             )
             manifest = mix_run(run, settings)
             rows = sum(file["rows"] for file in manifest["files"].values())

@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from smt_plugin.benchmarks.find import BENCHMARKS, load
-from smt_plugin.retrieval.retrieve import MODES, build_retrieval, default_settings
+from smt_plugin.config import MINILM, MODES, retrieval_settings
+from smt_plugin.retrieval.retrieve import build_retrieval
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--chunk-tokens", type=int, nargs="+", default=[200])
     parser.add_argument("--mode", choices=MODES, nargs="+", default=MODES)
-    parser.add_argument("--embedding", default=default_settings("quality").embedding)
+    parser.add_argument("--embedding", default=MINILM)
     parser.add_argument("--without-identity", action="store_true", help="queries do not name their document")
     arguments = parser.parse_args()
     documents, questions = load(arguments.benchmark, arguments.folder)
@@ -29,14 +30,15 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for chunk_tokens in arguments.chunk_tokens:
         for mode in arguments.mode:
-            settings = default_settings(arguments.benchmark).changed(
+            settings = retrieval_settings(
+                arguments.benchmark,
                 {
                     "mode": mode,
                     "embedding": arguments.embedding,
                     "chunk_tokens": chunk_tokens,
                     "overlap_tokens": chunk_tokens // 10,
                     "name_document": not arguments.without_identity,
-                }
+                },
             )
             with TemporaryDirectory() as folder:
                 made = build_retrieval(documents, questions, Path(folder) / "r.jsonl", settings)

@@ -1,16 +1,13 @@
 """Evaluation questions: what one is, and the files that hold them."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import read_jsonl, write_jsonl
+from smt_plugin.files import content_hash, read_jsonl, write_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +52,7 @@ def frozen_manifest(questions: Path) -> Path:
 
 def documents_hash(documents: Iterable[Document]) -> str:
     """The hash by which `smt questions` remembers the documents that it asked about."""
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(orjson.dumps([document.id, document.identity, document.text]))
-    return digest.hexdigest()
+    return content_hash([document.id, document.identity, document.text] for document in documents)
 
 
 def write_data(folder: Path, documents: Iterable[Document], questions: Iterable[Question]) -> None:

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from smt_plugin.config import (
     EvaluateSection,
     OpenAIEndpoints,
     example_run_file,
+    load_yaml,
     parse_tokens,
     read_run_file,
     write_resolved,
@@ -73,6 +75,18 @@ def test_paths_are_relative_to_the_run_file_and_an_endpoint_is_the_default_kind_
         (GOOD.replace("model: m", "modle: m"), r"backend\.(model: this key is missing|modle: unknown key)"),
         (GOOD.replace("corpus: documents\n", ""), "corpus: this key is missing"),
         (GOOD + "mix: {tokens: lots}\n", r"mix\.tokens: 'lots' is not a number of tokens"),
+        (GOOD + "mix: {tokens: 1, budgets: [2]}\n", "mix: tokens and budgets are both given"),
+        (GOOD + "mix: {sources: {x: x.jsonl}}\n", "mix.sources: x has no share; add it to mix.shares with a weight"),
+        (GOOD + "mix: {shares: {replay: 1}}\n", "mix.shares: `replay` has a key of its own, mix.replay_share"),
+        (GOOD + "mix: {shares: {}}\n", "mix.shares: Dictionary should have at least 1 item"),
+        *(
+            (
+                GOOD + f"mix: {{shares: {{synthetic_qa: 1, focal_rewrite: {weight}}}}}\n",
+                "mix.shares.focal_rewrite: Input",
+            )
+            for weight in ("0", "-1", ".nan", ".inf", "1.0e+300", "1.0e-300")
+        ),
+        (GOOD + "mix: {sequence_len: 16}\n", "mix.sequence_len: Input should be greater than or equal to 32"),
         (GOOD + "corpus: other\n", "the key 'corpus' is given twice"),
         (GOOD + "x: [\n", r"smt\.yaml: not valid YAML \("),
         ("- a\n", r"smt\.yaml: expected `key: value` lines\."),
@@ -81,6 +95,47 @@ def test_paths_are_relative_to_the_run_file_and_an_endpoint_is_the_default_kind_
 def test_a_wrong_run_file_is_named_with_its_key(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(BadInput, match=says):
         read_run_file(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("retrieval", "says"),
+    [
+        ("{modus: bm25}", "evaluate.retrieval.modus: unknown key"),
+        ("{mode: sparse}", "evaluate.retrieval.mode: Input should be 'dense', 'bm25' or 'hybrid'"),
+        ("{top_k: '5'}", "evaluate.retrieval.top_k: Input should be a valid integer"),
+        ("{preset: gpt}", "evaluate.retrieval: unknown preset 'gpt'; choose one of minilm, qwen3."),
+        ("{top_k: 200}", r"evaluate.retrieval: candidates \(128\) must be at least top_k \(200\)\."),
+        ("{vector_store: 'http://me:secret-word@host'}", "evaluate.retrieval.vector_store: a URL must hold no user"),
+        ("[bm25]", "evaluate.retrieval: Input should be a valid dictionary"),
+    ],
+)
+def test_wrong_settings_of_retrieval_are_named_when_the_run_file_is_read(
+    tmp_path: Path, retrieval: str, says: str
+) -> None:
+    with pytest.raises(BadInput, match=rf"run file .*smt\.yaml: {says}") as caught:
+        read_run_file(write(tmp_path, GOOD + f"evaluate: {{benchmark: corpus, retrieval: {retrieval}}}\n"))
+    assert "secret-word" not in str(caught.value)
+
+
+def test_settings_of_retrieval_stay_as_they_were_written_and_are_checked_on_top_of_the_benchmarks_own(
+    tmp_path: Path,
+) -> None:
+    # With the 8 chunks of other benchmarks, 5 candidates would be too few.
+    text = GOOD + "evaluate: {benchmark: microworld, retrieval: {preset: qwen3, candidates: 5, mode: bm25}}\n"
+    run_file = read_run_file(write(tmp_path, text))
+    assert run_file.evaluate is not None
+    assert list(run_file.evaluate.retrieval.items()) == [("preset", "qwen3"), ("candidates", 5), ("mode", "bm25")]
+    write_resolved(run_file, tmp_path / "run.yaml")
+    assert read_run_file(tmp_path / "run.yaml") == run_file
+
+
+def test_forty_thousand_keys_are_looked_through_in_a_moment(tmp_path: Path) -> None:
+    path = write(tmp_path, "".join(f"k{number}: 1\n" for number in range(40_000)))
+    started = time.monotonic()
+    assert len(load_yaml(path)) == 40_000
+    assert time.monotonic() - started < 30
+    with pytest.raises(BadInput, match=r"not valid YAML \(.*found unhashable key"):
+        load_yaml(write(tmp_path, "? [a]\n: 1\n? [a]\n: 2\n"))
 
 
 def test_the_example_and_the_resolved_run_file_read_back(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import re
 
 # (opening, closing) marks of thoughts, as the models' own chat templates write them: DeepSeek, Qwen, GLM and many more;
-# Magistral; Seed; Kimi; Cohere; Apertus; OpenThinker; MedGemma; Gemma 4. The reply follows the last closing mark.
+# Magistral; Seed; Kimi; Cohere; Apertus; OpenThinker; MedGemma; Gemma 4. The reply follows their end.
 _MARKS = (
     *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "thoughts", "reasoning", "reflection")),
     ("[THINK]", "[/THINK]"),
@@ -33,11 +33,12 @@ def without_thoughts(text: str) -> str | None:
             return None
         text = text[final[-1].end() :]
     for opening, closing in _MARKS:
-        if closing in text:
-            # A chat template may have opened them in the prompt, so that a reply only closes them.
-            text = text.rpartition(closing)[2]
-        if opening in text:
-            text = text.partition(opening)[0]
-            if not text.strip():
-                return None
+        before, end, rest = text.partition(closing)
+        # A chat template may have opened them in the prompt, so that a reply only closes them; marks in the midst of a
+        # text are its own.
+        while end and (opening not in before or before.lstrip().startswith(opening)):
+            text = rest
+            before, end, rest = text.partition(closing)
+        if text.lstrip().startswith(opening):
+            return None
     return _SHELL.sub("", text)

@@ -1,6 +1,7 @@
 """What the commands share."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from smt_plugin.config import EvaluateSection, RunFile
 
 
-RUN_FILE = click.argument("run_file", type=click.Path(path_type=Path), metavar="RUN.YAML")
+PATH = click.Path(path_type=Path)
+RUN_FILE = click.argument("run_file", type=PATH, metavar="RUN.YAML")
 
 
 class Command(click.Command):
@@ -26,6 +28,12 @@ class Command(click.Command):
             raise BadInput(str(error).replace("RUN.YAML", shlex.quote(str(run_file)))) from None
 
 
+def command(*examples: str, name: str | None = None) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function a command; its help ends with the examples."""
+    heading = "\b\nExample:" if len(examples) == 1 else "\b\nExamples:"
+    return click.command(name, cls=Command, epilog="\n  ".join([heading, *examples]))
+
+
 class Commands(click.Group):
     """Lists the commands in the order of the flow, not of the alphabet."""
 
@@ -35,11 +43,26 @@ class Commands(click.Group):
         return list(self.commands)
 
 
-def read_with_evaluation(run_file: Path) -> "tuple[RunFile, EvaluateSection]":
-    """Read a run file that must have an `evaluate` section."""
+def read_run(run_file: Path) -> "RunFile":
+    """Read a run file, and check the options of the shipped methods in it.
+
+    A method from outside is left to the commands that generate: elsewhere its package may be missing.
+    """
     from smt_plugin.config import read_run_file
+    from smt_plugin.generation.generate import methods_of
 
     settings = read_run_file(run_file)
+    shipped = {name: options for name, options in settings.methods.items() if ":" not in name}
+    try:
+        methods_of(settings.model_copy(update={"methods": shipped}))
+    except BadInput as error:
+        raise BadInput(f"run file {run_file}: {error}") from None
+    return settings
+
+
+def read_with_evaluation(run_file: Path) -> "tuple[RunFile, EvaluateSection]":
+    """Read a run file that must have an `evaluate` section."""
+    settings = read_run(run_file)
     if settings.evaluate is None:
         raise BadInput(f"run file {run_file}: evaluate: this key is missing; add it, with `benchmark: corpus` in it.")
     return settings, settings.evaluate

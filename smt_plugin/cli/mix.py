@@ -3,38 +3,31 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from smt_plugin.cli.command import RUN_FILE, command, read_run
 from smt_plugin.errors import BadInput
 
-if TYPE_CHECKING:
-    pass
-from smt_plugin.cli.command import RUN_FILE, Command
 
-
-@click.command(cls=Command, epilog="\b\nExample:\n  smt mix smt.yaml && axolotl train run/axolotl.yaml")
+@command("smt mix smt.yaml && axolotl train run/axolotl.yaml")
 @RUN_FILE
 @click.option("--drop-leaks", is_flag=True, help="leave out records that nearly ask or quote an evaluation question")
 def mix(run_file: Path, drop_leaks: bool) -> None:
-    """Mix records and replay by tokens into training files, and write a ready-to-run axolotl.yaml for each budget."""
-    from smt_plugin.config import read_run_file
+    """Mix records and replay by tokens into training files. Each budget gets an axolotl.yaml, ready to run."""
     from smt_plugin.mixing.mix import mix_budgets
-    from smt_plugin.mixing.settings import MixSettings
     from smt_plugin.records import check_made
     from smt_plugin.training.axolotl_config import trained_config, write_axolotl_config
 
-    settings = read_run_file(run_file)
+    settings = read_run(run_file)
     section, train = settings.mix, settings.train
     for name in section.shares:
         if name not in section.sources:
             mend = "add it there or to `mix.sources`, or give `mix.shares` without it"
             check_made(settings.run, name, settings.methods, mend)
-    values = dict(section)
     trained = trained_config(settings.run, train.config, train.base_model)
-    values["tokenizer"] = section.tokenizer or trained.get("tokenizer_config") or trained["base_model"]
-    values["budgets"] = tuple(section.budgets)
+    tokenizer = section.tokenizer or trained.get("tokenizer_config") or trained["base_model"]
+    section = section.model_copy(update={"tokenizer": tokenizer})
     drop: dict[str, str] = {}
     if drop_leaks:
         from smt_plugin.benchmarks.find import load
@@ -48,7 +41,7 @@ def mix(run_file: Path, drop_leaks: bool) -> None:
         drop = leaking_records(settings.run, *asked, section.sources)
         click.echo(f"{len(drop):,} records leak evaluation questions and are left out; {settings.run / 'leaks.jsonl'}")
     ran_dry = False
-    for folder, manifest in mix_budgets(settings.run, MixSettings(**values, seed=settings.seed), drop):
+    for folder, manifest in mix_budgets(settings.run, section, settings.seed, drop):
         path = write_axolotl_config(settings.run, train.config, base_model=train.base_model, mix_folder=folder)
         click.echo(f"{folder}: {manifest['tokens']:,} tokens")
         for name, source in manifest["sources"].items():

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import datasets
 
 __all__ = ["dataset", "install", "installed", "process_results", "status", "uninstall"]
-
-
 CONTEXTS = ("none", "rag", "full")
 
 
@@ -95,13 +93,14 @@ def _passages(
 ) -> Callable[[Question], list[str]]:
     """The function that gives the passages of a question; each begins with the identity of its document."""
     if context == "rag":
-        from smt_plugin.retrieval.retrieve import ORDERS, cached_retrieval, default_settings, order_of, read_retrieval
+        from smt_plugin.config import ORDERS, retrieval_settings
+        from smt_plugin.retrieval.retrieve import cached_retrieval, order_of, read_retrieval
 
         if isinstance(retrieval, str):
             path = Path(retrieval)
             order = order_of(path)
         else:
-            settings = default_settings(benchmark).changed(retrieval or {})
+            settings = retrieval_settings(benchmark, retrieval)
             path, order = cached_retrieval(benchmark, documents, questions, settings), settings.order
         chunks = read_retrieval(path, questions)
         step = 1 if order == ORDERS[0] else -1

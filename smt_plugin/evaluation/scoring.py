@@ -61,7 +61,7 @@ def free_answer(text: str) -> str | None:
     return None
 
 
-def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, float]:
+def process_results(doc: dict[str, Any], results: list[list[str | None]]) -> dict[str, float]:
     """lm-eval's hook for one question: `results` holds one list, with all n sampled answers.
 
     Returns:
@@ -72,7 +72,8 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
     Raises:
         BadInput, RuntimeError: a free-form answer could not be judged; see `judge`.
     """
-    (samples,) = results
+    # A server's reply without content comes as None.
+    samples = [sample if isinstance(sample, str) else "" for sample in results[0]]
     if not doc["options"]:
         return _judged(doc, samples)
     stated = [stated_choice(sample, doc["options"]) for sample in samples]
@@ -86,8 +87,7 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
 
 
 def _judged(doc: dict[str, Any], samples: list[str]) -> dict[str, float]:
-    from smt_plugin.evaluation.judge import judge, judge_settings
-    from smt_plugin.evaluation.same_number import Answer
+    from smt_plugin.evaluation.judge import Answer, judge, judge_settings
 
     stated = [free_answer(sample) for sample in samples]
     answers = [Answer(doc["identity"], doc["question"], doc["gold"], answer) for answer in stated if answer is not None]

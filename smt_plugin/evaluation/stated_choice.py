@@ -20,6 +20,8 @@ from smt_plugin.evaluation import phrases
 
 # Characters behind a phrase in which the option is looked for.
 _WINDOW = 600
+# Characters at a text's end that are read first.
+_TAIL = 500
 # Characters of a sentence in which the verb of "the answer ... is" is looked for, and how many are tried.
 _REACH, _MOST_VERBS = 300, 8
 # A text that repeats itself without end is read from its end, so many phrases far.
@@ -53,6 +55,10 @@ def stated_choice(text: str, options: Sequence[str]) -> Stated:
     said = unicodedata.normalize("NFC", said).translate(_PLAIN_SIGNS)
     best = NOTHING
     for part in _tasks(said):
+        # Most answers stand in the last sentences, and a whole text takes several times as long.
+        bounds = [match.end() for match in phrases.SENTENCE_END.finditer(part, max(0, len(part) - _TAIL))]
+        if len(part) > _TAIL and bounds and (option := _Reader(part[bounds[0] :], options).formal()) is not None:
+            return Stated(option)
         found = _Reader(part, options).read()
         if found.option is not None:
             return found
@@ -95,11 +101,16 @@ class _Reader:
         bounds = [match.end() for match in phrases.SENTENCE_END.finditer(text)]
         self.bounds = [0, *bounds, len(text)]
 
+    def formal(self) -> int | None:
+        """The option of the last formal statement, unless something may correct it later."""
+        formal = max(self._formal(), default=None)
+        return None if formal is None or phrases.CORRECTION.search(self.text, formal[0]) else formal[1]
+
     def read(self) -> Stated:
         """The last formal statement; else, or where it is corrected later, the last informal one."""
+        if (option := self.formal()) is not None:
+            return Stated(option)
         formal = max(self._formal(), default=None)
-        if formal is not None and not phrases.CORRECTION.search(self.text, formal[0]):
-            return Stated(formal[1])
         informal = max(self._informal(), default=None)
         if informal and (formal is None or phrases.CORRECTION.search(self.text, formal[0], informal[0])):
             return Stated(informal[1])
@@ -226,7 +237,9 @@ class _Reader:
         for tried in (signs_kept, core):
             option = self._option_text(tried)
             if option is not None:
-                return None if _is_taken_back(tried) else option
+                # An option may be a question itself.
+                is_asked = not self.options[option].rstrip().endswith("?") and _is_taken_back(tried)
+                return None if is_asked else option
         if phrases.DENIAL.match(core):
             return None
         option, end = self._letter(core)

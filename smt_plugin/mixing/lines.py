@@ -4,24 +4,18 @@ import codecs
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET
 
+from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput, first_line, require
 from smt_plugin.records import record_files
 
-if TYPE_CHECKING:
-    from smt_plugin.mixing.settings import MixSettings
-
 _FINEWEB = "HuggingFaceFW/fineweb"
-
-
 # Each read and write lets go of the interpreter, and gets it back only after the other threads' turns: so, few of them.
 BUFFER = 2**20
-
-
 # Texts of a stream that are shuffled among themselves.
 _STREAM_BUFFER = 10_000
 
@@ -54,7 +48,7 @@ def record_lines(files: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
                     yield f"{place}{number}", line
 
 
-def replay_lines(settings: "MixSettings") -> Iterator[tuple[str, bytes | dict[str, Any]]]:
+def replay_lines(settings: MixSection, seed: int) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
     """The replay texts in an order that the seed sets: of a file any order, of a data set the stream's, shuffled.
 
     Raises:
@@ -62,10 +56,10 @@ def replay_lines(settings: "MixSettings") -> Iterator[tuple[str, bytes | dict[st
     """
     path = Path(settings.replay or "")
     if path.is_file():
-        return _shuffled_lines(path, settings.seed)
+        return _shuffled_lines(path, seed)
     if path.suffix in (".jsonl", ".json"):
         raise BadInput(f"{path} does not exist; give an existing JSONL file.")
-    return _stream(settings)
+    return _stream(settings, seed)
 
 
 def _shuffled_lines(path: Path, seed: int) -> Iterator[tuple[str, bytes]]:
@@ -84,13 +78,13 @@ def _shuffled_lines(path: Path, seed: int) -> Iterator[tuple[str, bytes]]:
                 yield f"{path}, line {index + 1}", line
 
 
-def _stream(settings: "MixSettings") -> Iterator[tuple[str, dict[str, Any]]]:
+def _stream(settings: MixSection, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
     datasets = require("datasets", "train")
     name = str(settings.replay)
     config = settings.replay_config or ("sample-10BT" if name == _FINEWEB else None)
     try:
         rows = datasets.load_dataset(name, config, split=settings.replay_split, streaming=True)
-        for number, row in enumerate(rows.shuffle(seed=settings.seed, buffer_size=_STREAM_BUFFER)):
+        for number, row in enumerate(rows.shuffle(seed=seed, buffer_size=_STREAM_BUFFER)):
             yield f"{name}, text {number + 1}", row
     # Hub, network and every file format have errors of their own, and all of them mean the same to the user.
     except Exception as error:

@@ -1,12 +1,9 @@
 """The files of a mix, and the manifest that says what they hold."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from smt_plugin.files import read_json
-
-if TYPE_CHECKING:
-    pass
 
 CHAT_FILE, TEXT_FILE, PLAIN_QA_FILE = "qa.jsonl", "rewrites.jsonl", "qa_text.jsonl"
 REPLAY_TEXT_FILE, REPLAY_CHAT_FILE = "replay.jsonl", "replay_qa.jsonl"

@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from smt_plugin import __version__
+from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput, require
 from smt_plugin.files import lock_file, write_json, write_jsonl
+from smt_plugin.mixing.chooser import TOLERANCE, Choice, Chooser
 from smt_plugin.mixing.lines import record_lines, replay_lines, source_files
 from smt_plugin.mixing.manifest import (
     CHAT_FILE,
@@ -38,18 +39,15 @@ from smt_plugin.mixing.manifest import (
     budget_name,
 )
 from smt_plugin.mixing.ruler import Ruler
-from smt_plugin.mixing.source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, TOLERANCE, Choice, Scratch, Source
+from smt_plugin.mixing.source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, Scratch, Source
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from smt_plugin.mixing.near_duplicates import NearDuplicates
-from smt_plugin.mixing.settings import MixSettings
 
 _LOCK_FILE = "mix.lock"
-
-
 # (Whether it is replay, form) -> the file that such rows go to.
 _FILES = {
     (False, CHAT): CHAT_FILE,
@@ -58,18 +56,18 @@ _FILES = {
     (True, TEXT): REPLAY_TEXT_FILE,
     (True, CHAT): REPLAY_CHAT_FILE,
 }
-
-
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 
 
-def mix_run(run_folder: Path, settings: MixSettings, drop: Mapping[str, str] | None = None) -> dict[str, Any]:
+def mix_run(
+    run_folder: Path, settings: MixSection, seed: int = 0, drop: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Write one mix to `<run>/mix/` and return its manifest; see `mix_budgets`."""
-    return mix_budgets(run_folder, settings, drop)[0][1]
+    return mix_budgets(run_folder, settings, seed, drop)[0][1]
 
 
 def mix_budgets(
-    run_folder: Path, settings: MixSettings, drop: Mapping[str, str] | None = None
+    run_folder: Path, settings: MixSection, seed: int = 0, drop: Mapping[str, str] | None = None
 ) -> list[tuple[Path, dict[str, Any]]]:
     """Write a run's mixes and return the folder and the manifest of each, from the smallest budget on.
 
@@ -81,6 +79,8 @@ def mix_budgets(
     `<run>/mix/dropped.jsonl` names whatever was dropped, with the reason. Chat-control tokens in texts are broken up.
 
     Args:
+        settings: of a run file, with the tokenizer set.
+        seed: another seed selects and orders otherwise.
         drop: ids of records to leave out -> the reason.
 
     Raises:
@@ -95,12 +95,12 @@ def mix_budgets(
         scratch.mkdir()
     except OSError as error:
         raise BadInput(
-            f"the folder {folder} cannot be written ({error.strerror}); move away a file in its place, or mend its "
+            f"the folder {folder} cannot be written ({error.strerror}); move away a file in its place, or fix its "
             "permissions."
         ) from None
     try:
         with _many_rows(), ExitStack() as files:
-            return _mix(run_folder, settings, drop or {}, folder, scratch, files)
+            return _mix(run_folder, settings, seed, drop or {}, folder, scratch, files)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         (folder / _LOCK_FILE).unlink(missing_ok=True)
@@ -129,61 +129,70 @@ def _many_rows() -> Iterator[None]:
 
 
 def _mix(
-    run_folder: Path, settings: MixSettings, drop: Mapping[str, str], folder: Path, scratch: Path, files: ExitStack
+    run_folder: Path,
+    settings: MixSection,
+    seed: int,
+    drop: Mapping[str, str],
+    folder: Path,
+    scratch: Path,
+    files: ExitStack,
 ) -> list[tuple[Path, dict[str, Any]]]:
     require("numpy", "train")
     from smt_plugin.mixing.near_duplicates import NearDuplicates
 
+    if settings.tokenizer is None:
+        raise BadInput("mix.tokenizer: this key is missing; give the target model's folder or hub name.")
     ruler = Ruler(settings.tokenizer, settings.sequence_len)
     near = NearDuplicates(scratch) if settings.near_duplicates < 1 else None
     sources: list[Source] = []
     for name in settings.shares:
         path = settings.sources.get(name) or run_folder / "records" / f"{name}.jsonl"
-        source = Source(name, str(path), files.enter_context(Scratch(scratch / f"source{len(sources)}")), settings)
+        store = files.enter_context(Scratch(scratch / f"source{len(sources)}"))
+        source = Source(name, str(path), store, seed, as_text=settings.qa_form == "text")
         source.read(record_lines(source_files(path)), ruler, near, drop)
         if not source.lines:
             raise BadInput(f"{path} is empty; generate records first.")
         sources.append(source)
     _drop_duplicates(sources, near, settings.near_duplicates)
-    for source in sources:
-        source.put_in_order(settings.validation_rounds)
+    choosers = [Chooser(source, settings.validation_rounds) for source in sources]
+    available = {chooser.source.name: chooser.available for chooser in choosers}
 
     weights = sum(settings.shares.values())
     limited_by = None
     if settings.tokens is None and not settings.budgets:
-        scarcest = min(sources, key=lambda source: source.available / settings.shares[source.name])
-        limited_by = scarcest.name
-        if not scarcest.available:
+        limited_by = min(available, key=lambda name: available[name] / settings.shares[name])
+        if not available[limited_by]:
             raise BadInput(
                 f"mix.shares.{limited_by}: it has no text to train on that fits into {settings.sequence_len} tokens; "
                 "raise mix.sequence_len, or leave the source out."
             )
-        budgets = [scarcest.available / settings.shares[scarcest.name] * weights]
+        budgets = [available[limited_by] / settings.shares[limited_by] * weights]
     else:
         budgets = [float(tokens) for tokens in sorted(set(settings.budgets)) or [settings.tokens or 0]]
     choices = [
-        [source.take(budget * settings.shares[source.name] / weights) for source in sources] for budget in budgets
+        [chooser.take(budget * settings.shares[chooser.source.name] / weights) for chooser in choosers]
+        for budget in budgets
     ]
-    if not any(source.available for source in sources):
+    if not any(available.values()):
         raise BadInput(f"{run_folder / 'records'}: no record fits into {settings.sequence_len} tokens.")
     if not any(choice.tokens for choice in choices[0]):
         raise BadInput(f"{settings.budget_key}: {budgets[0]:,.0f} tokens hold not one text; give a larger budget.")
 
     if settings.replay is not None and settings.replay_share > 0:
         store = files.enter_context(Scratch(scratch / "replay"))
-        replay = Source("replay", str(settings.replay), store, settings, is_replay=True)
+        replay = Source("replay", settings.replay, store, seed, is_replay=True)
         per_token = settings.replay_share / (1 - settings.replay_share)
         asked = [sum(choice.tokens for choice in chosen) * per_token for chosen in choices]
-        replay.read(replay_lines(settings), ruler, None, drop, enough=asked[-1])
+        replay.read(replay_lines(settings, seed), ruler, None, drop, enough=asked[-1])
         replay.refuse_unusable()
-        replay.put_in_order(0)
+        replay_chooser = Chooser(replay, 0)
         for chosen, tokens in zip(choices, asked, strict=True):
-            chosen.append(replay.take(tokens))
+            chosen.append(replay_chooser.take(tokens))
         sources.append(replay)
 
     dropped = write_jsonl(folder / DROPPED_FILE, (row for source in sources for row in source.dropped_rows()))
     shared = {
-        "settings": _plain(settings),
+        "settings": {**settings.model_dump(mode="json"), "seed": seed},
         "limited_by": limited_by,
         "dropped": dropped,
         "validation": {},
@@ -203,8 +212,7 @@ def _mix(
         for name in _FILES.values():
             (folder / (VALIDATION + name)).unlink(missing_ok=True)
     else:
-        held_out = [source.held_out() for source in sources if not source.is_replay]
-        shared["validation"] = _write_files(folder, held_out, VALIDATION)
+        shared["validation"] = _write_files(folder, [chooser.held_out() for chooser in choosers], VALIDATION)
     return [
         (place, _write_mix(place, chosen, shared, settings, folder / DROPPED_FILE))
         for place, chosen in zip(places, choices, strict=True)
@@ -232,13 +240,16 @@ def _drop_duplicates(sources: list[Source], near: "NearDuplicates | None", thres
             ordered.append(part[np.lexsort([column[part - begin] for column in columns])])
         return np.concatenate(ordered)
 
+    def drop(number: int, count: str, kind: str, original: int, why: str = "") -> None:
+        source, record = place(number)
+        owner, original_record = place(original)
+        source.drop(record, count, f"{kind} of {owner.id(original_record)}{why}")
+
     is_unique = np.ones(begins[-1], dtype=bool)
     later, first = repeats(np.concatenate([source.column("content") for source in sources]), is_unique, in_order)
     is_unique[later] = False
     for number, original in zip(later.tolist(), first.tolist(), strict=True):
-        source, record = place(number)
-        owner_of_it, original_record = place(original)
-        source.drop(record, "duplicates", f"duplicate of {owner_of_it.id(original_record)}")
+        drop(number, "duplicates", "duplicate", original)
     if near is None:
         return
 
@@ -247,14 +258,11 @@ def _drop_duplicates(sources: list[Source], near: "NearDuplicates | None", thres
         return source.contents(record)
 
     for number, original, part in near.find(is_unique, in_order, contents, threshold):
-        source, record = place(number)
-        owner_of_it, original_record = place(original)
-        reason = f"near duplicate of {owner_of_it.id(original_record)}: {part:.2f} of the shingles shared"
-        source.drop(record, "near_duplicates", reason)
+        drop(number, "near_duplicates", "near duplicate", original, f": {part:.2f} of the shingles shared")
 
 
 def _write_mix(
-    folder: Path, chosen: list[Choice], shared: dict[str, Any], settings: MixSettings, dropped: Path
+    folder: Path, chosen: list[Choice], shared: dict[str, Any], settings: MixSection, dropped: Path
 ) -> dict[str, Any]:
     """Write one mix's files and manifest into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -262,8 +270,7 @@ def _write_mix(
     everything = sum(choice.tokens for choice in chosen)
     tokens = sum(choice.tokens for choice in chosen if not choice.source.is_replay)
     sources = {
-        choice.source.name: choice.source.report(choice, everything if choice.source.is_replay else tokens)
-        for choice in chosen
+        choice.source.name: choice.report(everything if choice.source.is_replay else tokens) for choice in chosen
     }
     warnings = [sentence for choice in chosen for sentence in _shortfalls(choice, settings.budget_key)]
     if settings.replay is None and settings.replay_share > 0:
@@ -303,10 +310,10 @@ def _shortfalls(choice: Choice, budget_key: str) -> list[str]:
     """One sentence if the source ran dry or missed its share by more than half a percent, else nothing."""
     name, off = choice.source.name, choice.tokens - choice.asked
     if choice.is_dry:
-        mend = "give more replay text" if choice.source.is_replay else f"generate more, or lower {budget_key}"
+        advice = "give more replay text" if choice.source.is_replay else f"generate more, or lower {budget_key}"
         return [
             f"{name} ran dry: {choice.tokens:,} of {choice.asked:,.0f} tokens, {-off / choice.asked:.1%} short. "
-            f"Nothing was repeated and the other sources were not scaled: {mend}."
+            f"Nothing was repeated and the other sources were not scaled: {advice}."
         ]
     if abs(off) > TOLERANCE * choice.asked:
         return [
@@ -325,9 +332,7 @@ def _write_files(folder: Path, chosen: list[Choice], prefix: str = "") -> dict[s
             path = folder / (prefix + name)
             before = _removed(path)
             drawn = [
-                (choice.source, *choice.source.of_form(choice.pieces, form))
-                for choice in chosen
-                if choice.source.is_replay == is_replay
+                (choice.source, *choice.of_form(form)) for choice in chosen if choice.source.is_replay == is_replay
             ]
             rows = sum(len(pieces) for _, pieces, _ in drawn)
             if rows:
@@ -386,11 +391,3 @@ def _write_rows(
         # By its date it is known that the data that axolotl made of it are still good.
         os.utime(path, ns=(before[1], before[1]))
     return digest.hexdigest()
-
-
-def _plain(settings: MixSettings) -> dict[str, Any]:
-    """The settings as JSON has them."""
-    values = asdict(settings)
-    values["replay"] = None if settings.replay is None else str(settings.replay)
-    values["sources"] = {name: str(path) for name, path in settings.sources.items()}
-    return values

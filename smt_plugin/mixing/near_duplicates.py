@@ -16,40 +16,20 @@ if TYPE_CHECKING:
 # Two texts that share 0.8 of their shingles meet in some band with a chance of 1 - (1 - 0.8^5)^14 = 99.6 %, that share
 # 0.2 with 0.4 %. FineWeb (Penedo et al. 2024) takes 14 bands of 8 rows, which find 92 % at 0.8.
 BANDS, ROWS = 14, 5
-
-
 # A shingle is what stands in so many bytes from a word's start: four or five words of English, eight Chinese signs.
 _WINDOW = 24
-
-
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\t\n\v\f\r", b"abcdefghijklmnopqrstuvwxyz     ")
-
-
 _BETWEEN, _LETTER, _SIGN = range(3)
-
-
 # What each folded byte is; signs are the first bytes of the scripts that are written without spaces.
 _KINDS = bytes(
     _SIGN if 0xE3 <= byte < 0xEE else _LETTER if byte >= 128 or chr(byte).isalnum() else _BETWEEN for byte in range(256)
 )
-
-
 _NUMBER = re.compile(r"\d+")
-
-
 # All but the digits of Western numbers, which can be found without the slower expression.
 _NO_DIGITS = bytes(byte if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
-
-
 _CHARACTERS = 200_000
-
-
 _MIX = [np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)]
-
-
 _SHIFT = np.uint64(31)
-
-
 _FACTORS = np.random.default_rng(0).integers(2**31, 2**32, (BANDS, ROWS, 1), dtype=np.uint32) | np.uint32(1)
 
 

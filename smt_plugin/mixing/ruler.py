@@ -14,16 +14,10 @@ _ENDS = (
     re.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*\\s+|[\u3002\uff01\uff1f]|\\n\\s*\\n\\s*"),
     re.compile("\\n+"),
 )
-
-
 # How a token begins that is no word.
 _SIGN = re.compile(r"[^\w\s]")
-
-
 # One dialogue in so many is rendered by the template itself, to check the short cut.
 _CHECK_EVERY = 64
-
-
 # So few texts that their codes stay in the processor's cache.
 _AT_ONCE = 64
 

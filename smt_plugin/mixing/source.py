@@ -37,30 +37,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from smt_plugin.mixing.near_duplicates import NearDuplicates
-    from smt_plugin.mixing.settings import MixSettings
 
 CHAT, TEXT, PLAIN_QA = range(3)  # forms of a training row
-
-
 BATCH = 1024
-
-
 _BATCH_CHARACTERS = 4_000_000
-
-
 _MOST_UNUSABLE = 1000  # lines of a stream before one that can be used
-
-
 # Each takes about a twelfth of the interpreter's time, so more of them would only wait for it.
 THREADS = min(os.cpu_count() or 1, 12)
-
-
-TOLERANCE = 0.005  # part of a share that may be missed without a word
-
-
-_PART_STEP = 0x9E3779B97F4A7C15
-
-
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -96,24 +79,6 @@ class _Measured:
     piece_tokens: list[int]
     too_long: dict[int, int]
     keys: "NDArray[np.uint64] | None"
-
-
-@dataclass
-class Choice:
-    """What is taken of a source: the first pieces in its order.
-
-    Attributes:
-        asked: the source's part of the budget, in tokens.
-        tokens: what the pieces hold.
-        pieces: their numbers.
-        is_dry: whether the source holds less than was asked, by more than the tolerance.
-    """
-
-    source: "Source"
-    asked: float
-    tokens: int
-    pieces: "NDArray[np.uint32]"
-    is_dry: bool
 
 
 class Scratch:
@@ -171,20 +136,25 @@ class Source:
     Args:
         name: of the method, of the run file's `sources`, or `replay`.
         origin: where it is read from, for the manifest.
+        seed: sets the order that shuffles.
+        as_text: dialogues become plain text, see `plain_qa`.
         is_replay: its rows are taken in the order of its stream, whatever document they belong to.
+
+    Attributes:
+        counts: reason -> records that were dropped for it.
+        lines: read so far.
     """
 
     def __init__(
-        self, name: str, origin: str, scratch: Scratch, settings: "MixSettings", is_replay: bool = False
+        self, name: str, origin: str, scratch: Scratch, seed: int, as_text: bool = False, is_replay: bool = False
     ) -> None:
-        self.name, self.is_replay, self._origin, self.scratch = name, is_replay, origin, scratch
-        self._seed, self._as_text = settings.seed, settings.qa_form == "text" and not is_replay
+        self.name, self.origin, self.scratch, self.is_replay = name, origin, scratch, is_replay
+        self._seed, self._as_text = seed, as_text
         # Record -> why it was dropped; and those that were dropped before they were measured.
         self._drops: dict[int, str] = {}
         self._unread: list[dict[str, str]] = []
         self.counts = {"duplicates": 0, "near_duplicates": 0, "too_long": 0, "left_out": 0, "empty": 0, "unusable": 0}
         self.lines = 0
-        self.available = 0
         self._len = 0
 
     def read(
@@ -232,7 +202,7 @@ class Source:
                     continue
                 check_line(row, where)
             except Unusable as error:
-                # A data set on the hub nobody here can mend.
+                # Nobody here can fix a data set on the hub.
                 if not self.is_replay:
                     raise
                 self._drop_unread(where, "unusable", str(error).removeprefix(f"{where}: "))
@@ -323,6 +293,14 @@ class Source:
             self.counts[count] += 1
             self._drops[record] = reason
 
+    def kept(self) -> "NDArray[np.uint32]":
+        """The numbers of the records that were not dropped."""
+        import numpy as np
+
+        keep = np.ones(len(self), dtype=bool)
+        keep[list(self._drops)] = False
+        return np.flatnonzero(keep).astype(np.uint32)
+
     def _lines(self, record: int) -> list[bytes]:
         begin = int(self._begins[record])
         end = int(self._begins[record + 1]) if record + 1 < self._len else self.scratch.size
@@ -338,125 +316,11 @@ class Source:
         rows = [DECODER.decode(row) for row in self._lines(record)[1:]]
         return " ".join(row.text or "\n".join(turn.content for turn in row.messages or []) for row in rows)
 
-    def put_in_order(self, validation_rounds: int) -> None:
-        """Set the order in which the pieces are taken, and hold the last rounds out; what was dropped is left out."""
-        import numpy as np
-
-        keep = np.ones(len(self), dtype=bool)
-        keep[list(self._drops)] = False
-        records = np.flatnonzero(keep).astype(np.uint32)
-        self._kept, held = len(records), records[:0]
-        if not self.is_replay:
-            records, held, progress = self._by_progress(records, validation_rounds)
-            records = records[np.lexsort((records, self.column("order")[records], progress))]
-        # Replay is taken in the order of its stream.
-        self._held = len(held)
-        self._pieces, self._held_pieces = self._pieces_of(records), self._pieces_of(held)
-        self.available = int(self.column("piece_tokens")[self._pieces].sum())
-
-    def _by_progress(
-        self, records: "NDArray[np.uint32]", validation_rounds: int
-    ) -> "tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float64]]":
-        """Records to train on, those that are held out, and how far through its part of the document each of the
-        first stands, 0 to below 1.
-        """
-        import numpy as np
-
-        # A part of a document, as one number.
-        part = self.column("document")[records]
-        part += self.column("part")[records] * np.uint64(_PART_STEP)
-        place = self.column("round")[records].astype(np.uint64) << np.uint64(32)
-        place |= self.column("index")[records]
-        by_place = np.lexsort((self.column("order")[records], place, part))
-        records, part, round_ = records[by_place], part[by_place], place[by_place] >> np.uint64(32)
-        del by_place, place
-        is_first = np.ones(len(records), dtype=bool)
-        is_first[1:] = part[1:] != part[:-1]
-        del part
-        begins = np.flatnonzero(is_first).astype(np.uint32)
-        sizes = np.diff(begins, append=np.uint32(len(records)))
-        rank = np.arange(len(records), dtype=np.uint32)
-        rank -= np.repeat(begins, sizes)
-        progress = rank / np.repeat(sizes, sizes)
-        if not validation_rounds:
-            return records, records[:0], progress
-        is_first[1:] |= round_[1:] != round_[:-1]
-        rounds_before = np.cumsum(is_first)
-        rounds_before -= np.repeat(rounds_before[begins], sizes)
-        ends = np.append(begins[1:], len(records)).astype(np.int64) - 1
-        num_rounds = np.repeat(rounds_before[ends] + 1, sizes) if len(records) else rounds_before
-        held = (num_rounds > validation_rounds) & (rounds_before >= num_rounds - validation_rounds)
-        return records[~held], np.sort(records[held]), progress[~held]
-
-    def _pieces_of(self, records: "NDArray[np.uint32]") -> "NDArray[np.uint32]":
-        """The numbers of all pieces of these records, in this order."""
-        import numpy as np
-
-        counts = self.column("pieces")
-        ends = np.cumsum(counts, dtype=np.uint32)[records]
-        counts = counts[records]
-        shift = ends - np.cumsum(counts, dtype=np.uint32)
-        pieces = np.arange(counts.sum(dtype=np.int64), dtype=np.uint32)
-        pieces += np.repeat(shift, counts)
-        return pieces
-
-    def _record_of_pieces(self) -> "NDArray[np.uint32]":
-        import numpy as np
-
-        return np.repeat(np.arange(len(self), dtype=np.uint32), self.column("pieces"))
-
-    def take(self, budget: float) -> Choice:
-        """Choose the pieces whose sum comes nearest to `budget` tokens."""
-        import numpy as np
-
-        sums = np.cumsum(self.column("piece_tokens")[self._pieces], dtype=np.int64)
-        count = int(np.searchsorted(sums, budget, side="right"))
-        below = float(sums[count - 1]) if count else 0.0
-        if count < len(sums) and sums[count] - budget < budget - below:
-            count += 1
-        tokens = int(sums[count - 1]) if count else 0
-        is_dry = count == len(sums) and budget - tokens > TOLERANCE * budget
-        return Choice(self, budget, tokens, self._pieces[:count], is_dry)
-
-    def held_out(self) -> Choice:
-        """Choose the pieces that are held out for validation."""
-        tokens = int(self.column("piece_tokens")[self._held_pieces].sum())
-        return Choice(self, tokens, tokens, self._held_pieces, False)
-
     def dropped_rows(self) -> Iterator[dict[str, Any]]:
         """What was dropped, and why."""
         yield from self._unread
         for record, reason in sorted(self._drops.items()):
             yield {"source": self.name, "id": self.id(record), "reason": reason}
-
-    def of_form(self, pieces: "NDArray[np.uint32]", form: int) -> "tuple[NDArray[np.uint32], NDArray[np.uint64]]":
-        """Those of the pieces that have a form, with their shuffled order."""
-        records = self._record_of_pieces()[pieces]
-        chosen = self.column("form")[records] == form
-        return pieces[chosen], self.column("order")[records[chosen]]
-
-    def report(self, choice: Choice, of_tokens: int) -> dict[str, Any]:
-        """Counts for the manifest; `of_tokens` is what the share is a part of."""
-        import numpy as np
-
-        is_used = np.zeros(len(self), dtype=bool)
-        is_used[self._record_of_pieces()[choice.pieces]] = True
-        return {
-            "file": self._origin,
-            "lines": self.lines,
-            **self.counts,
-            "held_out": self._held,
-            "records_available": self._kept - self._held,
-            "tokens_available": self.available,
-            "records": int(is_used.sum()),
-            "documents": len(np.unique(self.column("document")[is_used])) if not self.is_replay else None,
-            "rows": len(choice.pieces),
-            "records_cut": int((self.column("pieces")[is_used] > 1).sum()),
-            "tokens_asked": round(choice.asked),
-            "tokens": choice.tokens,
-            "share": round(choice.tokens / of_tokens, 6),
-            "ran_dry": choice.is_dry,
-        }
 
 
 def _batch(rows: Iterator[_Row]) -> list[_Row]:

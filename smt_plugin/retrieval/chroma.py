@@ -14,13 +14,9 @@ if TYPE_CHECKING:
     from llama_index.core.schema import TextNode
 
 KEY_VARIABLE = "SMT_VECTOR_STORE_API_KEY"
-
-
 # The server searches a graph, not all vectors. With its own width (ef_search 100) it found 75 % of the 128 nearest of
 # 10,000 random vectors, with this all of them, in 7 instead of 4 ms.
 HNSW = {"space": "cosine", "ef_construction": 200, "ef_search": 2000, "max_neighbors": 32}
-
-
 _AT_ONCE = 256  # chunks a request
 
 

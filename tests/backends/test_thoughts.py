@@ -36,5 +36,11 @@ def test_a_reply_of_nothing_but_thoughts_that_were_cut_off_is_none(text: str) ->
 
 
 def test_a_reply_keeps_words_that_only_look_like_marks() -> None:
-    for text in ("I think <b>so</b>", "analysis of the harbour", "a final word", "An analysis: final."):
+    for text in (
+        "I think <b>so</b>",
+        "analysis of the harbour",
+        "a final word",
+        "An analysis: final.",
+        "He wrote <think>Hm.</think> in the log.",
+    ):
         assert without_thoughts(text) == text

@@ -3,7 +3,13 @@ import tracemalloc
 
 import pytest
 
-from smt_plugin.evaluation.scoring import process_results, stated_answer
+from smt_plugin.evaluation.scoring import process_results
+from smt_plugin.evaluation.stated_choice import stated_choice
+
+
+def stated_answer(text: str, options: list[str]) -> int | None:
+    return stated_choice(text, options).option
+
 
 OPTIONS = ["A red kite", "A kite", "The mill's old wheel", "No one knows"]
 
@@ -32,7 +38,7 @@ OPTIONS = ["A red kite", "A kite", "The mill's old wheel", "No one knows"]
         ("The answer is (E).", None),
         ("The answer is not (B).", None),
         ("The answer is A tall man.", None),
-        ("(B)", None),
+        ("(B)", 1),
         ("The answer is", None),
         ("The answer is a kitesurfer.", None),
         ("", None),
@@ -58,9 +64,10 @@ def test_options_that_differ_in_signs_alone_are_told_apart_or_not_read(options: 
 
 def test_an_option_that_an_official_file_gives_twice_is_right_in_both_places() -> None:
     doc = {"options": ["Rum", "Tea", "Rum"], "answer": 2}
-    assert process_results(doc, [["The answer is (A).", "The answer is (C).", "The answer is rum.", "(C)"]]) == {
+    assert process_results(doc, [["The answer is (A).", "The answer is (C).", "The answer is rum.", "Tea"]]) == {
         "acc": 0.75,
-        "unparsed": 0.25,
+        "unparsed": 0.0,
+        "no_option": 0.0,
     }
 
 
@@ -73,8 +80,8 @@ def test_every_option_is_read_from_its_own_letter_and_text() -> None:
 
 def test_all_samples_count_and_what_cannot_be_read_is_wrong() -> None:
     doc = {"options": OPTIONS, "answer": 1}
-    samples = ["The answer is (B)."] * 3 + ["The answer is (A)."] * 3 + ["Who can say?"] * 2
-    assert process_results(doc, [samples]) == {"acc": 3 / 8, "unparsed": 2 / 8}
+    samples = ["The answer is (B)."] * 3 + ["The answer is (A)."] * 2 + ["Who can say?", None, "The answer is (Z)."]
+    assert process_results(doc, [samples]) == {"acc": 3 / 8, "unparsed": 3 / 8, "no_option": 1 / 8}
 
 
 def test_degenerate_repetition_is_scored_fast() -> None:
@@ -87,13 +94,13 @@ def test_degenerate_repetition_is_scored_fast() -> None:
 def test_a_whole_qualitys_answers_are_scored_in_under_a_minute() -> None:
     doc = {"options": OPTIONS, "answer": 1}
     reasons = "The story says that the wheel turned, so the answer is not clear yet. " * 20
-    started = time.monotonic()
+    started = time.process_time()
     total = sum(
         process_results(doc, [[f"{reasons}{n} The answer is ({'ABCD'[(n + k) % 4]})." for k in range(8)]])["acc"]
         for n in range(4609)
     )
     assert total == 4609 / 4
-    assert time.monotonic() - started < 60
+    assert time.process_time() - started < 60
 
 
 def test_four_times_the_answers_take_no_more_memory() -> None:

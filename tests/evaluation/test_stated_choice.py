@@ -151,7 +151,7 @@ OTHERS = ["Both A and B", "None of the above", "All of the above", "Only C"]
         ("[THINK]The answer is (A)[/THINK]The answer is (C).", SUSPICIONS, 2),
         ("analysisWe think the answer is (A).assistantfinalThe answer is (C).", SUSPICIONS, 2),
         (
-            "<|channel|>analysis<|message|>The answer is (A)<|end|><|start|>assistant<|channel|>final<|message|>It is (C).",
+            "<|channel|>analysis<|message|>It is (A)<|end|><|start|>assistant<|channel|>final<|message|>It is (C).",
             SUSPICIONS,
             2,
         ),

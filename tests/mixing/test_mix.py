@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import yaml
 
+from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
 from smt_plugin.files import lock_file, read_jsonl
 from smt_plugin.mixing import mix as mix_module
 from smt_plugin.mixing.manifest import budget_name
 from smt_plugin.mixing.mix import mix_budgets, mix_run
 from smt_plugin.mixing.ruler import Ruler
-from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.training.axolotl_config import write_axolotl_config
 from smt_plugin.training.axolotl_schema import unknown_keys
 from tests.tiny_llama import LLAMA_LIKE, MICROWORLD_LIKE, QWEN_LIKE, Style, make_model, make_tokenizer
@@ -69,9 +69,10 @@ def lines(run: Path, name: str) -> list[str]:
     return [json.dumps(row) for _, row in read_jsonl(run / "mix" / name)]
 
 
-def settings(run: Path, tokenizer: str, **changes: Any) -> MixSettings:
-    default = MixSettings(tokenizer=tokenizer, tokens=60_000, replay=run / "replay.jsonl", sequence_len=512)
-    return replace(default, **changes)
+def settings(run: Path, tokenizer: str, **changes: Any) -> MixSection:
+    values = {"tokens": 60_000, "replay": run / "replay.jsonl", "sequence_len": 512} | changes
+    replay = values.pop("replay")
+    return MixSection(tokenizer=tokenizer, replay=None if replay is None else str(replay), **values)
 
 
 @pytest.mark.parametrize("shares", [{"synthetic_qa": 1, "focal_rewrite": 1}, {"focal_rewrite": 3, "synthetic_qa": 1}])
@@ -123,7 +124,7 @@ def test_the_first_rounds_are_used_first_and_every_document_is_in(run: Path, tok
 def test_the_same_settings_give_the_same_files_and_another_seed_others(run: Path, tokenizer: str) -> None:
     first = mix_run(run, settings(run, tokenizer))
     again = mix_run(run, settings(run, tokenizer))
-    other = mix_run(run, settings(run, tokenizer, seed=1))
+    other = mix_run(run, settings(run, tokenizer), seed=1)
     assert first == again
     assert first["content_hash"] != other["content_hash"]
 
@@ -226,17 +227,14 @@ def test_bad_input_is_named_in_one_sentence(run: Path, tokenizer: str) -> None:
         mix_run(run, settings(run, tokenizer, replay=run / "nowhere.jsonl"))
     with pytest.raises(BadInput, match=r"tokenizer .*no-model: cannot be loaded"):
         mix_run(run, settings(run, str(run / "no-model")))
-    for weight in (0, -1, float("nan"), float("inf"), 1e300, 1e-300):
-        with pytest.raises(BadInput, match=r"mix\.shares .* with a weight of 1e-9 to 1e9"):
-            settings(run, tokenizer, shares={"synthetic_qa": 1, "focal_rewrite": weight})
     with pytest.raises(BadInput, match=r"mix\.shares\.synthetic_qa: .* fits into 64 tokens; raise mix\.sequence_len"):
         mix_run(run, settings(run, tokenizer, tokens=None, sequence_len=64))
     with pytest.raises(BadInput, match=r"mix\.tokens: 1 tokens hold not one text; give a larger budget"):
         mix_run(run, settings(run, tokenizer, tokens=1))
     with pytest.raises(BadInput, match=r"mix\.budgets: 1 tokens hold not one text; give a larger budget"):
         mix_run(run, settings(run, tokenizer, tokens=None, budgets=(1, 2)))
-    with pytest.raises(BadInput, match=r"mix\.tokens and mix\.budgets are both given"):
-        settings(run, tokenizer, tokens=1, budgets=(2,))
+    with pytest.raises(BadInput, match=r"mix\.tokenizer: this key is missing; give the target model's folder or hub"):
+        mix_run(run, MixSection())
     write(run / "bad.jsonl", [{"content": "a"}])
     with pytest.raises(BadInput, match=r"bad\.jsonl, line 1: expected an object with either `text` or `messages`"):
         mix_run(run, settings(run, tokenizer, replay=run / "bad.jsonl"))
@@ -399,7 +397,7 @@ def test_a_document_and_each_of_its_parts_keep_their_share_of_the_tokens_at_ever
     everything = mix_run(run, only)["record_tokens"]
     place = {json.dumps({"messages": row["messages"]}): (row["doc_id"], row["part"], row["round"]) for row in rows}
     for fraction in (0.1, 0.5):
-        mix_run(run, replace(only, tokens=round(fraction * everything)))
+        mix_run(run, only.model_copy(update={"tokens": round(fraction * everything)}))
         used = [place[line] for line in lines(run, "qa.jsonl")]
         for (document, part), count in sizes.items():
             rounds = [r for d, p, r in used if (d, p) == (document, part)]
@@ -425,8 +423,6 @@ def test_records_of_another_run_are_a_source_with_a_share_like_any_other(run: Pa
     (run / "nothing").mkdir()
     with pytest.raises(BadInput, match=r"nothing holds no \.jsonl file; give a JSONL file or a folder of them"):
         mix_run(run, settings(run, tokenizer, shares={"x": 1}, sources={"x": run / "nothing"}))
-    with pytest.raises(BadInput, match=r"mix\.sources\.x: it has no share"):
-        settings(run, tokenizer, sources={"x": run / "plain.jsonl"})
 
 
 def test_a_folder_of_foreign_records_is_no_run_and_its_json_file_a_source(run: Path, tokenizer: str) -> None:
@@ -474,7 +470,7 @@ def test_a_mix_that_is_killed_leaves_no_manifest_of_the_one_before_beside_what_i
 
     monkeypatch.setattr(mix_module, "_write_files", dying)
     with pytest.raises(KeyboardInterrupt):
-        mix_budgets(run, replace(nested, validation_rounds=3))
+        mix_budgets(run, nested.model_copy(update={"validation_rounds": 3}))
     assert written == [run / "mix"]
     assert not list((run / "mix").rglob("manifest.json"))
 
@@ -509,7 +505,7 @@ def test_near_duplicates_are_dropped_named_and_counted_and_the_first_round_stays
     for identity, reason in dropped.items():
         assert reason.startswith(f"near duplicate of {identity.removeprefix('near-')}: 0.")
     assert "60 records were dropped" in manifest["warnings"][-1]
-    assert mix_run(run, replace(only, near_duplicates=1))["sources"]["focal_rewrite"]["records"] == 420
+    assert mix_run(run, only.model_copy(update={"near_duplicates": 1}))["sources"]["focal_rewrite"]["records"] == 420
 
 
 def story(rng: random.Random, words: int) -> str:
@@ -525,7 +521,7 @@ def changed(rng: random.Random, text: str, count: int) -> str:
 
 def test_records_to_leave_out_are_left_out_with_their_reason(run: Path, tokenizer: str) -> None:
     drop = {"q3": "nearly asks question 7", "q4": "nearly asks question 9"}
-    manifest = mix_run(run, settings(run, tokenizer, tokens=None, shares={"synthetic_qa": 1}), drop)
+    manifest = mix_run(run, settings(run, tokenizer, tokens=None, shares={"synthetic_qa": 1}), drop=drop)
     source = manifest["sources"]["synthetic_qa"]
     assert (source["lines"], source["left_out"], source["records"]) == (1200, 2, 1198)
     dropped = {row["id"]: row["reason"] for _, row in read_jsonl(run / "mix/dropped.jsonl")}
@@ -563,7 +559,7 @@ def test_the_last_round_is_held_out_for_validation_and_every_document_is_trained
     assert [entry["path"] for entry in values["test_datasets"]] == [str(run / "mix/validation_qa.jsonl")]
     assert values["test_datasets"][0]["type"] == "chat_template"
     assert values["eval_strategy"] == "epoch"
-    mix_run(run, replace(everything, validation_rounds=0))
+    mix_run(run, everything.model_copy(update={"validation_rounds": 0}))
     assert not (run / "mix/validation_qa.jsonl").exists()
 
 
@@ -599,7 +595,7 @@ def test_replay_is_streamed_from_a_data_set_and_cut_to_its_share(run: Path, toke
     assert len(used) == len(set(used)) == manifest["sources"]["replay"]["records"]
     assert set(used) < set(texts)
     assert mix_run(run, chosen) == manifest
-    mix_run(run, replace(chosen, seed=1))
+    mix_run(run, chosen, seed=1)
     assert {row["text"] for _, row in read_jsonl(run / "mix/replay.jsonl")} != set(used)
 
 
@@ -650,7 +646,9 @@ def test_no_special_token_that_axolotl_trains_on_stems_from_a_text(tmp_path: Pat
     write(tmp_path / "run/records/focal_rewrite.jsonl", [{"id": "t", **place, "text": long_text}])
     other = [{"role": "user", "content": "a"}, {"role": "assistant", "content": f"b {CONTROL}"}]
     write(tmp_path / "replay.jsonl", [{"text": f"General. {CONTROL}"}, {"messages": other}])
-    mixed = MixSettings(str(model), tokens=10**6, replay=tmp_path / "replay.jsonl", replay_share=0.9, sequence_len=512)
+    mixed = MixSection(
+        tokenizer=str(model), tokens=10**6, replay=str(tmp_path / "replay.jsonl"), replay_share=0.9, sequence_len=512
+    )
     manifest = mix_run(tmp_path / "run", mixed)
     assert {name: file["rows"] for name, file in manifest["files"].items()} == {
         "qa.jsonl": 1,
@@ -746,7 +744,7 @@ def test_a_second_mix_at_the_same_time_is_refused_and_leaves_the_first_alone(run
     mix_run(run, settings(run, tokenizer))
     before = {path.name: path.read_bytes() for path in (run / "mix").iterdir()}
     with lock_file(run / "mix" / "mix.lock"), pytest.raises(BadInput, match=r"mix is in use by process \d+"):
-        mix_run(run, settings(run, tokenizer, seed=1))
+        mix_run(run, settings(run, tokenizer), seed=1)
     (run / "mix" / "mix.lock").unlink()
     assert {path.name: path.read_bytes() for path in (run / "mix").iterdir()} == before
 
@@ -757,5 +755,5 @@ def test_a_file_that_stays_the_same_keeps_its_date(run: Path, tokenizer: str) ->
         os.utime(path, (1000, 1000))
     mix_run(run, settings(run, tokenizer, shares={"synthetic_qa": 1, "focal_rewrite": 1}))
     assert (run / "mix/qa.jsonl").stat().st_mtime == 1000
-    mix_run(run, settings(run, tokenizer, seed=1))
+    mix_run(run, settings(run, tokenizer), seed=1)
     assert (run / "mix/qa.jsonl").stat().st_mtime > 1000

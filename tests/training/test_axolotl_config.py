@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import yaml
 from click.testing import CliRunner
 
 from smt_plugin.cli.app import cli
+from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
 from smt_plugin.mixing.mix import mix_budgets, mix_run
-from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.training.axolotl_config import trained_config, write_axolotl_config
 from smt_plugin.training.axolotl_schema import unknown_keys
 from smt_plugin.training.shipped import base_model_of, read_config
@@ -35,7 +34,9 @@ def mixed_run(folder: Path, style: Style, records: int = 0) -> tuple[Path, dict[
     """A run whose mix, for a model of the given style, holds all of its records; and the mix's manifest."""
     model = make_model(make_tokenizer(folder / "base", style))
     run, replay = write_records(folder, records), folder / "replay.jsonl"
-    settings = MixSettings(tokenizer=str(model), tokens=1_000_000, replay=replay, replay_share=0.9, sequence_len=256)
+    settings = MixSection(
+        tokenizer=str(model), tokens=1_000_000, replay=str(replay), replay_share=0.9, sequence_len=256
+    )
     return run, mix_run(run, settings)
 
 
@@ -58,6 +59,17 @@ def test_paths_length_model_and_output_are_filled_in(run: Path) -> None:
     names = ("qa.jsonl", "rewrites.jsonl", "replay.jsonl", "replay_qa.jsonl")
     assert [entry["path"] for entry in values["datasets"]] == [str(run / "mix" / name) for name in names]
     assert unknown_keys(values) == []
+
+
+def test_the_same_config_keeps_its_date_and_another_takes_its_place_whole(run: Path) -> None:
+    written(run)
+    path = run / "axolotl.yaml"
+    os.utime(path, (1000, 1000))
+    written(run)
+    assert path.stat().st_mtime == 1000
+    assert written(run, overrides={"num_epochs": 7})["num_epochs"] == 7
+    assert path.stat().st_mtime > 1000
+    assert not list(run.glob("axolotl.yaml.*"))
 
 
 def test_commands_to_paste_are_quoted(tmp_path: Path) -> None:
@@ -85,7 +97,7 @@ def test_a_new_mix_gets_a_new_folder_of_prepared_data(tmp_path: Path) -> None:
     run, _ = mixed_run(tmp_path, MICROWORLD_LIKE)
     first = written(run)["dataset_prepared_path"]
     assert written(run)["dataset_prepared_path"] == first
-    mix_run(run, MixSettings(tokenizer=str(tmp_path / "base"), tokens=500, sequence_len=256))
+    mix_run(run, MixSection(tokenizer=str(tmp_path / "base"), tokens=500, sequence_len=256))
     assert written(run)["dataset_prepared_path"] != first
 
 
@@ -107,7 +119,7 @@ def test_a_tokenizer_other_than_the_models_is_named_in_the_config(run: Path) -> 
 def test_a_config_written_for_one_mix_serves_another_and_brings_none_of_its_data(tmp_path: Path) -> None:
     base = str(make_model(make_tokenizer(tmp_path / "base", MICROWORLD_LIKE)))
     run = write_records(tmp_path, count=60)
-    nested = MixSettings(base, budgets=(1000, 3000), replay_share=0, sequence_len=256, validation_rounds=1)
+    nested = MixSection(tokenizer=base, budgets=[1000, 3000], replay_share=0, sequence_len=256, validation_rounds=1)
     (small, _), (large, _) = mix_budgets(run, nested)
     own = run / "own.yaml"
     shutil.copy(write_axolotl_config(run, "microworld/full", base, mix_folder=small), own)
@@ -116,7 +128,7 @@ def test_a_config_written_for_one_mix_serves_another_and_brings_none_of_its_data
     assert {Path(entry["path"]).parent for entry in values["test_datasets"]} == {run / "mix"}
     own.write_text(yaml.safe_dump({**values, "val_set_size": 0.1}))
     assert written(run, own, mix_folder=large, base_model=base)["val_set_size"] == 0
-    (_, _), (large, _) = mix_budgets(run, replace(nested, validation_rounds=0))
+    (_, _), (large, _) = mix_budgets(run, nested.model_copy(update={"validation_rounds": 0}))
     assert "test_datasets" not in written(run, own, mix_folder=large, base_model=base)
     mine = {"path": "mine.jsonl", "type": "completion"}
     own.write_text(yaml.safe_dump({**values, "test_datasets": [mine]}))

@@ -12,8 +12,8 @@ import yaml
 
 from benchmarks.throughput import SHAPES
 from smt_plugin.assets import asset_dir
+from smt_plugin.config import MixSection
 from smt_plugin.mixing.mix import mix_run
-from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.training.axolotl_config import write_axolotl_config
 from smt_plugin.training.axolotl_schema import unknown_keys
 from smt_plugin.training.shipped import config_files, read_config
@@ -199,7 +199,7 @@ def test_the_config_trains_on_a_cpu_and_the_model_answers_through_lm_eval(name: 
     style = {"llama": LLAMA_LIKE, "qwen3": QWEN_LIKE, "microworld": MICROWORLD_LIKE}[name.split("-")[0].split("/")[0]]
     base = make_model(make_tokenizer(tmp_path / "base", style), "qwen3" if style is QWEN_LIKE else "llama")
     run = write_records(tmp_path, count=60)
-    mix_run(run, MixSettings(tokenizer=str(base), replay=tmp_path / "replay.jsonl", replay_share=0.3))
+    mix_run(run, MixSection(tokenizer=str(base), replay=str(tmp_path / "replay.jsonl"), replay_share=0.3))
     path = write_axolotl_config(run, name, base_model=str(base))
     values = yaml.safe_load(path.read_text())
     overlay = yaml.safe_load((Path(__file__).parents[1] / "cpu_overlay.yaml").read_text())

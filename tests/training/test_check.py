@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import yaml
 from click.testing import CliRunner
 
 from smt_plugin.cli.app import cli
+from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
 from smt_plugin.mixing.mix import mix_budgets, mix_run
-from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.training.axolotl_config import write_axolotl_config
-from smt_plugin.training.check import Checked, check_config
+from smt_plugin.training.check import CHECKS, Checked, check_config
+from smt_plugin.training.check.known import Finding, Known, Note, Problem
 from smt_plugin.training.shipped import config_files, read_config
 from tests.tiny_llama import LLAMA_LIKE, make_model, make_tokenizer
 from tests.training_records import CHATS, write, write_records
@@ -36,7 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(tmp_path: Path, base: Path) -> Path:
     run = write_records(tmp_path, count=60)
-    mix_run(run, MixSettings(str(base), replay=tmp_path / "replay.jsonl", sequence_len=256))
+    mix_run(run, MixSection(tokenizer=str(base), replay=str(tmp_path / "replay.jsonl"), sequence_len=256))
     return write_axolotl_config(run, "microworld/full", base_model=str(base), overrides=TINY)
 
 
@@ -106,7 +108,7 @@ def test_a_model_that_axolotl_takes_for_an_mpt_model_is_told_why(
     changed(config, base_model=str(model), tokenizer_config=str(base), gradient_checkpointing=True)
     assert only_problem(check_config(config, 1)).startswith(f"base_model {model}: axolotl takes every model with `mpt`")
     # And axolotl really does.
-    monkeypatch.setattr("smt_plugin.training.check.taken_for_mpt", lambda values: None)
+    monkeypatch.setattr("smt_plugin.training.axolotl_schema.taken_for_mpt", lambda values: None)
     assert "not supported for MPT models" in only_problem(check_config(config, 1))
 
 
@@ -157,7 +159,7 @@ def test_a_chat_template_that_is_not_there_is_named_and_not_written_where_no_tex
     (tokenizer / "chat_template.jinja").unlink()
     base = make_model(tokenizer)
     run = write_records(tmp_path, count=60)
-    mix_run(run, MixSettings(str(base), replay_share=0, qa_form="text", sequence_len=256))
+    mix_run(run, MixSection(tokenizer=str(base), replay_share=0, qa_form="text", sequence_len=256))
     config = write_axolotl_config(run, "microworld/full", base_model=str(base), overrides={"warmup_ratio": 0.1})
     assert "chat_template" not in yaml.safe_load(config.read_text())
     assert check_config(config, 1).problems == []
@@ -223,7 +225,7 @@ def test_a_mix_that_was_changed_by_hand_or_is_for_another_tokenizer_or_length_is
 
 def test_a_chat_template_that_was_changed_after_the_mix_is_named(config: Path, tmp_path: Path) -> None:
     base = make_model(make_tokenizer(tmp_path / "mine", LLAMA_LIKE))
-    mix_run(config.parent, MixSettings(str(base), replay=tmp_path / "replay.jsonl", sequence_len=256))
+    mix_run(config.parent, MixSection(tokenizer=str(base), replay=str(tmp_path / "replay.jsonl"), sequence_len=256))
     path = write_axolotl_config(config.parent, "microworld/full", base_model=str(base), overrides=TINY)
     assert check_config(path, 1).problems == []
     template = base / "chat_template.jinja"
@@ -243,12 +245,14 @@ def test_a_manifest_whose_inside_is_broken_is_no_manifest_and_all_is_counted_ane
 
 def test_held_out_rows_of_another_mix_are_named(config: Path, base: Path) -> None:
     run = config.parent
-    mixed = MixSettings(str(base), replay=run.parent / "replay.jsonl", sequence_len=256, validation_rounds=1)
-    _, (large, _) = mix_budgets(run, replace(mixed, budgets=(2000, 4000)))
+    mixed = MixSection(
+        tokenizer=str(base), replay=str(run.parent / "replay.jsonl"), sequence_len=256, validation_rounds=1
+    )
+    _, (large, _) = mix_budgets(run, mixed.model_copy(update={"budgets": [2000, 4000]}))
     path = write_axolotl_config(run, "microworld/full", str(base), TINY | {"num_epochs": 20}, large)
     assert check_config(path, 1).problems == []
     # The larger mix stays, and is trained on what is held out now.
-    mix_budgets(run, replace(mixed, budgets=(2000,), validation_rounds=5))
+    mix_budgets(run, mixed.model_copy(update={"budgets": [2000], "validation_rounds": 5}))
     found = check_config(path, 1)
     assert found.problems
     assert all("validation_" in problem and "was changed after `smt mix`" in problem for problem in found.problems)
@@ -471,6 +475,18 @@ def test_the_command_exits_with_2_and_a_sentence_a_problem(config: Path) -> None
     assert "Traceback" not in result.output
 
 
+def test_a_check_of_ones_own_is_a_function_that_yields_and_a_problem_is_named_once(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(known: Known) -> Iterator[Finding]:
+        yield Problem(f"seed: {known.config.seed}\nis no number of ours")
+        yield Note(f"{len(known.files)} files")
+
+    monkeypatch.setattr("smt_plugin.training.check.CHECKS", (check, *CHECKS, check))
+    found = check_config(config, num_gpus=1)
+    assert (found.problems, found.notes) == (["seed: 42 is no number of ours"], ["4 files", "4 files"])
+
+
 def test_a_run_file_is_told_from_a_config(tmp_path: Path) -> None:
     path = tmp_path / "smt.yaml"
     path.write_text("run: run\ncorpus: c\nbackend: {kind: microworld}\nmethods: {synthetic_qa: {tokens: 1K}}\n")
@@ -510,7 +526,7 @@ def test_a_tokenizer_that_numbers_the_models_tokens_otherwise_is_named(config: P
     other = make_tokenizer(tmp_path / "other", replace(LLAMA_LIKE, specials=LLAMA_LIKE.specials[::-1]))
     run = config.parent
     for tokenizer, is_fine in ((tmp_path / "more", True), (other, False)):
-        mix_run(run, MixSettings(str(tokenizer), replay=tmp_path / "replay.jsonl", sequence_len=256))
+        mix_run(run, MixSection(tokenizer=str(tokenizer), replay=str(tmp_path / "replay.jsonl"), sequence_len=256))
         path = write_axolotl_config(run, "microworld/full", base_model=str(base), overrides=TINY)
         said = check_config(path, num_gpus=1).problems
         assert any("are others than those of" in problem for problem in said) != is_fine

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from smt_plugin.config import MixSection
 from smt_plugin.mixing.mix import mix_run
-from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.training.axolotl_config import write_axolotl_config
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
 from tests.training_records import write_records
@@ -44,7 +44,7 @@ def finished(process: subprocess.Popen[bytes], output: Path) -> dict[int, float]
 def test_a_killed_and_resumed_training_ends_as_two_that_were_left_alone(tmp_path: Path) -> None:
     base = make_model(make_tokenizer(tmp_path / "base", MICROWORLD_LIKE))
     run = write_records(tmp_path, count=60)
-    mix_run(run, MixSettings(str(base), replay=tmp_path / "replay.jsonl", sequence_len=256))
+    mix_run(run, MixSection(tokenizer=str(base), replay=str(tmp_path / "replay.jsonl"), sequence_len=256))
     config = write_axolotl_config(run, "microworld/full", base_model=str(base), overrides=OFTEN)
 
     left_alone = {name: start(config, run / name) for name in ("first", "second")}

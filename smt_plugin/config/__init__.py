@@ -1,0 +1,36 @@
+"""The run file: one YAML that the user owns, checked key by key. Each setting is defined here, and nowhere else."""
+
+from smt_plugin.config.retrieval import MINILM, MODES, ORDERS, RetrievalSettings, default_retrieval, retrieval_settings
+from smt_plugin.config.run_file import example_run_file, load_yaml, read_run_file, write_resolved
+from smt_plugin.config.sections import (
+    EvaluateSection,
+    JudgeSection,
+    MicroworldBackend,
+    MixSection,
+    OpenAIEndpoints,
+    Price,
+    RunFile,
+)
+from smt_plugin.config.values import first_problem, parse_tokens
+
+__all__ = [
+    "MINILM",
+    "MODES",
+    "ORDERS",
+    "EvaluateSection",
+    "JudgeSection",
+    "MicroworldBackend",
+    "MixSection",
+    "OpenAIEndpoints",
+    "Price",
+    "RetrievalSettings",
+    "RunFile",
+    "default_retrieval",
+    "example_run_file",
+    "first_problem",
+    "load_yaml",
+    "parse_tokens",
+    "read_run_file",
+    "retrieval_settings",
+    "write_resolved",
+]

@@ -1,0 +1,158 @@
+"""Reading a run file: YAML, checked key by key, with its paths made absolute; and writing one."""
+
+import os
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from smt_plugin.config.sections import RunFile
+from smt_plugin.config.values import first_problem
+from smt_plugin.errors import BadInput, why_no_file
+from smt_plugin.files import write_text
+
+_MOST_VALUES = 100_000
+EXAMPLE = """\
+# A run of smt: what is read, asked, mixed, trained and evaluated. Paths are relative to this file.
+run: {run}                          # folder for everything that is made
+corpus: {corpus}
+
+backend:                          # any OpenAI-compatible endpoint; several URLs serve the same model
+  endpoints: [http://127.0.0.1:8000/v1]
+  model: Qwen/Qwen3-30B-A3B-Instruct-2507
+  max_concurrency: 256            # requests in flight at most; the API key comes from OPENAI_API_KEY
+
+methods:                          # budgets in tokens that the backend writes
+  synthetic_qa: {{tokens: 1M}}
+  focal_rewrite: {{tokens: 1M}}     # or active_reading
+
+# price: {{input: 0.1, cached: 0.02, output: 0.4}}   # per million tokens, for `smt plan` and the live progress
+# price: {{gpus: 8, gpu_hour: 2.5}}                  # or what GPUs of your own cost
+
+mix:
+  shares: {{synthetic_qa: 1, focal_rewrite: 1}}   # by tokens of the target's tokenizer
+  # budgets: [10M, 30M]           # several nested mixes; without: one, as large as the shares allow
+  replay: HuggingFaceFW/fineweb   # general text, streamed, so that the model forgets less; or a JSONL file
+  replay_share: 0.1
+  sequence_len: 2048
+
+train:
+  config: llama-3.1-8b/full       # a shipped axolotl config, or the path of your own
+
+evaluate:
+  benchmark: corpus               # your own questions; or quality, longhealth, financebench
+  data: {corpus}                  # with questions.jsonl in it; for a benchmark, the folder of its files
+  # judge: {{endpoint: http://127.0.0.1:8001/v1, model: Qwen/Qwen3-14B}}   # for questions without options
+  # judge: {{kind: vllm}}           # or `vllm serve Qwen/Qwen3-14B`, started for the evaluation
+  arms: [base, base_rag, base_full, trained, trained_rag]
+"""
+
+
+def example_run_file(corpus: Path, folder: Path) -> str:
+    """Return the text of a commented run file, to be written into `folder`, for a corpus.
+
+    Its paths are relative to `folder`. The run folder lies there, or beside the corpus where `folder` is part of it.
+    """
+    run = folder / "run"
+    if lies_in_corpus(run, corpus):
+        run = corpus.absolute().parent / f"{corpus.resolve().name}-run"
+    return EXAMPLE.format(corpus=_relative(corpus, folder), run=_relative(run, folder))
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A path relative to a folder, quoted where YAML would take it for something else."""
+    quoted = yaml.safe_dump(os.path.relpath(path, folder), allow_unicode=True, width=10_000)
+    return quoted.removesuffix("\n").removesuffix("\n...")
+
+
+def lies_in_corpus(run: Path, corpus: Path) -> bool:
+    """Whether what is made in a run folder would be read as documents: a README.md of a model, for example."""
+    inside = run.resolve().is_relative_to(corpus.resolve())
+    return inside and corpus.is_dir() and not (corpus / "documents.jsonl").is_file()
+
+
+def write_resolved(run_file: RunFile, path: Path) -> None:
+    """Write a run file with its defaults filled in and its paths absolute."""
+    values = run_file.model_dump(mode="json")
+    if run_file.evaluate is not None and run_file.evaluate.judge is not None:
+        # Keys of the other kind of judge would be refused when read back.
+        values["evaluate"]["judge"] = run_file.evaluate.judge.values
+    write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, where plain YAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # A merge (`<<`) brings keys of its own, of which those that stand here count.
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
+        seen: set[Any] = set()
+        # What cannot be a key is refused below.
+        for key in filter(lambda key: isinstance(key, Hashable), keys):
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: Path) -> dict[Any, Any]:
+    """Read the keys of a YAML file.
+
+    Raises:
+        BadInput: it cannot be read, is not YAML, gives a key twice, holds something else than keys, or aliases that
+            repeat each other into something huge.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        _check_values(content)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); fix its permissions.") from None
+    # PyYAML raises a plain ValueError for a date such as 2026-13-45.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: expected `key: value` lines.")
+    return content
+
+
+def read_run_file(path: Path) -> RunFile:
+    """Read and check a run file.
+
+    Raises:
+        BadInput: the file is missing, is not YAML, has an unknown, missing or wrong key, which is named, or a run
+            folder inside the corpus.
+    """
+    if not path.is_file():
+        raise BadInput(f"run file {path} {why_no_file(path)}; `smt init` writes one.")
+    content = load_yaml(path)
+    backend = content.get("backend")
+    if isinstance(backend, dict):
+        content["backend"] = {"kind": "openai", **backend}
+    try:
+        run_file = RunFile.model_validate(content, context=path.parent)
+    except ValidationError as error:
+        raise BadInput(f"run file {path}: {first_problem(error)}") from None
+    if lies_in_corpus(run_file.run, run_file.corpus):
+        raise BadInput(
+            f"run file {path}: run: the folder lies in the corpus, and what is made in it would become documents; give "
+            "one outside, and move what is there already to it."
+        )
+    return run_file
+
+
+def _check_values(content: Any) -> None:
+    """Refuse what no path can hold, and YAML whose aliases repeat each other into something huge or endless."""
+    left = [content]
+    for _ in range(_MOST_VALUES):
+        if not left:
+            return
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, str) and "\0" in value:
+            raise ValueError("a text holds a NUL character")
+    raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
