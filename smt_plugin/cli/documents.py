@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from smt_plugin.benchmarks import names
 from smt_plugin.errors import BadInput
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def init(corpus: Path, output: Path) -> None:
 
 
 @click.command(cls=Command, epilog="\b\nExample:\n  smt benchmark longhealth --data LongHealth/data --output corpus/")
-@click.argument("name", type=click.Choice(["quality", "longhealth", "financebench", "corpus"]))
+@click.argument("name", type=click.Choice(names()))
 @click.option("--data", type=click.Path(path_type=Path), help="folder of its files; else they are looked for, fetched")
 @click.option("--output", type=click.Path(path_type=Path), help="write documents.jsonl and questions.jsonl there")
 def benchmark(name: str, data: Path | None, output: Path | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from smt_plugin.benchmarks import names
 from smt_plugin.errors import BadInput
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class _Setting(click.ParamType):  # type: ignore[type-arg]
     cls=Command,
     epilog="\b\nExample:\n  smt retrieve corpus --data documents/ --set mode=hybrid --set top_k=5 --output r.jsonl",
 )
-@click.argument("name", type=click.Choice(["quality", "longhealth", "financebench", "corpus", "microworld"]))
+@click.argument("name", type=click.Choice(names()))
 @click.option("--data", type=click.Path(path_type=Path), help="folder of the benchmark's files")
 @click.option("--set", "values", multiple=True, type=_Setting(), help="a setting of the retrieval; may be given again")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="retrieval file to write")

@@ -3,12 +3,12 @@
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
+from msgspec.structs import asdict
 
 from smt_plugin.backends.base import Backend, Reply
 from smt_plugin.corpus import Document, read_documents, split_document

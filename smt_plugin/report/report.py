@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader
 
-from smt_plugin.benchmarks.find import OFFICIAL
+from smt_plugin.benchmarks.find import official_of
 from smt_plugin.config import RunFile
 from smt_plugin.evaluation.arms import ARMS, split_arm
 from smt_plugin.evaluation.intervals import Estimate
@@ -228,7 +228,7 @@ def write_report(
 def run_facts(run_file: RunFile) -> dict[str, str]:
     """Return what a reader of the report should know: models, budgets and the mix."""
     facts = {"run": run_file.run.name, "corpus": run_file.corpus.name, "training": run_file.train.config}
-    official = OFFICIAL.get(run_file.evaluate.benchmark) if run_file.evaluate else None
+    official = official_of(run_file.evaluate.benchmark) if run_file.evaluate else None
     if official is not None:
         facts["benchmark"] = f"{official.source}; licence: {official.licence}"
     generated: dict[str, Counter[str]] = defaultdict(Counter)
