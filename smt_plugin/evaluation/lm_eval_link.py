@@ -10,8 +10,8 @@ import orjson
 
 from smt_plugin.assets import asset_dir
 from smt_plugin.benchmarks.find import held_out, load
+from smt_plugin.benchmarks.official import Data
 from smt_plugin.control_tokens import defuse
-from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.scoring import process_results
 from smt_plugin.question import Question
@@ -44,7 +44,7 @@ def dataset(
             which, as without them, a file is built once and kept.
         judge: endpoint or kind, model and so on of the model that judges free-form answers, from `--metadata`.
         split: from `--metadata`: `tuning` asks only about the documents that retrieval is tuned on, see tune.py.
-        free_form: whether the task can ask questions without options; set there.
+        free_form: whether the task can ask questions without options; set under `metadata` of a shared task file.
 
     Raises:
         BadInput: no data, data that cannot be read, a retrieval file that does not fit it, or free-form
@@ -57,7 +57,7 @@ def dataset(
     if not free_form and (without := [q.question_id for q in questions if q.options is None]):
         raise BadInput(f"question {without[0]!r} has no options, but this task compares options; use one without _ll.")
     judged = _checked_judge(judge) if any(question.options is None for question in questions) else ""
-    passages = _passages(benchmark, context, documents, questions, retrieval)
+    passages = _passages(benchmark, context, (documents, questions), retrieval)
     if split not in (None, "tuning"):
         raise BadInput(f"unknown split {split!r} in --metadata; `tuning` is the only one.")
     asked_about = set(held_out(documents)) if split else set(by_id)
@@ -72,13 +72,10 @@ def dataset(
 
 
 def _passages(
-    benchmark: str,
-    context: str,
-    documents: list[Document],
-    questions: list[Question],
-    retrieval: str | dict[str, Any] | None,
+    benchmark: str, context: str, data: Data, retrieval: str | dict[str, Any] | None
 ) -> Callable[[Question], list[str]]:
     """The function that gives the passages of a question; each begins with the identity of its document."""
+    documents, questions = data
     if context == "rag":
         from smt_plugin.retrieval.retrieve import ORDERS, cached_retrieval, default_settings, order_of, read_retrieval
 

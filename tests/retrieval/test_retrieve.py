@@ -5,6 +5,7 @@ from pathlib import Path
 import orjson
 import pytest
 from click.testing import CliRunner
+from msgspec import structs
 
 from smt_plugin.benchmarks.find import load
 from smt_plugin.cli.app import cli
@@ -97,8 +98,8 @@ def test_the_key_follows_documents_questions_and_settings(data: Data) -> None:
     key = retrieval_key(documents, questions, Settings())
     assert key == retrieval_key(list(documents), list(questions), Settings())
     others = {
-        retrieval_key([replace(documents[0], text="New."), *documents[1:]], questions, Settings()),
-        retrieval_key([replace(documents[0], title="New"), *documents[1:]], questions, Settings()),
+        retrieval_key([structs.replace(documents[0], text="New."), *documents[1:]], questions, Settings()),
+        retrieval_key([structs.replace(documents[0], title="New"), *documents[1:]], questions, Settings()),
         retrieval_key(documents, questions[1:], Settings()),
         retrieval_key(documents, questions, Settings(chunk_tokens=150)),
         retrieval_key(documents, questions, Settings(name_document=False)),
