@@ -109,17 +109,16 @@ def _read(benchmark: str, folder: Path | None) -> Data:
     data: Data
     if folder is None:
         data = module.make()
-        return data
-    if _is_ours(folder):
-        return corpus.read(folder)
-    place = official.folder_in(folder) if official else folder
-    if official and not place:
-        _refuse_zip(folder, official.files)
-    if not place or not hasattr(module, "read"):
+    elif _is_ours(folder):
+        data = corpus.read(folder)
+    elif hasattr(module, "read") and (place := official.folder_in(folder) if official else folder):
+        data = module.read(place)
+        if official and not data[1]:
+            raise BadInput(f"{place} holds no questions; fetch {' and '.join(official.files)} anew.")
+    else:
+        if official:
+            _refuse_zip(folder, official.files)
         raise BadInput(f"{folder} does not hold the {benchmark} data; put {_wanted(benchmark)} there.")
-    data = module.read(place)
-    if official and not data[1]:
-        raise BadInput(f"{place} holds no questions; fetch {' and '.join(official.files)} anew.")
     return data
 
 

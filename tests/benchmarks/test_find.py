@@ -1,10 +1,15 @@
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from smt_plugin.benchmarks.find import load
+from smt_plugin import benchmarks
+from smt_plugin.benchmarks.find import check, load, official_of
+from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
+from smt_plugin.question import Question
 from tests.quality_data import STORIES, official_rows, own_rows, write_lines, write_official, write_own
 
 
@@ -77,8 +82,33 @@ def test_the_microworld_needs_no_files_but_takes_them(tmp_path: Path) -> None:
     assert len(load("microworld", write_own(tmp_path / "m"))[1]) == 8
 
 
-def test_an_unknown_benchmark_is_refused() -> None:
-    with pytest.raises(BadInput, match="unknown benchmark 'trivia'"):
+def test_the_benchmarks_are_the_folders_of_tasks_and_an_unknown_one_is_refused() -> None:
+    assert {"corpus", "financebench", "longhealth", "microworld", "quality"} <= set(benchmarks.names())
+    published = {name for name in benchmarks.names() if official_of(name)}
+    assert published >= {"financebench", "longhealth", "quality"}
+    assert not published & {"corpus", "microworld"}
+    with pytest.raises(BadInput, match="unknown benchmark 'trivia'; choose one of: corpus, financebench, longhealth"):
+        load("trivia")
+    assert official_of("trivia") is None
+
+
+def test_a_module_and_a_folder_of_tasks_make_a_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tasks" / "trivia").mkdir(parents=True)
+    (tmp_path / "tasks" / "trivia" / "trivia_smt.yaml").write_text("task: trivia_smt\n")
+    (tmp_path / "tasks" / "_shared").mkdir()
+    (tmp_path / "tasks" / "_shared" / "_question.yaml").write_text("")
+    monkeypatch.setattr(benchmarks, "asset_dir", lambda _: tmp_path / "tasks")
+    module = ModuleType("trivia")
+    data = [Document("d", "T", "Text.")], [Question("q", "d", "Why?", ["a", "b"], 0)]
+    module.__dict__.update(WANTED="trivia.txt", read=lambda folder: data)
+    monkeypatch.setitem(sys.modules, "smt_plugin.benchmarks.trivia", module)
+    assert benchmarks.names() == ["trivia"]
+    assert load("trivia", tmp_path) == data
+    assert check("trivia", tmp_path).facts == [f"1 questions about 1 documents in {tmp_path}"]
+    assert len(load("trivia", write_own(tmp_path / "own"))[1]) == 8
+    with pytest.raises(
+        BadInput, match=r"no trivia data: put trivia\.txt, or documents\.jsonl and questions\.jsonl, into"
+    ):
         load("trivia")
 
 

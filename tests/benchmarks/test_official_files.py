@@ -7,8 +7,7 @@ from zipfile import ZipFile
 import pytest
 from click.testing import CliRunner
 
-from smt_plugin.benchmarks import names
-from smt_plugin.benchmarks.find import check, load, official_of
+from smt_plugin.benchmarks.find import check, load
 from smt_plugin.cli.app import cli
 from smt_plugin.errors import BadInput
 from tests.official_data import (
@@ -176,7 +175,6 @@ def test_a_whole_benchmark_passes_the_checker(tmp_path: Path) -> None:
         for n in range(1, 21)
     }
     assert check("longhealth", write_longhealth(tmp_path, patients)).problems == []
-    assert [name for name in names() if official_of(name)] == ["financebench", "longhealth", "quality"]
 
 
 def test_the_command_says_what_is_off_and_writes_the_form_of_a_corpus(tmp_path: Path) -> None:
