@@ -1,5 +1,6 @@
 # make quickstart   set everything up and run the whole loop on the invented archive
 # make test         set everything up and run the tests
+# make quick        the tests that need neither torch nor a server, in under a minute, while one works
 PYTHON ?= python3.11
 BIN := .venv/bin
 # Tests in processes of over a GB each, so four at most; those that share a fixture, which may take long, stay together.
@@ -10,13 +11,16 @@ export AXOLOTL_DO_NOT_TRACK ?= 1
 # Threads that spin while they wait make a training on two cores many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: quickstart test test-slow test-vllm check clean
+.PHONY: quickstart test quick test-slow test-vllm check clean
 
 quickstart: .venv/ready
 	$(BIN)/smt quickstart --folder quickstart
 
 test: check
 	$(BIN)/python -m pytest $(SHARED_OUT)
+
+quick: .venv/ready
+	$(BIN)/python -m pytest --quick $(SHARED_OUT)
 
 test-slow: .venv/ready .venv-lm-eval-latest/ready
 	SMT_LM_EVAL_LATEST=$(CURDIR)/.venv-lm-eval-latest/bin/python $(BIN)/python -m pytest -m slow $(SHARED_OUT)

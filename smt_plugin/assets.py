@@ -3,7 +3,7 @@
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-# Another wheel may drop a folder named `prompts` into site-packages; a pyproject.toml it does not.
+# Another wheel may drop a folder named `prompts` into site-packages, but not a pyproject.toml.
 _ROOT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else PACKAGE
 
 

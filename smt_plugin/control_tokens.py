@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-# The families that chat models use: <|im_end|> and its like, also with one bar (Gemma 4) or in brackets (EXAONE), those
+# The families that chat models use: <|im_end|> and the like, also with one bar (Gemma 4) or in brackets (EXAONE), those
 # of Llama 2 and Mistral, of older Gemmas, of DeepSeek, thoughts and tool calls as of Qwen3, and sentence marks.
 _CONTROL = re.compile(
     r"<(?=[|｜][^\s<>]{1,64}>|[^\s<>|｜]{1,64}[|｜]>)"
@@ -21,12 +21,12 @@ def defuse(text: str, special: Iterable[str] = ()) -> str:
     """Return the text with a space after the first character of each control token, which breaks it up.
 
     Args:
-        special: further tokens, such as those that a tokenizer declares special.
+        special: more tokens, such as those that a tokenizer declares special.
     """
     text = _CONTROL.sub(lambda match: match[0] + " ", text)
     for token in special:
         broken = f"{token[:1]} {token[1:]}"
-        # Again and again, since what is left may be one that shared a sign with the one before.
+        # Repeated, since what is left may hold a token that shared a character with the one before.
         while len(token) > 1 and token in text and token not in broken:
             text = text.replace(token, broken)
     return text

@@ -1,4 +1,4 @@
-"""The error a user can mend, the gist of others, and the import of a module that only an extra installs."""
+"""The error that a user can fix, the first line of others, and the import of modules that only an extra installs."""
 
 import html
 import json
@@ -9,14 +9,14 @@ from urllib.parse import quote, quote_plus
 
 
 class BadInput(Exception):
-    """Something the user gave is wrong; the message is one sentence that names it and the mend.
+    """Something the user gave is wrong; the message is one sentence that names it and the fix.
 
     The command line prints the message alone and exits with status 2.
     """
 
 
 def first_line(error: object) -> str:
-    """Return the first line of what an error, or its message, says; of one that says nothing, its kind."""
+    """Return the first line of an error or of its message; of an error without a message, its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -30,7 +30,7 @@ def without_key(text: str, api_key: str | None) -> str:
 
 
 def why_no_file(path: Path) -> str:
-    """Say of a path that is no regular file what it is, as the end of a sentence that begins with it."""
+    """Say what a path is that is not a regular file, as the end of a sentence that begins with the path."""
     return "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
 
 

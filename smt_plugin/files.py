@@ -1,7 +1,8 @@
-"""What is written and read whole or line by line: JSON files, JSON lines, locks, and the cache folder."""
+"""What is written and read whole or line by line: texts, JSON files, JSON lines; locks, hashes, the cache folder."""
 
 import codecs
 import fcntl
+import hashlib
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -30,7 +31,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); mend its permissions.") from None
+        raise BadInput(f"{path} cannot be read ({error.strerror}); correct its permissions.") from None
     with file:
         for number, line in enumerate(file, start=1):
             if number == 1:
@@ -85,6 +86,12 @@ def read_json(path: Path, writer: str, *keys: str) -> dict[str, Any]:
     return value
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text to `path`; the file appears whole or not at all."""
+    with _whole(path) as file:
+        file.write(text.encode())
+
+
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write rows to `path` and return how many; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +121,14 @@ def _whole(path: Path) -> Iterator[IO[bytes]]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def content_hash(parts: Iterable[Any]) -> str:
+    """Return the SHA-256, 64 hexadecimal digits, of values one after another as JSON with sorted keys."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(orjson.dumps(part, option=orjson.OPT_SORT_KEYS))
+    return digest.hexdigest()
 
 
 def lock_file(path: Path) -> IO[str]:

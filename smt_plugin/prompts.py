@@ -7,6 +7,7 @@ Other projects may use it alone:
 """
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from traceback import extract_tb
@@ -28,17 +29,19 @@ class Prompts:
 
     Args:
         folder: a folder laid out like `prompts/`, searched first.
+        others: more such folders, searched last: what they hold never replaces a shipped prompt.
 
     Raises:
-        BadInput: a file of the folder has an error, or names a variable that its shipped namesake does not.
+        BadInput: a file of `folder` has an error, or names a variable that its namesake elsewhere does not.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, others: Iterable[Path] = ()) -> None:
         if folder is not None and not folder.is_dir():
             raise BadInput(f"prompts folder {folder} does not exist; remove `prompts` to use the shipped ones.")
-        folders = [folder] if folder is not None else []
+        own = [folder] if folder is not None else []
+        self._given = [asset_dir("prompts"), *others]
         self._environment = ImmutableSandboxedEnvironment(
-            loader=FileSystemLoader([*folders, asset_dir("prompts")]),
+            loader=FileSystemLoader([*own, *self._given]),
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -52,21 +55,24 @@ class Prompts:
 
     def _check(self, path: Path, name: str) -> None:
         """Find the errors of a user's prompt before anything is asked for with others."""
-        try:
-            tree = self._environment.parse(path.read_text(encoding="utf-8"))
-        except TemplateSyntaxError as error:
-            raise BadInput(f"prompt {path}, line {error.lineno}: {error.message}; mend it.") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"prompt {path} cannot be read ({error}); mend or remove it.") from None
-        shipped = asset_dir("prompts") / name
-        if not shipped.is_file():
+        tree = self._parse(path)
+        namesake = next((place / name for place in self._given if (place / name).is_file()), None)
+        if namesake is None:
             return
-        known = find_undeclared_variables(self._environment.parse(shipped.read_text(encoding="utf-8")))
+        known = find_undeclared_variables(self._parse(namesake))
         known |= {"identity", "document"} if name != "system.jinja" else set()
         for unknown in sorted(find_undeclared_variables(tree) - known - set(self._environment.globals)):
             line = next(node.lineno for node in tree.find_all(nodes.Name) if node.name == unknown)
             has = ", ".join(sorted(known)) or "none"
-            raise BadInput(f"prompt {path}, line {line}: there is no variable {unknown!r}, but {has}; mend it.")
+            raise BadInput(f"prompt {path}, line {line}: there is no variable {unknown!r}, but {has}; fix it.")
+
+    def _parse(self, path: Path) -> nodes.Template:
+        try:
+            return self._environment.parse(path.read_text(encoding="utf-8"))
+        except TemplateSyntaxError as error:
+            raise BadInput(f"prompt {path}, line {error.lineno}: {error.message}; fix it.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"prompt {path} cannot be read ({error}); fix or remove it.") from None
 
     def messages(self, name: str, **variables: object) -> list[dict[str, str]]:
         """Render `prompts/<name>.jinja` into chat messages: the constant system text, then the user's.
@@ -119,4 +125,4 @@ class Prompts:
             # Whatever a user's prompt can do: divide by zero, count too far, reach for what the sandbox forbids.
             lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename.endswith(".jinja")]
             where = f", line {lines[-1]}" if lines else ""
-            raise BadInput(f"prompt {name}.jinja{where}: {str(error).rstrip('.')}; mend it.") from None
+            raise BadInput(f"prompt {name}.jinja{where}: {str(error).rstrip('.')}; fix it.") from None

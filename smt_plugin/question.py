@@ -1,17 +1,15 @@
 """Evaluation questions: what one is, and the files that hold them."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
 
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import Text, as_row, read_jsonl, write_jsonl
+from smt_plugin.files import Text, as_row, content_hash, read_jsonl, write_jsonl
 
 Options = Annotated[list[Text], Meta(min_length=2, max_length=26)]
 
@@ -57,10 +55,7 @@ def frozen_manifest(questions: Path) -> Path:
 
 def documents_hash(documents: Iterable[Document]) -> str:
     """The hash by which `smt questions` remembers the documents that it asked about."""
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(orjson.dumps([document.id, document.identity, document.text]))
-    return digest.hexdigest()
+    return content_hash([document.id, document.identity, document.text] for document in documents)
 
 
 def write_data(folder: Path, documents: Iterable[Document], questions: Iterable[Question]) -> None:

@@ -1,6 +1,6 @@
 """Records: training texts with their provenance, one JSONL line each under `<run>/records/`.
 
-A run made in shards has them under `<run>/shards/<i>-of-<n>/records/`. Errors that name a command to run say RUN.YAML
+A run made in shards keeps them under `<run>/shards/<i>-of-<n>/records/`. Errors that name a command to run say RUN.YAML
 for the run file, as the help does; the command line puts its path there.
 """
 
@@ -58,8 +58,8 @@ def shard_folder(run: Path, shard: tuple[int, int] | None) -> Path:
     """Return the folder in which a call of `smt generate` works: the run's, or the one of shard (i, n).
 
     Raises:
-        BadInput: the run was made the other way or in another number of shards, so that its completions would be
-            paid for again.
+        BadInput: the run was made without shards and this call has one, or the reverse, or the number of shards
+            differs; the run's completions would be paid for again.
     """
     others = {count for _, count in _shards(run)}
     if shard is None:
@@ -80,7 +80,7 @@ def generated_folders(run: Path, all_shards: bool = True) -> list[Path]:
     """Return where the records of a run lie: in its own folder, or in those of its shards.
 
     Args:
-        all_shards: whether each shard must be there; else those that are there are returned.
+        all_shards: whether to refuse a run that lacks a shard; otherwise the shards that exist are returned.
 
     Raises:
         BadInput: a shard is missing.
@@ -105,13 +105,13 @@ def _shards(run: Path) -> dict[tuple[int, int], Path]:
 
 
 def check_made(run: Path, method: str, methods: Collection[str], mend: str) -> None:
-    """Refuse a method without records in a run whose run file does not have it among its `methods`.
+    """Refuse a method that has no records in a run and is not among the run file's `methods`.
 
     Args:
         mend: what to do about it, the end of the sentence.
 
     Raises:
-        BadInput: it is so.
+        BadInput: the method has no records and is not in the run file.
     """
     if method in methods or any((f / "records" / f"{method}.jsonl").is_file() for f in generated_folders(run, False)):
         return

@@ -4,6 +4,7 @@ import atexit
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,52 @@ from smt_plugin.corpus import Document
 for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
+
+# What `make quick` leaves out, files or folders: they load torch or another package as heavy, or start servers and
+# programs that take long.
+HEAVY = (
+    "backends/test_ray_servers.py",
+    "backends/test_vllm_server.py",
+    "evaluation/test_arms.py",
+    "evaluation/test_judge.py",
+    "evaluation/test_leaks.py",
+    "evaluation/test_lm_eval_link.py",
+    "evaluation/test_lm_eval_tasks.py",
+    "evaluation/test_retention.py",
+    "evaluation/test_tune.py",
+    "generation/test_faults.py",
+    "generation/test_kill.py",
+    "microworld/test_base_model.py",
+    "microworld/test_mixes.py",
+    "mixing/test_budgets.py",
+    "mixing/test_mix.py",
+    "report",
+    "retrieval",
+    "test_loop.py",
+    "test_packaging.py",
+    "training",
+    "vllm_server",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--write-golden` writes the golden files anew; `--quick` leaves out what is heavy."""
+    parser.addoption("--write-golden", action="store_true", help="write the golden files anew")
+    parser.addoption("--quick", action="store_true", help="leave out what loads torch, starts servers or takes long")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `--quick`, a heavy file is not even imported."""
+    heavy = config.getoption("--quick") and any(collection_path == Path(__file__).parent / name for name in HEAVY)
+    return True if heavy else None
+
+
+@pytest.fixture(autouse=True)
+def _stay_quick(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With `--quick`, a test that loads torch fails: its file is to be among `HEAVY`."""
+    yield
+    if request.config.getoption("--quick"):
+        assert "torch" not in sys.modules, "torch was loaded; put the file that does it into HEAVY of tests/conftest.py"
 
 
 @pytest.fixture
@@ -39,11 +86,6 @@ def corpus(tmp_path: Path) -> Path:
     ]
     (folder / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """`pytest --write-golden` writes the golden files anew."""
-    parser.addoption("--write-golden", action="store_true", help="write the golden files anew")
 
 
 def pytest_unconfigure() -> None:

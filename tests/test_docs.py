@@ -3,12 +3,17 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
+from smt_plugin import __version__
 from smt_plugin.assets import asset_dir
 from smt_plugin.cli.app import cli
 from smt_plugin.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES.append(ROOT / "lm_eval_tasks" / "README.md")
+LONGEST_CELL, LONGEST_PARAGRAPH = 250, 650  # characters
 ROWS = {
     cell
     for line in (ROOT / "docs" / "reference.md").read_text().splitlines()
@@ -77,3 +82,42 @@ def test_the_readmes_file_map_names_files_that_exist() -> None:
     assert len(names) > 10
     for name in names:
         assert (ROOT / name).exists() or (ROOT / "smt_plugin" / name).exists(), name
+
+
+def without_code(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_no_table_cell_and_no_paragraph_is_a_wall_of_text(page: Path) -> None:
+    blocks = re.split(r"\n\s*\n", without_code(page))
+    cells = [cell.strip() for block in blocks if block.startswith("|") for cell in re.split(r"[|\n]", block)]
+    # An item of a list stands alone.
+    paragraphs = [
+        text for block in blocks if not block.startswith("|") for text in re.split(r"\n(?=\s*(?:[-*]|\d+\.) )", block)
+    ]
+    assert [cell for cell in cells if len(cell) > LONGEST_CELL] == []
+    assert [text for text in paragraphs if len(text) > LONGEST_PARAGRAPH] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_between_pages_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if anchor else []
+        anchors = {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_tests_and_scripts_that_a_page_names_exist(page: Path) -> None:
+    for name in re.findall(r"(?<![\w/])(?:tests|benchmarks|constraints)/[\w/-]+\.\w+", page.read_text()):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_citation_has_the_packages_version() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__

@@ -1,3 +1,4 @@
+import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -6,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from smt_plugin.files import read_jsonl, write_json, write_jsonl
+from smt_plugin.files import content_hash, read_jsonl, write_json, write_jsonl, write_text
 
 
 def test_two_processes_that_write_one_file_leave_a_whole_one(tmp_path: Path) -> None:
@@ -30,4 +31,14 @@ def test_a_write_that_fails_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_
     with pytest.raises(TypeError):
         write_json(path, {"n": object()})
     assert path.read_bytes() == b'{\n  "n": 1\n}\n'
+    write_text(path, "Zwölf\n")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "\ud800")
+    assert path.read_text(encoding="utf-8") == "Zwölf\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_hash_of_values_is_that_of_their_json_with_sorted_keys() -> None:
+    # Completion keys, verdicts' keys and the hash of frozen documents are such; another one would lose them.
+    expected = hashlib.sha256(b'{"a":"\xc3\xb6","b":1}["x",null]').hexdigest()
+    assert content_hash(iter([{"b": 1, "a": "ö"}, ["x", None]])) == expected

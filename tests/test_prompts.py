@@ -2,42 +2,50 @@ from pathlib import Path
 
 import jinja2
 import pytest
+from jinja2.meta import find_undeclared_variables
 
 from smt_plugin.assets import asset_dir
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
-from smt_plugin.methods.spa import STEPS as SPA_STEPS
 from smt_plugin.prompts import Prompts
 
 GOLDEN = Path(__file__).parent / "golden"
-STEPS: dict[str, dict[str, object]] = {
-    "synthetic_qa/pairs": {"num_pairs": 8},
-    "active_reading/strategies": {},
-    "active_reading/apply": {"strategy": "Draw a timeline\nPut {{ every }} event in order."},
-    "focal_rewrite/apply": {"strategy": "Draw a timeline\nPut {{ every }} event in order.", "query": "Who {% if %}?"},
-    "wrap/rewrite": {},
-    "entigraph/entities": {"max_entities": 30},
-    "entigraph/pair": {"first": "the keeper", "second": "the lamp"},
-    "entigraph/triple": {"first": "the keeper", "second": "the lamp", "third": "the log"},
-    **{f"spa/{step}": {} for step in SPA_STEPS},
-    "questions/multiple_choice": {"num_questions": 8},
-    "questions/free_form": {"num_questions": 8},
-    "rerank/order": {"query": "Who lit the lamp?", "passages": ["The keeper {{ lit }} it.", "It rained."]},
-    "judge/verdict": {"question": "Who lit the lamp?", "gold": "The {{ keeper }}", "answer": "A keeper {% if %}"},
+# Every shipped prompt -> what it names beside the system text: found, so that a new one needs nothing but its golden.
+VARIABLES = {
+    path.relative_to(asset_dir("prompts")).with_suffix("").as_posix(): find_undeclared_variables(
+        jinja2.Environment().parse(path.read_text())
+    )
+    for path in sorted(asset_dir("prompts").rglob("*/*.jinja"))
+}
+# What the variables hold here; one that is not listed holds its own name.
+VALUES: dict[str, object] = {
+    "num_pairs": 8,
+    "num_questions": 8,
+    "max_entities": 30,
+    "strategy": "Draw a timeline\nPut {{ every }} event in order.",
+    "query": "Who {% if %}?",
+    "first": "the keeper",
+    "second": "the lamp",
+    "third": "the log",
+    "passages": ["The keeper {{ lit }} it.", "It rained."],
+    "question": "Who lit the lamp?",
+    "gold": "The {{ keeper }}",
+    "answer": "A keeper {% if %}",
 }
 
 
+def values(name: str, document: Document) -> dict[str, object]:
+    known = VALUES | {"identity": document.identity, "document": document.text}
+    if name == "rerank/order":
+        known["query"] = "Who lit the lamp?"
+    return {variable: known.get(variable, variable) for variable in VARIABLES[name]}
+
+
 def rendered(name: str, document: Document) -> list[dict[str, str]]:
-    return Prompts().messages(name, identity=document.identity, document=document.text, **STEPS[name])
+    return Prompts().messages(name, **values(name, document))
 
 
-def test_every_shipped_prompt_is_tested_here() -> None:
-    folder = asset_dir("prompts")
-    shipped = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.jinja")}
-    assert shipped == {*STEPS, "system"}
-
-
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", VARIABLES)
 def test_a_prompt_renders_as_in_its_golden_file(name: str, document: Document, request: pytest.FixtureRequest) -> None:
     path = GOLDEN / (name.replace("/", "-") + ".txt")
     text = "".join(f"[{message['role']}]\n{message['content']}\n" for message in rendered(name, document))
@@ -48,7 +56,8 @@ def test_a_prompt_renders_as_in_its_golden_file(name: str, document: Document, r
 
 
 def test_all_prompts_of_a_document_begin_with_the_same_text_up_to_its_end(document: Document) -> None:
-    about_a_document = [name for name in STEPS if name not in ("judge/verdict", "rerank/order")]
+    about_a_document = [name for name, variables in VARIABLES.items() if "document" in variables]
+    assert len(about_a_document) == len(VARIABLES) - 2
     heads = {str(rendered(name, document)).split("</document>")[0] for name in about_a_document}
     assert len(heads) == 1
     assert "burned for 30 years." in heads.pop()
@@ -88,16 +97,14 @@ def test_own_prompts_come_before_the_shipped_ones_and_change_the_hash(tmp_path: 
 
 def test_a_prompt_file_renders_with_plain_jinja(document: Document) -> None:
     source = (asset_dir("prompts") / "focal_rewrite" / "apply.jinja").read_text()
-    plain = jinja2.Template(source).render(
-        identity=document.identity, document=document.text, **STEPS["focal_rewrite/apply"]
-    )
+    plain = jinja2.Template(source).render(values("focal_rewrite/apply", document))
     assert plain.strip() == rendered("focal_rewrite/apply", document)[1]["content"]
 
 
 def test_a_template_of_the_user_cannot_reach_python(tmp_path: Path) -> None:
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "step.jinja").write_text("{{ ''.__class__.__mro__ }}")
-    with pytest.raises(BadInput, match=r"evil/step\.jinja, line 1: access to attribute '__class__'.* is unsafe; mend"):
+    with pytest.raises(BadInput, match=r"evil/step\.jinja, line 1: access to attribute '__class__'.* is unsafe; fix"):
         Prompts(tmp_path).messages("evil/step")
 
 
@@ -106,7 +113,7 @@ def test_a_template_of_the_user_cannot_reach_python(tmp_path: Path) -> None:
     [
         ("{{ identity }}\n{% if %}", r"apply\.jinja, line 2: Expected an expression"),
         ("{{ identity }}\n{{ document", r"apply\.jinja, line 2: unexpected end of template"),
-        ("{{ document }}\n\n{{ strategi }}", r"line 3: there is no variable 'strategi', but .*strategy; mend it"),
+        ("{{ document }}\n\n{{ strategi }}", r"line 3: there is no variable 'strategi', but .*strategy; fix it"),
         ("\xff", r"apply\.jinja cannot be read"),
     ],
 )

@@ -1,14 +1,12 @@
 """What a backend is: a request in, a reply out."""
 
-import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    pass
-
-log = logging.getLogger(__name__)
+# How often a prompt is asked whose replies cannot be used.
+MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +18,8 @@ class Request:
         sample: tells apart repeated asks of the same messages, attempts included; never sent but in the seed.
         schema: JSON schema that the reply must follow, or None.
         affinity: names a document or a part of one; its requests prefer one replica, whose cache holds the document.
+        prompt, variables: what the messages were rendered from, for backends that understand prompts by their names;
+            never sent.
     """
 
     messages: list[dict[str, str]]
@@ -27,6 +27,8 @@ class Request:
     sample: int
     schema: dict[str, Any] | None
     affinity: str
+    prompt: str = ""
+    variables: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,6 @@ class CacheUse:
 
 
 Keep = Callable[[Reply], Awaitable[None]]
-
-
 """Makes a reply durable."""
 
 
@@ -107,3 +107,53 @@ class Backend(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+_Result = TypeVar("_Result")
+
+
+async def together(coroutines: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
+    """Run coroutines side by side and return their results; when one fails, stop the others and raise its error."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await cancel_all(tasks)
+
+
+async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until all of them have ended; their errors are dropped."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+_Read = TypeVar("_Read")
+
+
+async def first_usable(
+    backend: Backend,
+    messages: list[dict[str, str]],
+    options: dict[str, Any],
+    affinity: str,
+    read: Callable[[str], _Read | None],
+) -> tuple[_Read | None, str]:
+    """Ask until `read` makes something of a reply's text, at most MAX_ATTEMPTS times.
+
+    Args:
+        options: added to the sampling parameters of every request.
+
+    Returns:
+        What was read, None if no reply could be used, and the last reply's text.
+
+    Raises:
+        Refused, BackendDown: as `Backend.complete`.
+    """
+    text = ""
+    for attempt in range(MAX_ATTEMPTS):
+        # A reply that cannot be used would come again at temperature 0.
+        sampling = {"temperature": 0.0 if attempt == 0 else 0.7, "max_tokens": 1024, **options}
+        text = (await backend.complete(Request(messages, sampling, attempt, None, affinity))).text
+        if (found := read(text)) is not None:
+            return found, text
+    return None, text

@@ -14,50 +14,37 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from smt_plugin.backends.base import BackendDown, CacheUse, Keep, Refused, Reply, Request
 from smt_plugin.errors import BadInput, without_key
 
 if TYPE_CHECKING:
     import aiohttp
-from smt_plugin.backends.base import BackendDown, CacheUse, Keep, Refused, Reply, Request
 
 log = logging.getLogger(__name__)
-
 
 # Requests that an endpoint gets at first; a doubling start finds its limit in a few rounds of answers.
 _FIRST_LIMIT = 16.0
 
-
+# Seconds before another try, and characters of a server's words that are shown, at most.
 _LONGEST_PAUSE = 60.0
-
-
-# Failures of one request, while others are answered, after which it is refused: it would be asked for ever.
-_MOST_FAILURES = 10
-
-
-# Failures of an endpoint without an answer between, after which it rests.
-_FAILURES_BEFORE_REST = 8
-
-
 _LONGEST_MESSAGE = 500
 
+# Failures of one request, while others are answered, after which it is refused: it would be retried for ever.
+_MOST_FAILURES = 10
+
+# Failures of an endpoint in a row after which it rests.
+_FAILURES_BEFORE_REST = 8
 
 # Seconds that a request waits for the endpoint that has its document cached before any other may take it.
 _SPILL_AFTER = 1.0
 
-
 # Seconds without an answer after which an endpoint is asked whether it is still there, and between such looks.
 _SILENT_SECONDS = 60.0
-
-
 _WATCH_SECONDS = 15.0
-
-
 _PROBE_SECONDS = 30.0
-
 
 # Files that a process has open beside its connections, with room to spare.
 _OTHER_FILES = 256
-
 
 # Documents whose endpoint is remembered: more than any cache holds.
 _MOST_REMEMBERED = 4096
@@ -67,7 +54,7 @@ _MOST_REMEMBERED = 4096
 class _Endpoint:
     """What is known of one endpoint: `limit` is how many requests it may hold now, `busy` how many it holds.
 
-    `waiting` are requests that prefer it, oldest first, each with the time since when and its place to come.
+    `waiting` are requests that prefer it, oldest first, each with the time since when it waits and its future place.
     Times are the event loop's, in seconds; `answered` is the last answer's, `pause` is how long it rests after the
     next failure; `failures` came since the last answer. `cache` is what its metrics said last; `under_way` holds the
     scopes of requests sent to it.
@@ -87,7 +74,7 @@ class _Endpoint:
 
     @property
     def fails(self) -> bool:
-        """Whether it had to rest twice without an answer between."""
+        """Whether it had to rest twice in a row, with no answer between."""
         return self.pause > 2.0
 
     @property
@@ -101,8 +88,8 @@ class OpenAIBackend:
 
     Each endpoint has a limit of requests that grows while it answers and is halved when it is overloaded
     (additive increase, multiplicative decrease, with a doubling start). A document's requests prefer one
-    endpoint, the least busy one when its first request came; after waiting for a second they go to another that
-    has room, too. Rate limits, server errors, broken connections and replies that are none are retried with
+    endpoint, the least busy one when its first request came; after waiting for a second they may go to another
+    that has room. Rate limits, server errors, broken connections and malformed replies are retried with
     growing pauses; a request that keeps failing while others are answered is refused.
 
     Args:
@@ -110,7 +97,7 @@ class OpenAIBackend:
         api_key: bearer token, or None; it appears in no message and no log.
         max_concurrency: most requests in flight, over all endpoints.
         timeout: seconds for one request.
-        patience: seconds of failures alone, from all endpoints, before BackendDown.
+        patience: seconds with nothing but failures, from all endpoints, before BackendDown.
 
     Raises:
         BadInput: an API key that no request can carry.
@@ -208,7 +195,7 @@ class OpenAIBackend:
                     return self._moved(endpoint, response.headers.get("Location", ""))
                 if response.status in (401, 403):
                     return f"endpoint {endpoint} refused the API key (status {response.status}); set the right one."
-                # Not every server has this route; the first completion will tell then.
+                # Not every server has this route; then the first completion will tell.
                 if response.status != 200:
                     return None
                 body = await response.json(content_type=None)
@@ -297,7 +284,7 @@ class OpenAIBackend:
             self._failing_since = None
             if not with_schema or self._schema_works:
                 raise
-            # Some servers refuse what they cannot hold a model to, and answer when not asked for it.
+            # Some servers refuse a schema that they cannot enforce, but answer without one.
             outcome = await self._post(endpoint, orjson.dumps(request_body(request, self.model, False)))
             if isinstance(outcome, Reply) and self._structured_output:
                 log.warning("endpoint %s takes no JSON schema (%s); going on without.", endpoint.url, error)
@@ -318,7 +305,7 @@ class OpenAIBackend:
         for last, now in zip(before, (endpoint.cache for endpoint in counted), strict=True):
             assert last is not None
             assert now is not None
-            # A server that was started anew counts from nothing.
+            # A restarted server counts from zero.
             fresh = now.queried < last.queried
             self._queried += now.queried - (0 if fresh else last.queried)
             self._hit += now.hit - (0 if fresh else last.hit)
@@ -328,7 +315,7 @@ class OpenAIBackend:
         return CacheUse(capacity, self._queried, self._hit)
 
     async def _look_at_cache(self, endpoint: _Endpoint) -> None:
-        """Read an endpoint's metrics; what was known stays where they cannot be read."""
+        """Read an endpoint's metrics; where they cannot be read, the last ones stay."""
         import aiohttp
 
         assert self._session is not None
@@ -382,7 +369,7 @@ class OpenAIBackend:
             raise
 
     def _hand_out(self) -> None:
-        """Give free places to who waits: each endpoint to its own first, then to who has waited too long elsewhere."""
+        """Give free places to waiting requests: an endpoint's own first, then those that wait too long elsewhere."""
         now = asyncio.get_running_loop().time()
         open_endpoints = [each for each in self._endpoints if each.resting_until <= now]
         for endpoint in open_endpoints:
@@ -443,7 +430,7 @@ class OpenAIBackend:
         _cut(endpoint)
 
     def revive(self, number: int, url: str) -> None:
-        """Send to an endpoint again, whose server is a new one and may have another address."""
+        """Send to an endpoint again; its server is new and may have another address."""
         endpoint = self._endpoints[number]
         endpoint.url, endpoint.resting_until, endpoint.pause = url, 0.0, 1.0
         endpoint.limit, endpoint.grows_fast = min(_FIRST_LIMIT, self._most), True
@@ -468,7 +455,7 @@ class OpenAIBackend:
 
 
 def _allow_files(count: int) -> None:
-    """Let this process open so many files, connections among them, as far as the system lets it; many allow 1,024."""
+    """Let this process open this many files, connections included, as far as the system lets it; many allow 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count:
         resource.setrlimit(
@@ -488,7 +475,7 @@ def _give_places(endpoint: _Endpoint, preferred: _Endpoint, before: float = floa
     while waiting and endpoint.busy < int(endpoint.limit) and (waiting[0][1].done() or waiting[0][0] <= before):
         _, place = waiting.popleft()
         if not place.done():
-            # One that had nothing to do was not silent.
+            # An idle endpoint was not silent.
             endpoint.answered = endpoint.answered if endpoint.busy else asyncio.get_running_loop().time()
             endpoint.busy += 1
             place.set_result(endpoint)
@@ -535,7 +522,7 @@ def _seconds(retry_after: str | None, date: str | None) -> float | None:
 def reply_of(body: dict[str, Any]) -> Reply:
     """Read an OpenAI chat completion; raises KeyError, IndexError, TypeError or AttributeError if it is none.
 
-    A server that counts no tokens is taken to have used one for four bytes.
+    Where a server counts no tokens, one is assumed for every four bytes.
     """
     choice = body["choices"][0]
     message = choice["message"]
@@ -543,7 +530,7 @@ def reply_of(body: dict[str, Any]) -> Reply:
     if not isinstance(text, str):
         raise TypeError("the content is not a text")
     finish_reason = choice.get("finish_reason") or "stop"
-    # vLLM says so of requests that it drops, which have to be asked again.
+    # vLLM says so of requests that it drops; they have to be asked again.
     if finish_reason in ("abort", "error"):
         raise KeyError(finish_reason)
     usage = body.get("usage") or {}
@@ -559,15 +546,13 @@ def reply_of(body: dict[str, Any]) -> Reply:
 
 
 def _count(value: Any, otherwise: int) -> int:
-    """Return a server's count of tokens, or what stands for it where that cannot be one."""
+    """Return a server's count of tokens, or `otherwise` where it is not a valid count."""
     return int(value) if isinstance(value, int | float) and 0 < value < 2**31 else otherwise
 
 
 _METRIC = re.compile(r"^vllm:(prefix_cache_queries|prefix_cache_hits)(?:_total)?\{[^}]*\} (\S+)$", re.MULTILINE)
 
-
 _CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{([^}]*)\}", re.MULTILINE)
-
 
 _LABEL = re.compile(r'(\w+)="(\d+)"')
 
@@ -577,7 +562,7 @@ def _cache_of_metrics(text: str) -> CacheUse | None:
     capacity = 0
     for config in _CACHE_CONFIG.findall(text):
         labels = {name: int(value) for name, value in _LABEL.findall(config)}
-        # Older versions do not say the size in tokens.
+        # Older versions do not report the size in tokens.
         blocks = labels.get("num_gpu_blocks", 0) * labels.get("block_size", 0)
         capacity += labels.get("kv_cache_size_tokens", blocks)
     if not capacity:

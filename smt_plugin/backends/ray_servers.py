@@ -20,24 +20,15 @@ from smt_plugin.errors import BadInput, first_line, require
 
 log = logging.getLogger(__name__)
 
-
 _CONNECT_SECONDS = 10.0
-
-
 _CALL_SECONDS = 20.0
-
-
 _SAY_EVERY_SECONDS = 15.0
-
-
 _CHUNK_BYTES = 1 << 20
-
 
 # No objects go through Ray's store; by default it would take a third of the memory.
 _OBJECT_STORE_BYTES = 100 << 20
 
-
-# What the nodes get of this process's environment, where they do not set it themselves: vLLM's own choice, nearly.
+# What the nodes get of this process's environment, where they do not set it themselves: nearly vLLM's own choice.
 _PASSED_ON = ("VLLM_", "HF_")
 
 
@@ -160,7 +151,7 @@ class RayReplica:
         # Only a server on another machine has to be reachable from outside its own.
         here = not ray.util.client.ray.is_connected() and node_id == ray.get_runtime_context().get_node_id()
         host = "127.0.0.1" if here else address
-        # As arguments of a call, which Ray writes down nowhere, unlike an actor's runtime environment.
+        # Passed as arguments of a call, which Ray records nowhere, unlike an actor's runtime environment.
         environment = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
         try:
             port, there = await _result(
@@ -205,7 +196,7 @@ class RayReplica:
         return node_id, address
 
     async def ended(self) -> str | None:
-        """Fetch what is new of the log, and say whether the server has ended; see `Replica.ended`."""
+        """Fetch the new part of the log, and say whether the server has ended; see `Replica.ended`."""
         import ray
 
         status = None
@@ -216,7 +207,7 @@ class RayReplica:
                 self._keep(chunk)
                 whole = len(chunk) < _CHUNK_BYTES
         except (TimeoutError, ray.exceptions.ActorUnavailableError):
-            # A network that stutters; of a node that is gone Ray says so in the end.
+            # A network that stutters; if the node is gone, Ray says so in the end.
             return None
         except (ray.exceptions.RayError, ConnectionError) as error:
             self._forget()
@@ -278,7 +269,7 @@ class _Host:
         return port, path
 
     def look(self, offset: int) -> tuple[int | None, bytes]:
-        """Return the server's exit status, or None while it runs, and its log from `offset` on, a part of it."""
+        """Return the server's exit status, or None while it runs, and a part of its log, from `offset` on."""
         assert self._server is not None
         status = self._server.status()
         with self._log.open("rb") as file:
@@ -286,7 +277,7 @@ class _Host:
             return status, file.read(_CHUNK_BYTES)
 
     def stop(self, offset: int, seconds: float) -> bytes:
-        """End the server and return the end of its log, which is in the run folder now and goes from here."""
+        """End the server; return the rest of its log, which the run folder then has whole, and delete the file here."""
         if self._server is None:
             return b""
         self._server.stop(seconds)

@@ -1,4 +1,4 @@
-"""A process that goes with everything it started, whatever becomes of its owner: a server, or lm_eval."""
+"""A process that ends with everything it started, whatever happens to its owner: a server, or lm_eval."""
 
 import logging
 import os
@@ -11,7 +11,6 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-
 STOP_SECONDS = 30.0
 
 
@@ -22,9 +21,9 @@ def tail(path: Path) -> str:
 
 
 # Waits for the end of a pipe whose other end only the owner holds, and then ends the server's process group. A line
-# in the pipe means that there is nothing left to do. The kernel's own signal to a child whose parent is gone does not
-# do: vLLM loses a SIGTERM while it starts, and a SIGKILL leaves its engine running. In the background of a shell that
-# exits, so that it is nobody's child: Ray kills the children of a worker that ends.
+# in the pipe means that there is nothing left to do. The kernel's own signal to a child whose parent is gone is not
+# enough: vLLM loses a SIGTERM while it starts, and a SIGKILL leaves its engine running. It runs in the background of a
+# shell that exits, so that it is nobody's child: Ray kills the children of a worker that ends.
 _GUARD = """
 exec 3<&0
 {
@@ -42,7 +41,7 @@ class ServerProcess:
     """A running program, the leader of a process group of its own; made by starting it.
 
     Args:
-        log: gets what the program prints, after what is there already; None leaves that to the terminal.
+        log: gets the program's output, after what it already holds; with None the output goes to the terminal.
     """
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path | None) -> None:
@@ -70,7 +69,7 @@ class ServerProcess:
         return self._server.wait()
 
     def stop(self, seconds: float) -> None:
-        """End the program and all it started: politely, and after so many seconds for certain."""
+        """End the program and everything it started: politely, and by force after this many seconds."""
         if self.status() is not None:
             # What the program left behind has nobody to tell it to end well: vLLM's engine would use all of the time.
             seconds = min(seconds, 2.0)

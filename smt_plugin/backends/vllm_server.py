@@ -10,15 +10,15 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from smt_plugin.backends.base import cancel_all, together
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.server_process import STOP_SECONDS, ServerProcess, free_port, tail
 from smt_plugin.errors import BadInput
 
 log = logging.getLogger(__name__)
 
-
 # Settings that published measurements found fastest, by a part of the model's name. Qwen3 30B-A3B: 5,310 output
-# tokens/s and H100 against 2,977 with vLLM's defaults (datatrove's inference benchmark, vLLM 0.15). A 70B in bf16
+# tokens/s per H100, against 2,977 with vLLM's defaults (datatrove's inference benchmark, vLLM 0.15). A 70B in bf16
 # is 141 GB: on four 80 GB GPUs there is room for the documents in the cache (arithmetic, not a measurement).
 TUNED: dict[str, dict[str, int]] = {
     "Qwen3-30B-A3B": {"tensor-parallel-size": 2, "max-num-seqs": 512, "max-num-batched-tokens": 32768},
@@ -26,19 +26,11 @@ TUNED: dict[str, dict[str, int]] = {
     "Llama-3.3-70B": {"tensor-parallel-size": 4},
 }
 
-
-# A server that so often in a row did not get healthy, or ended within a minute after, is given up.
+# A server that fails to get healthy, or ends within a minute of that, this many times in a row is given up.
 MOST_SHORT_LIVES = 3
-
-
 _STEADY_SECONDS = 60.0
-
-
 _LOOK_EVERY_SECONDS = 1.0
-
-
 _SAY_EVERY_SECONDS = 15.0
-
 
 # Options that the backend sets itself, and what to do instead.
 _RESERVED = {
@@ -80,15 +72,15 @@ class VLLMBackend(OpenAIBackend):
     Args:
         command: what starts a server, up to the model's name, e.g. `["vllm", "serve"]`; the program may lie in
             another environment.
-        arguments: options of `vllm serve` without dashes, over the tuned ones; True and False stand for a flag and
-            its `--no-`, a mapping for JSON.
+        arguments: options of `vllm serve` without dashes, which override the tuned ones; True and False stand for a
+            flag and its `--no-`, a mapping for JSON.
         log_folder: gets `vllm-<n>.log`.
         startup_timeout: seconds until every replica must be healthy; on Ray, also until it must have a place.
         ray: address of the Ray cluster that places the replicas (see ray_servers.py), or None for this machine.
         resources: what one replica needs from Ray, e.g. `{"GPU": 4}`; default: a GPU for each of its ranks.
 
     Raises:
-        BadInput: an argument that the backend has to set itself, or a parallel size that is no number.
+        BadInput: an argument that the backend has to set itself, or a parallel size that is not a number.
     """
 
     def __init__(
@@ -133,11 +125,7 @@ class VLLMBackend(OpenAIBackend):
             RuntimeError: a server ended, or was not healthy in time; the end of its log is in the message.
         """
         self._replicas = self._on_ray(self._ray) if self._ray else self._on_this_machine()
-        starts = [asyncio.create_task(self._bring_up(number)) for number in range(len(self._replicas))]
-        try:
-            urls = await asyncio.gather(*starts)
-        finally:
-            await _cancel(starts)
+        urls = await together(self._bring_up(number) for number in range(len(self._replicas)))
         for number, url in enumerate(urls):
             self.revive(number, f"{url}/v1")
         await super().start()
@@ -262,7 +250,7 @@ class VLLMBackend(OpenAIBackend):
 
     async def close(self) -> None:
         """Close the connections and stop the servers with everything they started."""
-        await _cancel(self._supervisors)
+        await cancel_all(self._supervisors)
         await super().close()
         await asyncio.gather(*(replica.stop() for replica in self._replicas))
         self._replicas = []
@@ -322,9 +310,3 @@ def gpus_of_replicas(replicas: int, gpus_each: int) -> list[str | None]:
             f"CUDA_VISIBLE_DEVICES names {len(devices)}."
         )
     return [",".join(devices[n * gpus_each : (n + 1) * gpus_each]) for n in range(replicas)]
-
-
-async def _cancel(tasks: "list[asyncio.Task[Any]]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

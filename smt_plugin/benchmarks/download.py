@@ -7,23 +7,16 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import aiohttp
+from rich.filesize import decimal
 
 from smt_plugin.errors import BadInput
-
-if TYPE_CHECKING:
-    import aiohttp
-    from rich.progress import Progress, TaskID
+from smt_plugin.progress import Progress
 
 ATTEMPTS = 5
-
-
 _PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before each further one
-
-
 _BLOCK = 1 << 20
-
-
 _SILENCE_SECONDS = 60.0
 
 
@@ -55,31 +48,22 @@ def download(address: str, files: Mapping[str, str | None], folder: Path) -> Non
 
 
 async def _fetch_all(address: str, files: Mapping[str, str | None], folder: Path) -> None:
-    import aiohttp
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = [TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_SILENCE_SECONDS)
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress("files", say=lambda size: decimal(round(size))) as progress:
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
-            for path, blob in files.items():
+            for number, (path, blob) in enumerate(files.items(), start=1):
+                progress.begin(f"of {path} ({number} of {len(files)} files)")
                 await _fetch(session, address + path, folder / path, blob, progress)
 
 
-async def _fetch(
-    session: "aiohttp.ClientSession", url: str, path: Path, blob: str | None, progress: "Progress"
-) -> None:
-    import aiohttp
-
+async def _fetch(session: aiohttp.ClientSession, url: str, path: Path, blob: str | None, progress: Progress) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     if blob is None:
         partial.unlink(missing_ok=True)
-    task = progress.add_task(path.name, total=None)
     for attempt in range(ATTEMPTS):
         try:
-            await _go_on(session, url, partial, progress, task)
+            await _go_on(session, url, partial, progress)
             break
         except (aiohttp.ClientError, TimeoutError) as error:
             # A refusal will not change; a name that is not found or a port that is closed is tried again, too,
@@ -96,9 +80,7 @@ async def _fetch(
     partial.replace(path)
 
 
-async def _go_on(
-    session: "aiohttp.ClientSession", url: str, partial: Path, progress: "Progress", task: "TaskID"
-) -> None:
+async def _go_on(session: aiohttp.ClientSession, url: str, partial: Path, progress: Progress) -> None:
     """Fetch what `partial` still lacks; all of it if the server knows no ranges."""
     have = partial.stat().st_size if partial.is_file() else 0
     # Compressed transfers have no byte ranges to go on from.
@@ -109,12 +91,11 @@ async def _go_on(
         response.raise_for_status()
         if response.status != 206:
             have = 0
-        size = response.content_length
-        progress.update(task, total=None if size is None else have + size, completed=have)
+        total = None if response.content_length is None else have + response.content_length
         with partial.open("ab" if have else "wb") as file:
             async for block in response.content.iter_chunked(_BLOCK):
-                file.write(block)
-                progress.advance(task, len(block))
+                have += file.write(block)
+                progress.at(have, total)
 
 
 def blob_id(path: Path) -> str:

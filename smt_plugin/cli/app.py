@@ -1,31 +1,49 @@
 """`smt`: the command line, which reads arguments, calls the stages and says what they did."""
 
-import logging
 import os
 import sqlite3
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from smt_plugin import __version__
-from smt_plugin.errors import BadInput
-
-if TYPE_CHECKING:
-    pass
+from smt_plugin.backends.base import BackendDown
 from smt_plugin.cli.command import Commands
 from smt_plugin.cli.documents import benchmark, init, questions
-from smt_plugin.cli.evaluate import evaluate, judge, leaks, retention, retrieve, tasks, tune
+from smt_plugin.cli.evaluate import evaluate, judge, leaks, retention, tasks
 from smt_plugin.cli.generate import batch, generate, plan, show
 from smt_plugin.cli.mix import mix
 from smt_plugin.cli.quickstart import quickstart
 from smt_plugin.cli.report import card, report
+from smt_plugin.cli.retrieve import retrieve, tune
 from smt_plugin.cli.signals import stop
 from smt_plugin.cli.train import check, copy_shipped, list_shipped
+from smt_plugin.errors import BadInput
+
+# In the order of the flow.
+SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Start": (quickstart, init, list_shipped),
+    "Data": (benchmark, questions),
+    "Generate": (plan, generate, batch, show),
+    "Train": (mix, check, copy_shipped),
+    "Evaluate": (retrieve, tune, evaluate, retention, leaks, judge, tasks),
+    "Report": (report, card),
+}
+
+
+class _Sections(Commands):
+    """Lists its commands under the headings of `SECTIONS`."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.commands))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{each.name:{width}}", each.get_short_help_str(100)) for each in commands])
 
 
 @click.group(
-    cls=Commands,
+    cls=_Sections,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
 Examples:
@@ -44,23 +62,15 @@ def cli() -> None:
     """Put a folder of documents into a model's weights, and see whether that beat retrieval."""
 
 
-for _command in (
-    *(quickstart, init, benchmark, questions),
-    *(plan, generate, batch, show),
-    *(mix, tune, check, list_shipped, copy_shipped),
-    *(evaluate, retention, leaks, report, card),
-    *(retrieve, judge, tasks),
-):
-    cli.add_command(_command)
+for _commands in SECTIONS.values():
+    for _command in _commands:
+        cli.add_command(_command)
 
 
 def main() -> None:
     """Run `smt`; bad input and failures are one sentence on stderr and exit status 2 and 1."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     stop.watch()
     try:
-        from smt_plugin.backends.base import BackendDown
-
         status: Any = cli.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         stop.ignore()

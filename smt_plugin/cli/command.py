@@ -1,6 +1,7 @@
 """What the commands share."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from smt_plugin.config import EvaluateSection, RunFile
 
 
-RUN_FILE = click.argument("run_file", type=click.Path(path_type=Path), metavar="RUN.YAML")
+PATH = click.Path(path_type=Path)
+RUN_FILE = click.argument("run_file", type=PATH, metavar="RUN.YAML")
 
 
 class Command(click.Command):
@@ -24,6 +26,12 @@ class Command(click.Command):
         except BadInput as error:
             run_file = ctx.params.get("run_file") or "RUN.YAML"
             raise BadInput(str(error).replace("RUN.YAML", shlex.quote(str(run_file)))) from None
+
+
+def command(*examples: str, name: str | None = None) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function a command; its help ends with the examples."""
+    heading = "\b\nExample:" if len(examples) == 1 else "\b\nExamples:"
+    return click.command(name, cls=Command, epilog="\n  ".join([heading, *examples]))
 
 
 class Commands(click.Group):

@@ -3,28 +3,23 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from smt_plugin.benchmarks import names
+from smt_plugin.cli.command import PATH, RUN_FILE, command
+from smt_plugin.cli.signals import stop
 from smt_plugin.errors import BadInput
 
-if TYPE_CHECKING:
-    pass
-from smt_plugin.cli.command import RUN_FILE, Command
-from smt_plugin.cli.signals import stop
 
-
-@click.command(cls=Command, epilog="\b\nExample:\n  smt init documents/ --output smt.yaml")
-@click.argument("corpus", type=click.Path(path_type=Path))
-@click.option(
-    "--output", type=click.Path(path_type=Path), default=Path("smt.yaml"), show_default=True, help="run file to write"
-)
+@command("smt init documents/ --output smt.yaml")
+@click.argument("corpus", type=PATH)
+@click.option("--output", type=PATH, default=Path("smt.yaml"), show_default=True, help="run file to write")
 def init(corpus: Path, output: Path) -> None:
     """Check a corpus and write a commented run file for it."""
     from smt_plugin.config import example_run_file
     from smt_plugin.corpus import estimate_tokens, other_files, read_documents
+    from smt_plugin.files import write_text
 
     if output.exists():
         raise BadInput(f"{output} is there already; remove it or give another --output.")
@@ -35,7 +30,7 @@ def init(corpus: Path, output: Path) -> None:
         characters += len(document.text)
         tokens += estimate_tokens(document.text)
     try:
-        output.write_text(example_run_file(corpus, output.parent), encoding="utf-8")
+        write_text(output, example_run_file(corpus, output.parent))
     except OSError as error:
         raise BadInput(f"{output} cannot be written ({error.strerror}); give another --output.") from None
     click.echo(f"{documents:,} documents, {characters:,} characters (about {tokens:,.0f} tokens)")
@@ -48,14 +43,15 @@ def init(corpus: Path, output: Path) -> None:
     click.echo(f"  smt plan {name} && smt generate {name}")
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt benchmark longhealth --data LongHealth/data --output corpus/")
+@command("smt benchmark longhealth --data LongHealth/data --output corpus/")
 @click.argument("name", type=click.Choice(names()))
-@click.option("--data", type=click.Path(path_type=Path), help="folder of its files; else they are looked for, fetched")
-@click.option("--output", type=click.Path(path_type=Path), help="write documents.jsonl and questions.jsonl there")
+@click.option("--data", type=PATH, help="folder of its files")
+@click.option("--output", type=PATH, help="write documents.jsonl and questions.jsonl there")
 def benchmark(name: str, data: Path | None, output: Path | None) -> None:
-    """Fetch and check a benchmark's files; with --output, write them as the corpus of a run file.
+    """Fetch and check a benchmark's files.
 
-    Without --data, they are looked for in the folder that SMT_<NAME>_DIR names, then in the cache, then fetched.
+    They are looked for in --data, else in the folder that SMT_<NAME>_DIR names, then in the cache, then fetched. With
+    --output, they are written as the corpus of a run file.
     """
     from smt_plugin.benchmarks.find import check
     from smt_plugin.question import write_data
@@ -72,51 +68,33 @@ def benchmark(name: str, data: Path | None, output: Path | None) -> None:
         sys.exit(1)
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt questions smt.yaml --per-document 12")
+@command("smt questions smt.yaml --per-document 12")
 @RUN_FILE
 @click.option(
     "--per-document", default=8, show_default=True, type=click.IntRange(min=1), help="questions about each document"
 )
 @click.option("--free-form", is_flag=True, help="answered in a few words, for a judge; else four options each")
 def questions(run_file: Path, per_document: int, free_form: bool) -> None:
-    """Make an evaluation set of your own documents with the backend, before anything is generated from them.
+    """Make an evaluation set of your own documents.
 
-    It is written beside the documents, once, and frozen with its hash: what is evaluated later is what was set down.
+    The backend makes it before anything is generated from them. It is written beside the documents, once, and frozen
+    with its hash: what is evaluated later is what was set down.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from smt_plugin.config import read_run_file
     from smt_plugin.corpus import read_documents
     from smt_plugin.generation.generate import backend_of
     from smt_plugin.generation.make_questions import make_questions
-    from smt_plugin.prompts import Prompts
+    from smt_plugin.progress import Progress
     from smt_plugin.question import questions_file
 
     settings = read_run_file(run_file)
-    path = questions_file(settings.corpus)
-    total = sum(1 for _ in read_documents(settings.corpus))
-    console = Console(stderr=True)
-    # An error must not stand below a bar that has stopped.
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("documents", total=total)
-        manifest = stop.run(
-            make_questions(
-                settings.run,
-                settings.corpus,
-                path,
-                backend_of(settings),
-                Prompts(settings.prompts),
-                per_document,
-                free_form,
-                settings.max_document_tokens,
-                on_document=lambda done: progress.update(task, completed=done),
-            )
-        )
-    click.echo(f"{manifest['questions']:,} questions about {manifest['documents']:,} documents; wrote {path}")
-    if manifest["short"]:
-        click.echo(
-            f"{len(manifest['short'])} documents have fewer than {per_document}, e.g. {manifest['short'][0]!r}",
-            err=True,
-        )
+    with Progress("documents", sum(1 for _ in read_documents(settings.corpus))) as progress:
+        making = make_questions(settings, backend_of(settings), per_document, free_form, progress.at)
+        manifest = stop.run(making)
+    click.echo(
+        f"{manifest['questions']:,} questions about {manifest['documents']:,} documents; "
+        f"wrote {questions_file(settings.corpus)}"
+    )
+    if short := manifest["short"]:
+        click.echo(f"{len(short)} documents have fewer than {per_document}, e.g. {short[0]!r}", err=True)
         sys.exit(1)

@@ -3,34 +3,25 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from smt_plugin.cli.command import PATH, RUN_FILE, Commands, command
+from smt_plugin.cli.signals import stop
 from smt_plugin.errors import BadInput
 
-if TYPE_CHECKING:
-    pass
-from smt_plugin.cli.command import RUN_FILE, Command, Commands
-from smt_plugin.cli.signals import stop
+
+def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    number, _, count = value.partition("/")
+    if number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    raise click.BadParameter(f"{value!r} is no shard; write e.g. 1/4 for the first of four.")
 
 
-class _Shard(click.ParamType):  # type: ignore[type-arg]
-    """`i/n`, the i-th of n shards."""
-
-    name = "i/n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        number, slash, count = str(value).partition("/")
-        if slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count):
-            return int(number), int(count)
-        self.fail(f"{value!r} is no shard; write e.g. 1/4 for the first of four.", param, ctx)
-
-
-SHARD = click.option("--shard", type=_Shard(), help="only the i-th of n shards of the documents, e.g. 1/4")
-
-
-@click.command(cls=Command, epilog="\b\nExamples:\n  smt plan smt.yaml\n  smt plan smt.yaml --probe 60")
+@command("smt plan smt.yaml", "smt plan smt.yaml --probe 60")
 @RUN_FILE
 @click.option(
     "--probe",
@@ -39,7 +30,7 @@ SHARD = click.option("--shard", type=_Shard(), help="only the i-th of n shards o
     help="generate for so many seconds first, to measure sizes and speed; its completions are kept",
 )
 def plan(run_file: Path, seconds: int | None) -> None:
-    """Say what a run will ask, write and cost: calls, tokens, GPU-hours, money. Without --probe nothing is asked."""
+    """Say what a run will ask, write and cost. Only --probe asks the backend anything."""
     from smt_plugin.config import read_run_file
     from smt_plugin.generation.generate import backend_of
     from smt_plugin.generation.plan import make_plan, plan_text
@@ -51,17 +42,13 @@ def plan(run_file: Path, seconds: int | None) -> None:
     click.echo(plan_text(found, settings))
 
 
-@click.command(
-    cls=Command,
-    epilog="\b\nExamples:\n  smt generate smt.yaml\n  smt generate smt.yaml --method focal_rewrite\n"
-    "  smt generate smt.yaml --shard 1/4",
-)
+@command("smt generate smt.yaml", "smt generate smt.yaml --method focal_rewrite", "smt generate smt.yaml --shard 1/4")
 @RUN_FILE
 @click.option("--method", "methods", multiple=True, help="only this method of the run file; may be given again")
 @click.option("--retry-failed", is_flag=True, help="ask again what the backend refused before")
-@SHARD
+@click.option("--shard", metavar="I/N", callback=_shard, help="only the i-th of n shards of the documents, e.g. 1/4")
 def generate(run_file: Path, methods: tuple[str, ...], retry_failed: bool, shard: tuple[int, int] | None) -> None:
-    """Ask the backend for completions until every method's token budget is met, and write records.
+    """Ask the backend until every budget is met, and write records.
 
     Run it again to go on after a stop, or after raising a budget: what is paid for is never asked again.
     """
@@ -93,7 +80,16 @@ def _generate(settings: Any, backend: Any, **options: Any) -> Any:
 
 @click.group(cls=Commands)
 def batch() -> None:
-    """Let a batch endpoint, or `vllm run-batch`, answer a run's requests: export, work off, import, and again."""
+    """Have a batch endpoint or `vllm run-batch` answer the requests. Export, work off, import, and again."""
+
+
+def _read_for_batch(run_file: Path) -> Any:
+    from smt_plugin.config import read_run_file
+
+    settings = read_run_file(run_file)
+    if settings.backend.kind == "microworld":
+        raise BadInput(f"run file {run_file}: backend.kind: the microworld needs no batch files; use `smt generate`.")
+    return settings
 
 
 @batch.command(
@@ -103,20 +99,17 @@ def batch() -> None:
     "  smt batch import smt.yaml results-1.jsonl",
 )
 @RUN_FILE
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @click.option("--retry-failed", is_flag=True, help="export again what was refused before")
 def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
-    """Write the requests that can be asked now as OpenAI batch files into FOLDER.
+    """Write what can be asked now into OpenAI batch files.
 
-    Rewrites need the strategies that come before them, so this takes some rounds of export and import, until nothing
-    is left; then the records are written.
+    They go into FOLDER. Rewrites need the strategies that come before them, so this takes some rounds of export and
+    import, until nothing is left; then the records are written.
     """
-    from smt_plugin.config import MicroworldBackend, read_run_file
     from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchExport
 
-    settings = read_run_file(run_file)
-    if isinstance(settings.backend, MicroworldBackend):
-        raise BadInput(f"run file {run_file}: backend.kind: the microworld needs no batch files; use `smt generate`.")
+    settings = _read_for_batch(run_file)
     backend = BatchExport(folder, settings.backend.model, settings.backend.structured_output)
     summary = _generate(settings, backend, retry_refused=retry_failed, rounds_ahead=ROUNDS_AHEAD)
     backend.finish()
@@ -128,15 +121,12 @@ def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
 
 @batch.command(name="import", epilog="\b\nExample:\n  smt batch import smt.yaml results-*.jsonl")
 @RUN_FILE
-@click.argument("results", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("results", type=PATH, nargs=-1, required=True)
 def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
-    """Take the results of a batch endpoint into the run, and write the records if nothing is left to ask."""
-    from smt_plugin.config import MicroworldBackend, read_run_file
+    """Take the results of a batch endpoint into the run. When nothing is left to ask, the records are written."""
     from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchImport
 
-    settings = read_run_file(run_file)
-    if isinstance(settings.backend, MicroworldBackend):
-        raise BadInput(f"run file {run_file}: backend.kind: the microworld needs no batch files; use `smt generate`.")
+    settings = _read_for_batch(run_file)
     backend = BatchImport(list(results), settings.backend.model)
     summary = _generate(settings, backend, rounds_ahead=ROUNDS_AHEAD)
     click.echo(
@@ -151,14 +141,14 @@ def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
         sys.exit(1)
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt show smt.yaml --method focal_rewrite --count 2")
+@command("smt show smt.yaml --method focal_rewrite --count 2")
 @RUN_FILE
 @click.option("--method", required=True, help="method of the run file")
 @click.option("--full", is_flag=True, help="show the documents inside the prompts, too")
 @click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="records to show")
 @click.option("--seed", type=int, help="show the same records each time")
 def show(run_file: Path, method: str, full: bool, count: int, seed: int | None) -> None:
-    """Look at random records of a method, with the prompts they came from."""
+    """Look at random records, with the prompts they came from."""
     from smt_plugin.config import read_run_file
     from smt_plugin.generation.show import show_records
 

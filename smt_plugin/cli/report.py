@@ -5,69 +5,56 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from smt_plugin.cli.command import RUN_FILE, command, read_with_evaluation
+from smt_plugin.cli.evaluate import tuned_arm_commands
 from smt_plugin.errors import BadInput
 
-if TYPE_CHECKING:
-    pass
-from smt_plugin.cli.command import RUN_FILE, Command, read_with_evaluation
-from smt_plugin.cli.evaluate import tuned_arm_commands
 
-
-@click.command(cls=Command, epilog="\b\nExample:\n  smt report smt.yaml")
+@command("smt report smt.yaml")
 @RUN_FILE
 def report(run_file: Path) -> None:
-    """Print the table of all arms, and write report.html with the table and a plot."""
+    """Print the table of all arms, and write report.html. It holds all tables and plots."""
     from rich.console import Console
 
-    from smt_plugin.evaluation.arms import arms_of, outdated
-    from smt_plugin.evaluation.retention import retention_results
-    from smt_plugin.report.report import doubts, retention_table, run_facts, tables, verdicts, write_report
-    from smt_plugin.report.results import arm_results
-    from smt_plugin.training.trainings import trainings_of
+    from smt_plugin.evaluation.arms import outdated
+    from smt_plugin.report.report import table_of, write_report
+    from smt_plugin.report.results import read_results
+    from smt_plugin.report.sections import doubts, sections_of, verdicts
 
     settings, section = read_with_evaluation(run_file)
-    trainings = trainings_of(settings.run, settings.mix.budgets)
-    results = arm_results(settings.run, section.arms, trainings, settings.mix.sources)
-    changes = retention_results(settings.run, trainings)
-    facts = run_facts(settings)
-    # A report can be made all the same where the models, lm-eval or the data are not.
     old: list[str] = []
+    # A report can be made all the same where the models, lm-eval or the data are not.
     with suppress(BadInput):
         old = outdated(tuned_arm_commands(settings, section, check=False)[0])
-    # Answers of a model that was trained on another mix.
-    there = {result.arm for result in results if result.accuracy is not None}
-    arms = arms_of(section.arms, trainings).items()
-    old += [arm for arm, training in arms if arm in there and training is not None and training.is_stale()]
-    if old:
-        facts["not up to date"] = (
-            f"{', '.join(old)}: settings, model, mix, data or tasks have changed since; `smt evaluate` runs them again"
-        )
-        click.echo(f"not up to date: {facts['not up to date']}", err=True)
-    path = write_report(settings.run, results, facts, changes, old)
-    console = Console(width=max(shutil.get_terminal_size().columns, 80))
-    for shown in [*tables(results), *([retention_table(changes)] if changes else [])]:
-        console.print(shown, "")
+    results = read_results(settings, section, old)
+    if results.outdated:
+        click.echo(f"not up to date: {results.facts['not up to date']}", err=True)
+    sections = sections_of(results)
+    path = write_report(results, sections)
+    console = Console(width=max(shutil.get_terminal_size().columns, 80), markup=False)
+    for shown in sections:
+        if shown.rows:
+            console.print(table_of(shown, console.width), "")
     for sentence in verdicts(results):
         click.echo(sentence)
-    for sentence in doubts(results, settings.run):
+    for sentence in doubts(results):
         click.echo(f"warning: {sentence}", err=True)
     click.echo(f"report: {path}")
-    missing = [result.arm for result in results if result.accuracy is None]
-    if missing:
-        for sentence in filter(None, (training.unready() for training in trainings)):
+    if results.missing:
+        for sentence in results.unready:
             click.echo(f"missing: {sentence}", err=True)
-        click.echo(f"missing arms: {', '.join(missing)}; run `smt evaluate {shlex.quote(str(run_file))}`", err=True)
+        missing = ", ".join(results.missing)
+        click.echo(f"missing arms: {missing}; run `smt evaluate {shlex.quote(str(run_file))}`", err=True)
         sys.exit(1)
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt card smt.yaml")
+@command("smt card smt.yaml")
 @RUN_FILE
 def card(run_file: Path) -> None:
-    """Write each trained model's README.md: data, budget, shares, config, versions and results."""
+    """Write each trained model's README.md. It tells data, budget, shares, config, versions and results."""
     from smt_plugin.config import read_run_file
     from smt_plugin.report.card import write_card
     from smt_plugin.training.trainings import trainings_of

@@ -6,11 +6,7 @@ import signal
 from collections.abc import Coroutine
 from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -40,6 +36,8 @@ class Stop:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._count += 1
         if self._count > 2:
+            if os.isatty(2):
+                os.write(2, b"\x1b[?25h")  # a bar hides the cursor
             os._exit(130)
         if self._count == 2:
             with suppress(OSError):

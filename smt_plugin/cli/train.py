@@ -2,21 +2,18 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    pass
-from smt_plugin.cli.command import Command
+from smt_plugin.cli.command import PATH, command
 
 
-@click.command(cls=Command, epilog="\b\nExample:\n  smt check run/axolotl.yaml --gpus 4")
-@click.argument("config", type=click.Path(path_type=Path), metavar="AXOLOTL.YAML")
+@command("smt check run/axolotl.yaml --gpus 4")
+@click.argument("config", type=PATH, metavar="AXOLOTL.YAML")
 @click.option("--gpus", type=click.IntRange(min=1), help="of all nodes; default: those of this machine, else 1")
 @click.option("--micro-batch-size", type=click.IntRange(min=1), help="if axolotl is told another than the config's")
 def check(config: Path, gpus: int | None, micro_batch_size: int | None) -> None:
-    """Say what would go wrong silently in a training, and its steps, tokens, FLOP and hours; no GPU needed."""
+    """Say what would go wrong silently in a training. It tells steps, tokens, FLOP and hours, too; no GPU needed."""
     from smt_plugin.errors import require
     from smt_plugin.training.check import check_config
 
@@ -32,9 +29,9 @@ def check(config: Path, gpus: int | None, micro_batch_size: int | None) -> None:
     click.echo("no problem found")
 
 
-@click.command(cls=Command, name="ls", epilog="\b\nExample:\n  smt ls")
+@command("smt ls", name="ls")
 def list_shipped() -> None:
-    """List the methods, prompts, tasks and configs that come with the package, one line each."""
+    """List the methods, prompts, tasks and configs that we ship."""
     from smt_plugin.training.shipped import shipped
 
     for kind, things in shipped().items():
@@ -44,11 +41,11 @@ def list_shipped() -> None:
             click.echo(f"  {name:{width}}  {line}")
 
 
-@click.command(cls=Command, name="cp", epilog="\b\nExample:\n  smt cp qwen3-8b/full my.yaml")
+@command("smt cp qwen3-8b/full my.yaml", name="cp")
 @click.argument("config")
 @click.argument("destination", type=click.Path(), default=".")
 def copy_shipped(config: str, destination: str) -> None:
-    """Copy an axolotl config to change: to a file, or into a folder (default: this one)."""
+    """Copy a shipped axolotl config, to change it. It goes to a file, or into a folder (default: this one)."""
     from smt_plugin.training.shipped import copy_config
 
     click.echo(f"wrote {copy_config(config, destination)}")

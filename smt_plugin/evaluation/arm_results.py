@@ -1,11 +1,13 @@
 """What an arm's lm_eval run left behind, read back."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from smt_plugin.files import read_json
+from smt_plugin.errors import require
+from smt_plugin.evaluation.arms import Arm
+from smt_plugin.files import read_json, read_jsonl
 
 
 def samples_files(folder: Path) -> list[Path]:
@@ -16,6 +18,73 @@ def samples_files(folder: Path) -> list[Path]:
     return files
 
 
+def _samples(folder: Path) -> Iterator[dict[str, Any]]:
+    """The samples of all tasks below a folder, one a question."""
+    return (sample for path in samples_files(folder) for _, sample in read_jsonl(path))
+
+
+def check_answers(arm: Arm) -> None:
+    """Refuse what a server did not answer, which lm-eval would score as wrong, and samples that are all the same.
+
+    Raises:
+        RuntimeError: an answer is empty, all samples of each question are the same, or there are none.
+    """
+    samples = _samples(arm.folder)  # a local model's must be there, too
+    if arm.is_local:
+        return
+    empty, all_alike = 0, True
+    for sample in samples:
+        texts = sample["resps"][0]
+        empty += sum(not text for text in texts)
+        all_alike = all_alike and len(texts) > 1 and len(set(texts)) == 1
+    if empty:
+        raise RuntimeError(
+            f"arm {arm.name}: {empty} answers came back empty, which is no wrong answer but none; raise max_gen_toks, "
+            "turn the server's thinking mode off, or see its log"
+        )
+    if all_alike:
+        raise RuntimeError(
+            f"arm {arm.name}: all samples of each question are the same; its server fixes a seed or ignores temperature"
+        )
+
+
+def count_tokens(arm: Arm) -> dict[str, int] | None:
+    """Count `questions` and `samples` of an arm, and by the model's tokenizer the tokens of all `prompts` (each once,
+    however many samples) and of all `answers`; and the prompts `cut`, since the model's context is too short for them.
+
+    None where the model is a server's, and `model_args` name no `tokenizer` for it.
+    """
+    arguments = dict(entry.split("=", 1) for entry in arm.settings.model_args.split(",") if "=" in entry)
+    name = arguments.get("tokenizer") or (arguments.get("pretrained", arm.model) if arm.is_local else None)
+    if name is None:
+        return None
+    try:
+        transformers = require("transformers", "eval")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError):
+        return None
+    context = arguments.get("max_length") or arguments.get("max_model_len")
+    if context is None and arm.is_local:
+        with suppress(OSError, ValueError, KeyError):
+            text_config = transformers.AutoConfig.from_pretrained(name).get_text_config()
+            context = getattr(text_config, "max_position_embeddings", None)
+    counts = {"questions": 0, "samples": 0, "prompts": 0, "answers": 0, "cut": 0}
+    for sample in _samples(arm.folder):
+        asked = next(iter(sample["arguments"].values()))
+        prompt, options = asked["arg_0"], asked.get("arg_1")
+        texts = [text for texts in sample["resps"] for text in texts if isinstance(text, str)]
+        # The prompt is in the chat template already.
+        lengths = [len(ids) for ids in tokenizer([prompt, *texts], add_special_tokens=False)["input_ids"]]
+        counts["questions"] += 1
+        counts["samples"] += len(texts)
+        counts["prompts"] += lengths[0]
+        counts["answers"] += sum(lengths[1:])
+        # lm-eval leaves room for the longest answer, and cuts the prompt's beginning off.
+        room = options.get("max_gen_toks", 0) if isinstance(options, dict) else 0
+        counts["cut"] += context is not None and lengths[0] + room > int(context)
+    return counts
+
+
 def read_arm(folder: Path) -> list[dict[str, Any]] | None:
     """Return one row a question of an arm that is done; None where the arm has not been run, or has not been finished.
 
@@ -23,26 +92,15 @@ def read_arm(folder: Path) -> list[dict[str, Any]] | None:
     """
     if not (folder / "arm.json").is_file():
         return None
-    rows = []
-    with samples_files(folder)[-1].open("rb") as file:
-        for line in file:
-            sample = orjson.loads(line)
-            doc = sample["doc"]
-            rows.append(
-                {
-                    "question_id": doc["question_id"],
-                    "question": doc["question"],
-                    "doc_id": doc["doc_id"],
-                    "acc": float(sample["acc"]),
-                    "unparsed": float(sample["unparsed"]),
-                    "n": len(sample["resps"][0]),
-                }
-            )
-    return rows
+    return [
+        {name: sample["doc"][name] for name in ("question_id", "question", "doc_id")}
+        | {"acc": float(sample["acc"]), "unparsed": float(sample["unparsed"]), "n": len(sample["resps"][0])}
+        for _, sample in read_jsonl(samples_files(folder)[-1])
+    ]
 
 
 def read_tokens(folder: Path) -> dict[str, int] | None:
-    """Return what `_count_tokens` found when the arm was done; None where it is not known."""
+    """Return what `count_tokens` found when the arm was done; None where it is not known."""
     marker = folder / "arm.json"
     tokens: dict[str, int] | None = read_json(marker, "smt evaluate").get("tokens") if marker.is_file() else None
     return tokens

@@ -10,8 +10,6 @@ from smt_plugin.errors import BadInput, require
 
 # Below this many documents the percentile bootstrap covers too little, and a t interval is used.
 BOOTSTRAP_FROM = 50
-
-
 BOOTSTRAP_RESAMPLES = 10_000
 
 
@@ -35,12 +33,12 @@ class Estimate:
 def estimate(values: Sequence[float], doc_ids: Sequence[str]) -> Estimate:
     """Estimate the mean of one value a question, with errors clustered by document.
 
-    Fewer than 50 documents: cluster-robust t interval with as many degrees of freedom as documents less one
+    Fewer than 50 documents: cluster-robust t interval with as many degrees of freedom as documents minus one
     (Cameron and Miller 2015, section VI). Else: percentile bootstrap over documents. The p-value is the t
     test's in both.
 
     Raises:
-        BadInput: fewer than two documents, from which no interval can be had.
+        BadInput: fewer than two documents, which give no interval.
     """
     statsmodels = require("statsmodels.api", "eval")
     stats = require("scipy.stats", "eval")

@@ -4,13 +4,13 @@ Without a judge there is no score: nothing here falls back to comparing texts.
 """
 
 import asyncio
-import hashlib
 import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,25 +18,33 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import ValidationError
 
-from smt_plugin.backends.base import BackendDown, Refused, Request
+from smt_plugin.backends.base import MAX_ATTEMPTS, BackendDown, Refused, first_usable
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import JudgeSection, first_problem
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.same_number import Answer, same_number
-from smt_plugin.files import cache_dir, read_jsonl
+from smt_plugin.evaluation.same_number import same_number
+from smt_plugin.files import cache_dir, content_hash, read_jsonl
 from smt_plugin.prompts import Prompts
 
 API_KEY_VARIABLE = "SMT_JUDGE_API_KEY"
-
-
-_ATTEMPTS = 3
-
-
 _Result = TypeVar("_Result")
-
-
 _VERDICT = re.compile(r"VERDICT\W+(CORRECT|WRONG|INCORRECT)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A given answer beside the right one; `identity` names the document that the question is about."""
+
+    identity: str
+    question: str
+    gold: str
+    answer: str
+
+    @property
+    def is_same_number(self) -> bool:
+        """Whether code can tell that it is right."""
+        return same_number(self.gold, self.answer, self.question)
 
 
 def judge_settings(values: Any) -> JudgeSection:
@@ -60,32 +68,32 @@ def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
         BadInput: the endpoint cannot be reached, refuses the key, a request or the model.
         RuntimeError: the judge gives no verdict, or no answer at all.
     """
-    verdicts = {answer: True for answer in answers if same_number(answer)}
-    rest = [answer for answer in dict.fromkeys(answers) if answer not in verdicts]
     prompts = Prompts()
-    keys = {answer: _key(answer, prompts, settings) for answer in rest}
-    with _Kept() as kept:
-        verdicts |= {answer: found for answer in rest if (found := kept.get(keys[answer])) is not None}
-        missing = [answer for answer in rest if answer not in verdicts]
+    keys = {answer: _key(answer, prompts, settings) for answer in dict.fromkeys(answers) if not answer.is_same_number}
+    with _kept() as kept:
+        verdicts = {
+            answer: bool(correct)
+            for answer, key in keys.items()
+            for (correct,) in kept.execute("SELECT correct FROM verdicts WHERE key = ?", (key,))
+        }
+        missing = [answer for answer in keys if answer not in verdicts]
         if missing:
 
             async def ask_all(backend: OpenAIBackend) -> list[BaseException | None]:
                 # What is paid for is kept at once, and even if another fails.
-                return await asyncio.gather(
-                    *(ask_and_keep(answer, backend) for answer in missing), return_exceptions=True
-                )
+                return await asyncio.gather(*(ask(answer, backend) for answer in missing), return_exceptions=True)
 
-            async def ask_and_keep(answer: Answer, backend: OpenAIBackend) -> None:
-                reply = await _ask(answer, prompts, settings, backend)
-                verdicts[answer] = bool(verdict_of(reply))
-                kept.put(keys[answer], verdicts[answer], reply)
+            async def ask(answer: Answer, backend: OpenAIBackend) -> None:
+                verdicts[answer], reply = await _ask(answer, prompts, settings, backend)
+                row = (keys[answer], verdicts[answer], reply)
+                kept.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", row)
 
             for error in _with_backend(settings, ask_all):
                 if isinstance(error, BackendDown):
                     raise RuntimeError(f"judge: {error}")
                 if error is not None:
                     raise error
-    return [verdicts[answer] for answer in answers]
+    return [answer not in keys or verdicts[answer] for answer in answers]
 
 
 def check_judge(settings: JudgeSection) -> None:
@@ -95,21 +103,17 @@ def check_judge(settings: JudgeSection) -> None:
         BadInput: the endpoint cannot be reached, refuses the key, or does not serve the model; vLLM is not there.
         RuntimeError: the server does not get healthy; the end of its log is in the message.
     """
-
-    async def nothing(backend: OpenAIBackend) -> None:
-        pass
-
     try:
-        _with_backend(settings, nothing)
+        _with_backend(settings, lambda backend: asyncio.sleep(0))  # to start it is to check it
     except BadInput as error:
         raise BadInput(f"judge: {error}") from None
 
 
-def serve(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def serve(settings: JudgeSection) -> tuple[JudgeSection, str]:
     """Start a local judge here, unless it runs, so that other processes can ask it until this one ends.
 
     Args:
-        values: settings of the kind `vllm`, as `judge_settings` takes them.
+        settings: of the kind `vllm`.
 
     Returns:
         Settings with its endpoint, whose verdicts are the same, and the key that it wants in SMT_JUDGE_API_KEY.
@@ -117,18 +121,17 @@ def serve(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
     Raises:
         BadInput, RuntimeError: as `check_judge`.
     """
-    settings = judge_settings(values)
     check_judge(settings)
-    endpoint, key = _server(settings).backend.first_address
-    return settings.model_copy(update={"kind": "openai", "endpoint": endpoint}).values, key
+    endpoint, key = _server(settings)[0].first_address
+    return settings.model_copy(update={"kind": "openai", "endpoint": endpoint}), key
 
 
 def _with_backend(settings: JudgeSection, work: Callable[[OpenAIBackend], Coroutine[Any, Any, _Result]]) -> _Result:
     """Do some work with the judge: in another thread, since the caller may be inside a running event loop."""
     endpoint = settings.endpoint
     if endpoint is None:
-        server = _server(settings)
-        return asyncio.run_coroutine_threadsafe(work(server.backend), server.loop).result()
+        server, loop = _server(settings)
+        return asyncio.run_coroutine_threadsafe(work(server), loop).result()
 
     async def once() -> _Result:
         backend = OpenAIBackend(
@@ -149,11 +152,25 @@ def _with_backend(settings: JudgeSection, work: Callable[[OpenAIBackend], Corout
         return thread.submit(asyncio.run, once()).result()
 
 
-class _Server:
-    """A `vllm serve` of this process, which its guard ends with it, and the thread that looks after it."""
+_servers: dict[bytes, tuple[VLLMBackend, asyncio.AbstractEventLoop]] = {}
+_servers_lock = threading.Lock()
 
-    def __init__(self, settings: JudgeSection) -> None:
-        self.backend = VLLMBackend(
+
+def _server(settings: JudgeSection) -> tuple[VLLMBackend, asyncio.AbstractEventLoop]:
+    """The `vllm serve` of these settings, started on first use, and the loop, in another thread, that looks after it.
+
+    Its guard ends it with this process.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise BadInput(
+            "each of several processes would start a server; start it yourself, once, and give `endpoint` instead of "
+            "`kind: vllm`."
+        )
+    key = orjson.dumps([settings.model, settings.command, settings.arguments])
+    with _servers_lock:
+        if key in _servers:
+            return _servers[key]
+        backend = VLLMBackend(
             settings.model,
             settings.command,
             1,
@@ -164,58 +181,33 @@ class _Server:
             timeout=600,
             patience=settings.patience,
         )
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, daemon=True).start()
         try:
-            asyncio.run_coroutine_threadsafe(self.backend.start(), self.loop).result()
-        except BaseException:
-            asyncio.run_coroutine_threadsafe(self.backend.close(), self.loop).result()
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            raise
-
-
-_servers: dict[bytes, _Server] = {}
-
-
-_servers_lock = threading.Lock()
-
-
-def _server(settings: JudgeSection) -> _Server:
-    """The server of these settings, started on first use."""
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        raise BadInput(
-            "each of several processes would start a server; start it yourself, once, and give `endpoint` instead of "
-            "`kind: vllm`."
-        )
-    key = orjson.dumps([settings.model, settings.command, settings.arguments])
-    with _servers_lock:
-        if key not in _servers:
-            try:
-                _servers[key] = _Server(settings)
-            except BadInput as error:
+            asyncio.run_coroutine_threadsafe(backend.start(), loop).result()
+        except BaseException as error:
+            asyncio.run_coroutine_threadsafe(backend.close(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            if isinstance(error, BadInput):
                 raise BadInput(str(error).replace("backend.", "")) from None
-        return _servers[key]
+            raise
+        _servers[key] = backend, loop
+        return backend, loop
 
 
-async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSection, backend: OpenAIBackend) -> str:
-    text = ""
-    for attempt in range(_ATTEMPTS):
-        # A reply without a verdict would come again at temperature 0.
-        sampling = {"temperature": 0.0 if attempt == 0 else 0.7, "max_tokens": 1024, **settings.options}
-        try:
-            reply = await backend.complete(Request(_messages(answer, prompts), sampling, attempt, None, "judge"))
-        except Refused as error:
-            place = settings.endpoint or settings.model
-            raise BadInput(
-                f"judge: {place} refused a request ({error}); mend the judge's `options` or `model`."
-            ) from None
-        if verdict_of(reply.text) is not None:
-            return reply.text
-        text = reply.text
-    raise RuntimeError(
-        f"the judge {settings.model} gave no verdict in {_ATTEMPTS} attempts on the answer {answer.answer[:80]!r}; it "
-        f"said: {text[-200:]!r}; use a model that follows the prompt judge/verdict"
-    )
+async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSection, backend: OpenAIBackend) -> tuple[bool, str]:
+    """The verdict, and the reply that it stands in."""
+    try:
+        verdict, reply = await first_usable(backend, _messages(answer, prompts), settings.options, "judge", verdict_of)
+    except Refused as error:
+        place = settings.endpoint or settings.model
+        raise BadInput(f"judge: {place} refused a request ({error}); fix the judge's `options` or `model`.") from None
+    if verdict is None:
+        raise RuntimeError(
+            f"the judge {settings.model} gave no verdict in {MAX_ATTEMPTS} attempts on the answer "
+            f"{answer.answer[:80]!r}; it said: {reply[-200:]!r}; use a model that follows the prompt judge/verdict"
+        )
+    return verdict, reply
 
 
 def verdict_of(reply: str) -> bool | None:
@@ -237,35 +229,22 @@ def _messages(answer: Answer, prompts: Prompts) -> list[dict[str, str]]:
 
 def _key(answer: Answer, prompts: Prompts, settings: JudgeSection) -> str:
     """What a verdict depends on; the endpoint's address is not among it."""
-    content = [_messages(answer, prompts), settings.model, settings.options]
-    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+    return content_hash([[_messages(answer, prompts), settings.model, settings.options]])[:32]
 
 
-class _Kept:
+@contextmanager
+def _kept() -> Iterator[sqlite3.Connection]:
     """The verdicts of all evaluations, in the cache folder; several processes may use it at once."""
-
-    def __enter__(self) -> "_Kept":
-        path = cache_dir() / "verdicts.sqlite"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Another thread writes while the one that opened it waits for that thread.
-            self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, correct INTEGER, reply TEXT)"
-            )
-        except (OSError, sqlite3.DatabaseError) as error:
-            raise BadInput(f"the verdicts in {path} cannot be opened ({error}); move that file away.") from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-
-    def get(self, key: str) -> bool | None:
-        row = self._connection.execute("SELECT correct FROM verdicts WHERE key = ?", (key,)).fetchone()
-        return None if row is None else bool(row[0])
-
-    def put(self, key: str, correct: bool, reply: str) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (key, correct, reply))
+    path = cache_dir() / "verdicts.sqlite"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Another thread writes while the one that opened it waits for that thread.
+        connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        connection.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, correct INTEGER, reply TEXT)")
+    except (OSError, sqlite3.DatabaseError) as error:
+        raise BadInput(f"the verdicts in {path} cannot be opened ({error}); move that file away.") from None
+    with closing(connection):
+        yield connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,9 +295,5 @@ def agreement(path: Path, settings: JudgeSection) -> Agreement:
         both_wrong=pairs.count((False, False)),
         judge_alone=pairs.count((True, False)),
         label_alone=pairs.count((False, True)),
-        by_code=_count(same_number(answer) for answer in answers),
+        by_code=sum(answer.is_same_number for answer in answers),
     )
-
-
-def _count(values: Iterable[bool]) -> int:
-    return sum(1 for value in values if value)

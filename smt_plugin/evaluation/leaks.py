@@ -18,21 +18,11 @@ from smt_plugin.records import generated_folders
 
 # Our choices. A question has some 12 words: 3 in a row survive a reworded copy, 8 in a row only a quotation.
 QUESTION_RUN = 3
-
-
 TEXT_RUN = 8
-
-
 SHARE = 0.7
-
-
 # Cosine. 1 of 1,026 pairs of different QuALITY questions about one story reaches it.
 ALIKE = 0.85
-
-
 _BATCH = 256
-
-
 _WORD = re.compile(r"\w+")
 
 
@@ -47,28 +37,21 @@ class Overlaps:
         self.best: dict[str, float] = {}
         self._sizes: dict[str, int] = {}
         self._holders: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        lengths = set()
         for question in questions:
             words = words_of(question.question)
-            length = min(run, len(words))
-            if length == 0 or (whole_runs and length < run):
-                continue
-            runs = _runs(words, length)
-            lengths.add(length)
-            self.best[question.question_id] = 0.0
-            self._sizes[question.question_id] = len(runs)
-            for key in runs:
-                self._holders[key].append(question.question_id)
-        self._lengths = sorted(lengths)
+            runs = _runs(words, run if whole_runs else min(run, len(words)))
+            if words and runs:
+                self.best[question.question_id] = 0.0
+                self._sizes[question.question_id] = len(runs)
+                for key in runs:
+                    self._holders[key].append(question.question_id)
+        self._lengths = sorted({len(key) for key in self._holders})
 
     def see(self, text: str) -> tuple[str, float] | None:
         """Take a text into account, and return the question it holds most of, with the share; None without any."""
         words = words_of(text)
-        shared: Counter[str] = Counter()
-        for length in self._lengths:
-            for key in _runs(words, length):
-                for question_id in self._holders.get(key, ()):
-                    shared[question_id] += 1
+        runs = (key for length in self._lengths for key in _runs(words, length))
+        shared = Counter(question_id for key in runs for question_id in self._holders.get(key, ()))
         shares = {question_id: count / self._sizes[question_id] for question_id, count in shared.items()}
         for question_id, share in shares.items():
             self.best[question_id] = max(self.best[question_id], share)

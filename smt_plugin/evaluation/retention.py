@@ -8,22 +8,20 @@ from typing import Any
 from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput, require
 from smt_plugin.evaluation.arm_results import samples_files
-from smt_plugin.evaluation.arms import ArmCommand, arms_of, model_command
+from smt_plugin.evaluation.arms import Arm, arms_of
 from smt_plugin.evaluation.intervals import Estimate, estimate
 from smt_plugin.files import read_jsonl
 from smt_plugin.training.trainings import Training
 
 # Of the metrics that a task reports, the one that is compared: the first of these that it has, else its first.
 _METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc")
-
-
 # A reader of answers that forgives their form is wanted here: what is known counts.
 _FILTER = "flexible-extract"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A task before and after a training, on the same questions; `difference` has the interval of after less before.
+    """A task before and after a training, on the same questions; `difference` has the interval of after minus before.
 
     `model` is `trained`, or one of several budgets: `trained-10M`.
     """
@@ -36,10 +34,10 @@ class Change:
     difference: Estimate
 
 
-def retention_commands(
+def retention_arms(
     run: Path, section: EvaluateSection, base_model: str, trainings: Sequence[Training], seed: int = 0
-) -> tuple[list[ArmCommand], list[str]]:
-    """Return an lm_eval command for the base and each trained model, and a sentence for each that is not there yet.
+) -> tuple[list[Arm], list[str]]:
+    """Return the base and each trained model as arms, and a sentence for each that is not there yet.
 
     Raises:
         BadInput: lm-eval is missing, or not one model is trained.
@@ -53,19 +51,20 @@ def retention_commands(
             models[name] = str(training.model)
     if len(models) == 1:
         raise BadInput(f"{missing[0]}.")
-    commands = []
-    for name, model in models.items():
-        folder = run / "retention" / name
-        command = model_command(section, model)
-        command += ["--tasks", ",".join(section.retention.tasks), "--apply_chat_template"]
-        if section.retention.include_path is not None:
-            command += ["--include_path", str(section.retention.include_path)]
-        command += ["--batch_size", section.batch_size, "--seed", str(seed)]
-        if section.retention.limit is not None:
-            command += ["--limit", str(section.retention.limit)]
-        command += ["--log_samples", "--output_path", str(folder)]
-        commands.append(ArmCommand(f"retention of the {name} model", command, folder))
-    return commands, missing
+    arms = [
+        Arm(
+            f"retention of the {name} model",
+            model=model,
+            settings=section,
+            tasks=",".join(section.retention.tasks),
+            task_folder=section.retention.include_path,
+            limit=section.retention.limit,
+            folder=run / "retention" / name,
+            seed=seed,
+        )
+        for name, model in models.items()
+    ]
+    return arms, missing
 
 
 def retention_results(run: Path, trainings: Sequence[Training] = ()) -> list[Change]:
@@ -77,31 +76,24 @@ def retention_results(run: Path, trainings: Sequence[Training] = ()) -> list[Cha
     Raises:
         BadInput: the models answered different questions, or too few for an interval.
     """
-    names = [name for name in ("base", *arms_of(["trained"], trainings or [Training(run)])) if _is_done(run, name)]
-    if "base" not in names:
-        return []
-    return [change for name in names[1:] for change in _changes(run, name)]
+    folder = run / "retention"
+    names = ["base", *arms_of(["trained"], trainings or [Training(run)])]
+    done = [name for name in names if (folder / name / "arm.json").is_file()]
+    return [change for name in done[1:] for change in _changes(folder, name)] if "base" in done else []
 
 
-def _is_done(run: Path, name: str) -> bool:
-    return (run / "retention" / name / "arm.json").is_file()
-
-
-def _changes(run: Path, model: str) -> list[Change]:
+def _changes(folder: Path, model: str) -> list[Change]:
     """What one training changed, task by task."""
     before, after = (
-        {_task_of(file): file for file in samples_files(run / "retention" / name)} for name in ("base", model)
+        {_task_of(file): _values(file) for file in samples_files(folder / name)} for name in ("base", model)
     )
     changes = []
     for task in sorted(before.keys() | after.keys()):
         if task not in before or task not in after:
-            raise BadInput(f"{task} was asked of one model only; remove {run / 'retention'} and run it anew.")
-        metric, old = _values(before[task])
-        other, new = _values(after[task])
+            raise BadInput(f"{task} was asked of one model only; remove {folder} and run it anew.")
+        (metric, old), (other, new) = before[task], after[task]
         if old.keys() != new.keys() or metric != other:
-            raise BadInput(
-                f"the models answered different questions of {task}; remove {run / 'retention'} and run it anew."
-            )
+            raise BadInput(f"the models answered different questions of {task}; remove {folder} and run it anew.")
         ids = list(old)
         if len(ids) < 2:
             raise BadInput(
@@ -113,14 +105,9 @@ def _changes(run: Path, model: str) -> list[Change]:
                 task,
                 model,
                 metric,
-                *(
-                    estimate(values, ids)
-                    for values in (
-                        [old[key] for key in ids],
-                        [new[key] for key in ids],
-                        [new[key] - old[key] for key in ids],
-                    )
-                ),
+                before=estimate(list(old.values()), ids),
+                after=estimate([new[key] for key in ids], ids),
+                difference=estimate([new[key] - old[key] for key in ids], ids),
             )
         )
     return changes

@@ -7,16 +7,6 @@ NUMBER_TOLERANCE = 0.005  # our choice: what rounding to three figures can move 
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A given answer beside the right one; `identity` names the document that the question is about."""
-
-    identity: str
-    question: str
-    gold: str
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Quantity:
     value: float
     percent: bool
@@ -26,44 +16,36 @@ class _Quantity:
 
 
 _SCALES = {"thousand": 1e3, "k": 1e3, "million": 1e6, "mm": 1e6, "m": 1e6, "billion": 1e9, "bn": 1e9, "b": 1e9}
-
-
 _SCALES |= {"trillion": 1e12, "tn": 1e12}
-
-
 _QUANTITY = re.compile(
     r"(?P<negative>-)?\s*(?P<currency>[$€£])?\s*(?P<minus>-)?(?P<digits>\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)\s*"
     r"(?P<percent>%|percent)?\s*(?P<scale>" + "|".join(sorted(_SCALES, key=len, reverse=True)) + r")?s?"
 )
-
-
 _ASKED_IN = re.compile(r"\bin\s+(?:usd|us\$|\$|us dollars?)?\s*(thousand|million|billion|trillion)s?\b", re.IGNORECASE)
-
-
 _NOISE = re.compile(
     r"[*_`~\\\"'“”]|\b(?:approximately|about|around|roughly|usd|us dollars?|dollars?|times)\b|(?<=\d)x\b|\bus(?=\$)"
 )
 
 
-def same_number(answer: Answer) -> bool:
-    """Whether right and given answer are each one number, and the same within 0.5 %.
+def same_number(gold: str, given: str, question: str) -> bool:
+    """Whether the right and the given answer are each one number, and the same within 0.5 %.
 
     Bare whole numbers must be equal. A scale ("million") is taken from the answer, else from the question
     ("in USD millions"). False means only that code cannot tell.
     """
-    gold, given = _quantity(answer.gold), _quantity(answer.answer)
-    if gold is None or given is None or gold.percent != given.percent:
+    right, found = _quantity(gold), _quantity(given)
+    if right is None or found is None or right.percent != found.percent:
         return False
-    if gold.currency and given.currency and gold.currency != given.currency:
+    if right.currency and found.currency and right.currency != found.currency:
         return False
-    if gold.bare and given.bare:
-        return gold.value == given.value
-    asked = _ASKED_IN.search(answer.question)
+    if right.bare and found.bare:
+        return right.value == found.value
+    asked = _ASKED_IN.search(question)
     unit = _SCALES[asked[1].lower()] if asked else None
-    if gold.scale != given.scale and unit is None:
+    if right.scale != found.scale and unit is None:
         return False
-    wanted, found = (quantity.value * (quantity.scale or unit or 1.0) for quantity in (gold, given))
-    return abs(wanted - found) <= NUMBER_TOLERANCE * abs(wanted)
+    wanted, stated = (quantity.value * (quantity.scale or unit or 1.0) for quantity in (right, found))
+    return abs(wanted - stated) <= NUMBER_TOLERANCE * abs(wanted)
 
 
 def _quantity(text: str) -> _Quantity | None:

@@ -8,25 +8,15 @@ from typing import Any
 import orjson
 
 _STATEMENT = re.compile(r"\banswer\s+is\b", re.IGNORECASE)
-
-
 # What may stand between "answer is" and the answer: signs, LaTeX commands, and these words.
 _LEAD = re.compile(
     r"^(?:[\s:*_\"'“‘`$\-–—]|\\\w+\{|\\[(\[]|(?:therefore|thus|clearly|probably|most likely|option|choice|letter)\b)*",
     re.IGNORECASE,
 )
-
-
 _BRACKETED_LETTER = re.compile(r"^[(\[]\W*([A-Za-z])\W*?[)\]]|^([A-Z])[)\]}]")
-
-
 # A bare "A" may be an article, as in "A tall man": it needs a sign, the end or a reason behind it.
 _BARE_LETTER = re.compile(r"^([A-Z])(?=$|(?!-\w)[^\w\s'’]|\s*\n|\s+(?:because|since|as)\b)")
-
-
 _WINDOW = 1000
-
-
 _LONGEST_ANSWER = 4000  # characters of a free-form answer that are judged
 
 
@@ -109,8 +99,7 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
 
 
 def _judged(doc: dict[str, Any], samples: list[str]) -> dict[str, float]:
-    from smt_plugin.evaluation.judge import judge, judge_settings
-    from smt_plugin.evaluation.same_number import Answer
+    from smt_plugin.evaluation.judge import Answer, judge, judge_settings
 
     stated = [free_answer(sample) for sample in samples]
     answers = [Answer(doc["identity"], doc["question"], doc["gold"], answer) for answer in stated if answer is not None]

@@ -14,7 +14,8 @@ from smt_plugin.benchmarks.find import held_out, load
 from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm
-from smt_plugin.evaluation.arms import arm_commands, evaluate
+from smt_plugin.evaluation.arms import ready_arms
+from smt_plugin.evaluation.evaluate import evaluate
 from smt_plugin.files import read_json, write_json
 from smt_plugin.retrieval.retrieve import (
     MINILM,
@@ -60,6 +61,13 @@ class Trial:
     recall: float
     accuracy: float | None
 
+    @property
+    def text(self) -> str:
+        """The trial as a line."""
+        accuracy = "" if self.accuracy is None else f", accuracy {self.accuracy:.1%}"
+        chunks = f"{self.top_k} chunks of {self.chunk_tokens} tokens, {self.order}"
+        return f"{chunks}: recall {self.recall:.1%}{accuracy}"
+
 
 def tune(
     run: Path,
@@ -94,10 +102,10 @@ def tune(
     left = {question.doc_id for question in questions[: section.limit]} - set(ids)
     if len(left) < 2:
         first = f" among the first {section.limit} (evaluate.limit)" if section.limit else ""
-        mend = "raise or remove evaluate.limit, or " if section.limit else ""
+        fix = "raise or remove evaluate.limit, or " if section.limit else ""
         raise BadInput(
             f"tuning holds out {len(ids)} document(s) ({', '.join(ids[:3])}), and of the others {len(left)} would be "
-            f"left with questions{first}, but a report needs two; {mend}add questions about others."
+            f"left with questions{first}, but a report needs two; {fix}add questions about others."
         )
     settings = default_settings(section.benchmark).changed(section.retrieval)
     defaults = default_grid(settings, by)
@@ -117,12 +125,12 @@ def tune(
         if by == "accuracy":
             trial_section = section.model_copy(update={"arms": ["base_rag"], "retrieval": section.retrieval | point})
             folder = run / "tune" / f"{chunk_tokens}-{top_k}-{order}"
-            commands, _ = arm_commands(folder, trial_section, base_model, [], seed, split="tuning")
-            evaluate(commands, say)
-            rows = read_arm(commands[0].folder) or []
+            arms, _ = ready_arms(folder, trial_section, base_model, [], seed, split="tuning")
+            evaluate(arms, say)
+            rows = read_arm(arms[0].folder) or []
             accuracy = sum(row["acc"] for row in rows) / len(rows)
         trials.append(Trial(chunk_tokens, top_k, order, found, accuracy))
-        say(trial_text(trials[-1]))
+        say(trials[-1].text)
     best = max(
         trials,
         key=lambda trial: (
@@ -147,13 +155,6 @@ def _point(chunk_tokens: int, top_k: int, order: str, settings: Settings) -> dic
     """The settings of a point of the grid; more chunks than there are candidates need more candidates."""
     point = {"chunk_tokens": chunk_tokens, "top_k": top_k, "order": order}
     return point | ({"candidates": top_k} if top_k > settings.candidates else {})
-
-
-def trial_text(trial: Trial) -> str:
-    """A trial as a line."""
-    accuracy = "" if trial.accuracy is None else f", accuracy {trial.accuracy:.1%}"
-    chunks = f"{trial.top_k} chunks of {trial.chunk_tokens} tokens, {trial.order}"
-    return f"{chunks}: recall {trial.recall:.1%}{accuracy}"
 
 
 def read_tuned(run: Path) -> dict[str, Any] | None:

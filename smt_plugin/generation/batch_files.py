@@ -16,14 +16,10 @@ from smt_plugin.generation.completions import completion_key
 
 # What OpenAI's batch endpoint takes in one file (its documentation: 50,000 requests, 200 MB).
 MOST_REQUESTS = 50_000
-
-
 MOST_BYTES = 200 * 10**6
-
 
 # Batch work has no rounds under way: all that a budget needs is asked at once.
 ROUNDS_AHEAD = 10**6
-
 
 _GLOB = "requests-*.jsonl"
 
@@ -69,35 +65,26 @@ class BatchExport:
         if bytes.fromhex(key) in self._written:
             raise Deferred
         self._written.add(bytes.fromhex(key))
-        line = orjson.dumps(
-            {
-                "custom_id": key,
-                "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": request_body(request, self.model, self._structured_output),
-            },
-            option=orjson.OPT_APPEND_NEWLINE,
-        )
-        full = self._file and (self._in_file == MOST_REQUESTS or self._file.tell() + len(line) > MOST_BYTES)
-        if self._file is None or full:
-            self._next_file()
-        assert self._file is not None
+        body = request_body(request, self.model, self._structured_output)
+        content = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        line = orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
+        if self._file is None or self._in_file == MOST_REQUESTS or self._file.tell() + len(line) > MOST_BYTES:
+            self._file = await self._next_file()
         self._file.write(line)
         self._in_file += 1
         self.requests += 1
         raise Deferred
 
-    def _next_file(self) -> None:
-        if self._file is not None:
-            self._file.close()
+    async def _next_file(self) -> IO[bytes]:
+        await self.close()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInput(f"{self._folder} cannot be made ({error.strerror}); give another folder.") from None
         self.files.append(self._folder / f"requests-{len(self.files) + 1:04}.jsonl")
-        # Under their own name only when all are whole.
-        self._file = self.files[-1].with_suffix(".partial").open("wb")
         self._in_file = 0
+        # Under their own name only when all are whole.
+        return self.files[-1].with_suffix(".partial").open("wb")
 
     async def cache_use(self) -> None:
         """There is no server."""
@@ -130,7 +117,7 @@ class BatchImport:
         self.results = self.taken = self.failed = 0
         self._paths = files
         self._files: list[IO[bytes]] = []
-        # A million results are some hundred MB of places: bytes are smaller than text.
+        # A million results are a few hundred MB of places: bytes are smaller than text.
         self._places: dict[bytes, tuple[int, int]] = {}
 
     async def start(self) -> None:

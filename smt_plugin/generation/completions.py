@@ -1,11 +1,10 @@
 """The store of completions: what was paid for, kept for ever in `<run>/completions.sqlite`.
 
 SQLite gives what a store has to survive: a commit is whole or absent after a crash or a full disk, the
-index lies on disk, and a million entries open at once. Rows are only ever added, each at the end of the file.
+index is on disk, and a million entries open at once. Rows are only ever added, each at the end of the file.
 """
 
 import asyncio
-import hashlib
 import sqlite3
 import time
 import zlib
@@ -19,7 +18,7 @@ import orjson
 
 from smt_plugin.backends.base import Reply, Request
 from smt_plugin.errors import BadInput
-from smt_plugin.files import lock_file
+from smt_plugin.files import content_hash, lock_file
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
@@ -43,15 +42,13 @@ CREATE TABLE IF NOT EXISTS completions (
 CREATE INDEX IF NOT EXISTS completions_of_document ON completions (doc_id, completion_tokens);
 """
 
-
 # The higher levels take half as long again to save another 3 % of such short texts.
 _COMPRESSION_LEVEL = 1
 
 
 def completion_key(request: Request, model: str) -> str:
     """Return the 32 hexadecimal digits that name a completion by what was asked, wherever it stood."""
-    content = [request.messages, model, request.sampling, request.sample]
-    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+    return content_hash([[request.messages, model, request.sampling, request.sample]])[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,9 +250,7 @@ _COLUMNS = (
     "prompt_tokens, cached_tokens, completion_tokens, seconds, body"
 )
 
-
 _SELECT = f"SELECT {_COLUMNS} FROM completions WHERE key = ?"
-
 
 _INSERT = f"INSERT OR REPLACE INTO completions ({_COLUMNS}, created) VALUES ({', '.join('?' * 16)})"
 

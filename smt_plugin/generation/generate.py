@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
 import math
 import os
 import time
@@ -14,46 +13,36 @@ from typing import IO, Any
 
 import orjson
 
-from smt_plugin.backends.base import Backend, CacheUse, Deferred, Refused, Reply, Request
+from smt_plugin.backends.base import (
+    MAX_ATTEMPTS,
+    Backend,
+    CacheUse,
+    Deferred,
+    Refused,
+    Reply,
+    Request,
+    cancel_all,
+    together,
+)
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
-from smt_plugin.config import Price, RunFile, parse_tokens
+from smt_plugin.config import RunFile, parse_tokens
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import read_json, write_json
 from smt_plugin.generation.completions import Completion, CompletionStore, completion_key
-from smt_plugin.methods import make_method
+from smt_plugin.methods import make_method, method_class, prompt_folders, uses
 from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
-from smt_plugin.methods.focal_rewrite import FocalRewrite
-from smt_plugin.methods.synthetic_qa import SyntheticQA
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, shard_folder
 
-log = logging.getLogger(__name__)
-
-
-MAX_ATTEMPTS = 3
-
-
 # A document that has yielded nothing for so many rounds in a row is given up and reported.
 MAX_EMPTY_ROUNDS = 3
-
-
 # Rounds of one method and document that may be under way at once.
 MAX_ROUNDS_AHEAD = 32
-
-
-# Longer documents are split into parts (in tokens, by `estimate_tokens`; our default).
-MAX_DOCUMENT_TOKENS = 16_000
-
-
 # The part of the servers' caches that documents may fill; the rest is for what is being written.
 CACHE_SHARE = 0.5
-
-
 _LOOK_AT_CACHE_SECONDS = 5
-
-
 # A document may stop somewhat below its budget: with the record that leaves it nearest.
 _DONE_SHARE = 0.95
 
@@ -75,7 +64,7 @@ class MethodCount:
 
 @dataclass(slots=True)
 class Summary:
-    """What a call of `generate` did; token counts are the server's, of completions asked for in this call.
+    """What a call of `generate_run` did; token counts are the server's, of completions asked for in this call.
 
     Attributes:
         num_parts: documents, a long one counted once for each of its parts.
@@ -198,6 +187,8 @@ class Asker:
                 ask.sample * MAX_ATTEMPTS + attempt,
                 ask.schema,
                 f"{ask.document.id}\0{ask.document.part}",
+                ask.prompt,
+                ask.variables,
             )
             key = completion_key(request, self._backend.model)
             completion = await self._completion(key, request, ask, attempt)
@@ -244,7 +235,7 @@ class Asker:
 
     async def close(self) -> None:
         """Stop what is still under way, which nobody waits for any more."""
-        await _cancel(list(self._under_way.values()))
+        await cancel_all(self._under_way.values())
 
     async def _pay(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
         started = time.monotonic()
@@ -304,46 +295,42 @@ class Asker:
             self._summary.count_failure(completion.reason)
 
 
-async def generate(
-    run: Path,
-    corpus: Path,
+async def generate_run(
+    run_file: RunFile,
     backend: Backend,
-    methods: dict[str, tuple[Method, int]],
-    prompts: Prompts,
     *,
+    only: Collection[str] = (),
+    shard: tuple[int, int] | None = None,
     retry_refused: bool = False,
-    max_document_tokens: int = MAX_DOCUMENT_TOKENS,
     rounds_ahead: int = MAX_ROUNDS_AHEAD,
-    shard: tuple[int, int] = (1, 1),
-    price: Price | None = None,
     on_progress: Callable[[Summary], None] = lambda summary: None,
 ) -> Summary:
-    """Fill each method's budget and write `<run>/records/<method>.jsonl`.
+    """Fill the budget of each method of a run file and write `<run>/records/<method>.jsonl`.
 
     Everything in the store is reused, so that a run is resumed, extended or repaired by calling this again. Where
     the backend defers an answer, everything is still asked that does not depend on it, and no records are written.
 
     Args:
-        run: the run folder, or a shard's own below it.
-        methods: name -> (method, budget in tokens as the server counts its output, for the whole corpus).
+        only: names of methods to choose; all where empty.
+        shard: (i, n): only the i-th of n shards of the documents, i from 1, in a folder of its own below the run's.
         retry_refused: ask again what the backend once refused.
-        max_document_tokens: longer documents are split into parts (tokens, by `estimate_tokens`).
         rounds_ahead: rounds of one method and document that may be under way at once.
-        shard: (i, n): only the i-th of n shards of the documents, i from 1.
         on_progress: called after each document and about once a second.
 
     Raises:
-        BadInput: the corpus, a prompt or the backend is not as it should be; nothing was asked for then.
+        BadInput: the run file, the corpus, a prompt or the backend is not as it should be; nothing was asked for then.
         BackendDown: no endpoint answered for too long; what came before is kept.
     """
+    run, price = shard_folder(run_file.run, shard), run_file.price
+    methods, prompts = methods_of(run_file, only), prompts_of(run_file)
     # The first pass checks every document before anything is spent.
     total_length = own_length = num_documents = num_parts = 0
-    for document in read_documents(corpus):
+    for document in read_documents(run_file.corpus):
         total_length += len(document.text)
         if in_shard(document, shard):
             own_length += len(document.text)
             num_documents += 1
-            num_parts += len(split_document(document, max_document_tokens))
+            num_parts += len(split_document(document, run_file.max_document_tokens))
     share = own_length / total_length
     budgets = {name: MethodCount(round(budget * share)) for name, (_, budget) in methods.items()}
     summary = Summary(budgets, num_documents, num_parts, currency=price.currency if price else "")
@@ -359,7 +346,7 @@ async def generate(
 
         async def run_part(part: Document) -> None:
             fraction = len(part.text) / total_length
-            await _all(
+            await together(
                 _run_method(part, method, budget * fraction, rounds_ahead, asker, summary.methods[name], files[name])
                 for name, (method, budget) in methods.items()
             )
@@ -387,17 +374,17 @@ async def generate(
         def parts() -> Iterator[Document]:
             # What has most probably met its budget comes last: the servers have work before it is all read again.
             for done in (False, True):
-                for document in read_documents(corpus):
+                for document in read_documents(run_file.corpus):
                     wanted = len(document.text) * tokens_per_character
                     if in_shard(document, shard) and (stored.get(document.id, 0) > wanted * _DONE_SHARE) == done:
-                        yield from split_document(document, max_document_tokens)
+                        yield from split_document(document, run_file.max_document_tokens)
 
         try:
             await look()
             await keep_busy(parts(), run_part, asker, backend, summary)
             await look()
         finally:
-            await _cancel([ticker])
+            await cancel_all([ticker])
             await asker.close()
         if not summary.deferred:
             for file in files.values():
@@ -427,7 +414,7 @@ def _partial_records(run: Path, name: str) -> Iterator[IO[bytes]]:
         path.parent.mkdir(exist_ok=True)
         file = path.open("wb")
     except OSError as error:
-        raise BadInput(f"{path} cannot be written ({error.strerror}); mend the folder's permissions.") from None
+        raise BadInput(f"{path} cannot be written ({error.strerror}); fix the folder's permissions.") from None
     try:
         with file:
             yield file
@@ -435,9 +422,9 @@ def _partial_records(run: Path, name: str) -> Iterator[IO[bytes]]:
         path.unlink(missing_ok=True)
 
 
-def in_shard(document: Document, shard: tuple[int, int]) -> bool:
+def in_shard(document: Document, shard: tuple[int, int] | None) -> bool:
     """Whether a document belongs to the i-th of n shards: by a hash of its id, so that others change nothing."""
-    number, count = shard
+    number, count = shard or (1, 1)
     digest = hashlib.sha256(document.id.encode()).digest()
     return int.from_bytes(digest[:8], "big") % count == number - 1
 
@@ -490,7 +477,7 @@ async def keep_busy(
             await asyncio.sleep(0)
             forget_ended()
     finally:
-        await _cancel(tasks)
+        await cancel_all(tasks)
 
 
 def _fits(estimate: float, tasks: dict[asyncio.Task[None], float], asker: Asker, cache: CacheUse) -> bool:
@@ -539,7 +526,7 @@ async def _run_method(
                 count.tokens += record.tokens
                 count.records += 1
     finally:
-        await _cancel(rounds)
+        await cancel_all(rounds)
     if empty >= MAX_EMPTY_ROUNDS:
         count.short.append(part.id if part.part == 0 else f"{part.id}, part {part.part + 1}")
     count.parts += 1
@@ -561,51 +548,16 @@ async def _round(part: Document, method: Method, r: int, asker: Asker) -> list[R
     return None if deferred else records
 
 
-async def _all(coroutines: Any) -> None:
-    """Run coroutines together; when one fails, stop the others and raise its error as it is."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        await _cancel(tasks)
-
-
-async def _cancel(tasks: Any) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def generate_run(
-    run_file: RunFile,
-    backend: Backend,
-    *,
-    only: Collection[str] = (),
-    shard: tuple[int, int] | None = None,
-    retry_refused: bool = False,
-    rounds_ahead: int = MAX_ROUNDS_AHEAD,
-    on_progress: Callable[[Summary], None] = lambda summary: None,
-) -> Summary:
-    """Generate what a run file asks for; see `generate` and `methods_of`."""
-    return await generate(
-        shard_folder(run_file.run, shard),
-        run_file.corpus,
-        backend,
-        methods_of(run_file, only),
-        Prompts(run_file.prompts),
-        retry_refused=retry_refused,
-        max_document_tokens=run_file.max_document_tokens,
-        rounds_ahead=rounds_ahead,
-        shard=shard or (1, 1),
-        price=run_file.price,
-        on_progress=on_progress,
-    )
+def prompts_of(run_file: RunFile) -> Prompts:
+    """Return the prompts of a run: of its own folder, then the shipped ones, then those that come with its methods."""
+    folders = [folder for name in run_file.methods for folder in prompt_folders(method_class(name))]
+    return Prompts(run_file.prompts, folders)
 
 
 def methods_of(run_file: RunFile, only: Collection[str] = ()) -> dict[str, tuple[Method, int]]:
     """Return the methods of a run file with their budgets in tokens.
 
-    `focal_rewrite` draws from the questions that the run file's `synthetic_qa` asks.
+    A method that uses another one uses it with the options that the run file gives it, unless its own say otherwise.
 
     Args:
         only: names to choose; all where empty.
@@ -616,12 +568,13 @@ def methods_of(run_file: RunFile, only: Collection[str] = ()) -> dict[str, tuple
     for name in only:
         if name not in run_file.methods:
             raise BadInput(f"the run file has no method {name!r} but {', '.join(run_file.methods)}.")
+    sections = {method_class(name): options for name, options in run_file.methods.items()}
     methods: dict[str, tuple[Method, int]] = {}
     for name, options in run_file.methods.items():
         options = dict(options)
-        if name == FocalRewrite.name and SyntheticQA.name in run_file.methods:
-            qa_options = {k: v for k, v in run_file.methods[SyntheticQA.name].items() if k != "tokens"}
-            options.setdefault("synthetic_qa", qa_options)
+        for key, used in uses(method_class(name)).items():
+            if used in sections:
+                options.setdefault(key, {k: v for k, v in sections[used].items() if k != "tokens"})
         try:
             budget = parse_tokens(options.pop("tokens"))
         except KeyError:

@@ -4,58 +4,46 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import orjson
 from msgspec.structs import asdict
 
 from smt_plugin.backends.base import Backend, Reply
+from smt_plugin.config import RunFile
 from smt_plugin.corpus import Document, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import write_json, write_jsonl
 from smt_plugin.generation.completions import CompletionStore
-from smt_plugin.generation.generate import MAX_DOCUMENT_TOKENS, Asker, Summary, keep_busy
-from smt_plugin.methods.base import Answer, Ask, Unparsable, parse_json, stable_draw
+from smt_plugin.generation.generate import Asker, Summary, keep_busy
+from smt_plugin.methods.base import Answer, Ask, Unparsable, json_list, json_object, json_text, parse_json, stable_draw
 from smt_plugin.prompts import Prompts
-from smt_plugin.question import Question, documents_hash, frozen_manifest
+from smt_plugin.question import Question, documents_hash, frozen_manifest, questions_file
 
 # Our choices.
 SAMPLING = {"temperature": 0.7, "top_p": 0.95, "max_tokens": 4096}
-
-
 PER_CALL = 8
-
-
 WRONG_OPTIONS = 3
-
-
 # Calls for a document that bring too few new questions before it is left with fewer.
 _SPARE_CALLS = 3
 
 
 async def make_questions(
-    run: Path,
-    corpus: Path,
-    path: Path,
+    run_file: RunFile,
     backend: Backend,
-    prompts: Prompts,
     per_document: int,
     free_form: bool = False,
-    max_document_tokens: float = MAX_DOCUMENT_TOKENS,
     on_document: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """Ask a backend for questions about each document, and write `path` (questions.jsonl) and its manifest.
+    """Ask a backend for questions about each document, and write questions.jsonl and its manifest beside them.
 
-    Completions go into the run folder's store, so that a call that was stopped goes on where it was; `path` appears
-    when all is there, and is never written again.
+    Completions go into the run folder's store, so that a call that was stopped goes on where it was. The questions
+    appear when all are there, and are never written again. Longer documents than `max_document_tokens` are asked about
+    part by part.
 
     Args:
-        run: folder of the store; it must hold no records yet.
-        corpus: what `read_documents` takes.
         per_document: questions wanted about each.
         free_form: questions that are answered in a few words, which need a judge; else four options each.
-        max_document_tokens: longer documents are asked about part by part (tokens, by `estimate_tokens`).
         on_document: called with the number of documents done.
 
     Returns:
@@ -63,8 +51,10 @@ async def make_questions(
         and `short`, the ids of documents with fewer questions than wanted.
 
     Raises:
-        BadInput: `path` or records are there already, or no question came of any document; else as `generate`.
+        BadInput: questions or records are there already, or no question came of any document; else as `generate_run`.
     """
+    run, corpus, path = run_file.run, run_file.corpus, questions_file(run_file.corpus)
+    prompts = Prompts(run_file.prompts)
     if path.exists():
         raise BadInput(
             f"{path} is there already, and an evaluation set stays as it is; for another one, set `corpus` to "
@@ -84,7 +74,7 @@ async def make_questions(
         asker = Asker(backend, store, prompts, summary, retry_refused=False)
 
         async def run_document(document: Document) -> None:
-            parts = split_document(document, max_document_tokens)
+            parts = split_document(document, run_file.max_document_tokens)
             found[document.id] = await _questions_about(parts, per_document, free_form, asker.ask)
             on_document(len(found))
 
@@ -162,24 +152,12 @@ def _question(document: Document, number: int, row: dict[str, Any]) -> Question:
 
 
 def questions_schema(num_questions: int, free_form: bool) -> dict[str, Any]:
-    """JSON schema of a reply with 1 to `num_questions` questions; lengths in characters bound a model that rambles."""
-    text = {"type": "string", "minLength": 1, "maxLength": 600}
-    answers: dict[str, Any] = {"answer": text}
+    """JSON schema of a reply with 1 to `num_questions` questions."""
+    text = json_text(600)
+    answers = {"answer": text}
     if not free_form:
-        wrong = {"type": "array", "minItems": WRONG_OPTIONS, "maxItems": WRONG_OPTIONS, "items": text}
-        answers = {"right": text, "wrong": wrong}
-    question = {
-        "type": "object",
-        "properties": {"question": text, **answers},
-        "required": ["question", *answers],
-        "additionalProperties": False,
-    }
-    return {
-        "type": "object",
-        "properties": {"questions": {"type": "array", "minItems": 1, "maxItems": num_questions, "items": question}},
-        "required": ["questions"],
-        "additionalProperties": False,
-    }
+        answers = {"right": text, "wrong": json_list(text, WRONG_OPTIONS, WRONG_OPTIONS)}
+    return json_object(questions=json_list(json_object(question=text, **answers), 1, num_questions))
 
 
 def parse_questions(reply: Reply, free_form: bool) -> list[dict[str, Any]]:
@@ -200,11 +178,8 @@ def _usable(row: Any, free_form: bool) -> dict[str, Any] | None:
     if not isinstance(row, dict):
         return None
     wrong = [] if free_form else row.get("wrong")
-    texts = [
-        row.get("question"),
-        row.get("answer" if free_form else "right"),
-        *(wrong if isinstance(wrong, list) else ()),
-    ]
+    answer = row.get("answer" if free_form else "right")
+    texts = [row.get("question"), answer, *(wrong if isinstance(wrong, list) else ())]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         return None
     question, right, *others = (text.strip() for text in texts)

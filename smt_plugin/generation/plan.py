@@ -15,11 +15,12 @@ from smt_plugin.config import RunFile
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.generation.completions import CompletionStore, PromptUse
-from smt_plugin.generation.generate import Summary, generate_run, methods_of
-from smt_plugin.generation.progress import duration
-from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
+from smt_plugin.generation.generate import Summary, generate_run, methods_of, prompts_of
+from smt_plugin.methods.base import TEXT_TOKENS, Answer, Ask, Method, Unparsable
+from smt_plugin.progress import duration
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import generated_folders
+from smt_plugin.training.check import PEAK_FLOPS, UTILIZATION
 
 # Output tokens a second and H100, by a part of the model's name, in the order of looking. vLLM 0.15 with tuned
 # settings, up to 4,096 tokens a reply (datatrove's inference benchmark); the 70B is Llama 3.3 in FP8 on two GPUs with
@@ -32,27 +33,7 @@ SPEEDS = {
     "Qwen3-32B": 2078,
     "70B": 2209,
 }
-
-
-# A reference that needs no measurement: C = 2 M D (Han et al. 2026), at 40 % of an H100's 989 TFLOP/s in bf16.
-_FLOPS = 0.4 * 989e12
-
-
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)B(?:-A(\d+(?:\.\d+)?)B)?(?![a-z])", re.IGNORECASE)
-
-
-# What a reply is taken for before one was seen: our guesses. 700 tokens a text: a million completions for the 700M
-# tokens of Han et al. 2026.
-_TEXT_TOKENS = 700
-
-
-_PAIR_TOKENS = 110
-
-
-_STRATEGIES = 8
-
-
-_ENTITIES = 15
 
 
 @dataclass(slots=True)
@@ -103,7 +84,7 @@ async def make_plan(
         BadInput: the run file, the corpus or the backend is not as it should be, or no reply came in time.
     """
     speed = await _probe(run_file, backend, probe_seconds, on_progress) if probe_seconds else None
-    methods, prompts = methods_of(run_file), Prompts(run_file.prompts)
+    methods, prompts = methods_of(run_file), prompts_of(run_file)
     seen = await _look_back(run_file, backend.model)
     total_length = num_parts = 0
     first: Document | None = None
@@ -138,7 +119,7 @@ async def make_plan(
         again = 1 + (seen.uses[name].rejected / max(seen.uses[name].done, 1) if name in seen.uses else 0)
         plan.new_tokens *= left * again
         plan.cached_tokens *= left * again
-        plan.output_tokens = plan.calls * left * again * seen.reply_tokens(name)
+        plan.output_tokens *= left * again
     price = run_file.price
     done = {name: seen.uses[name].done if name in seen.uses else 0 for name in plans}
     guessed = [name for name, count in done.items() if not count]
@@ -163,9 +144,7 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
         lines.append(f"Sizes are means over {plan.measured:,} completions of this run.")
     if plan.guessed:
         which = f"The sizes of {', '.join(plan.guessed)}" if plan.measured else "Sizes"
-        lines.append(
-            f"{which} are guesses ({_TEXT_TOKENS} tokens a text, {_STRATEGIES} strategies); `--probe 60` measures them."
-        )
+        lines.append(f"{which} are guesses ({TEXT_TOKENS} tokens a text); `--probe 60` measures them.")
     lines.append("Calls are asked ahead: where a document has only a few rounds, up to a fifth more than these.")
     lines.append("Cached: what a server with a prefix cache reads once a document, as vLLM does.")
     hours, source = _gpu_hours(plan, output)
@@ -173,10 +152,12 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
         lines.append(f"time: {hours:,.2f} GPU-hours ({source})" if plan.gpus or "published" in source else source)
     size = _SIZE.search(plan.model)
     if size:
+        # Needs no measurement (Han et al. 2026).
         flop = 2 * float(size[2] or size[1]) * 1e9 * output
         lines.append(
             f"for reference, M parameters and D tokens out: C = 2 M D = {flop:.2e} FLOP, "
-            f"{flop / _FLOPS / 3600:,.2f} H100-hours at 40 % of 989 TFLOP/s"
+            f"{flop / (UTILIZATION * PEAK_FLOPS) / 3600:,.2f} H100-hours at {UTILIZATION * 100:.0f} % of "
+            f"{PEAK_FLOPS / 1e12:.0f} TFLOP/s"
         )
     price = run_file.price
     if price is None:
@@ -207,11 +188,14 @@ def _gpu_hours(plan: Plan, output: float) -> tuple[float | None, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A call of a round: what tells it from others, and the estimated tokens of its prompt without the document."""
+    """A call of a round: what tells it from others, the estimated tokens of its prompt without the document, and the
+    output tokens of its reply, seen or guessed.
+    """
 
     prompt: str
     identity: str
     extra_tokens: float
+    reply_tokens: float = field(compare=False)
 
 
 @dataclass(slots=True)
@@ -243,6 +227,7 @@ def _add_part(
         plan.calls += times
         plan.new_tokens += times * call.extra_tokens * ratio + reads * document_tokens
         plan.cached_tokens += (times - reads) * document_tokens
+        plan.output_tokens += times * call.reply_tokens
         reads = 0.0
 
 
@@ -262,17 +247,17 @@ async def _shape(method: Method, document: Document, prompts: Prompts, seen: "_S
                 ask.document.text.strip()
             )
             values = orjson.dumps([ask.variables, ask.sampling], option=orjson.OPT_SORT_KEYS).decode()
-            call = _Call(ask.prompt, values, extra)
+            call = _Call(ask.prompt, values, extra, seen.reply_tokens(ask))
             if (call, ask.sample) not in exact:
                 calls[call] += 1
             exact.add((call, ask.sample))
             reply = seen.reply(ask)
             try:
                 value = ask.read(reply)
-            except Unparsable:
+            except Unparsable as error:
                 raise BadInput(
-                    f"the replies to the prompt {ask.prompt} cannot be guessed; `smt plan RUN.YAML --probe 60` "
-                    "measures them."
+                    f"the method of the prompt {ask.prompt} cannot read the reply that is typical of it, "
+                    f"{reply.text[:40]!r} ({error}); give its Ask an `example` that its `parse` takes."
                 ) from None
             return Answer(value, "", reply.completion_tokens, ask.prompt, "", "", ask.sampling)
 
@@ -304,15 +289,16 @@ class _Seen:
     prompt_tokens: dict[str, list[tuple[str, dict[str, Any], int]]] = field(default_factory=lambda: defaultdict(list))
     typical: dict[str, Reply] = field(default_factory=dict)
 
-    def reply_tokens(self, prompt: str) -> float:
-        """Mean output tokens of a prompt's replies."""
-        use = self.uses.get(prompt)
-        return use.completion_tokens / use.done if use and use.done else float(_guess(prompt, {}).completion_tokens)
+    def reply_tokens(self, ask: Ask) -> float:
+        """Mean output tokens of the replies to a prompt, or what its method guesses."""
+        use = self.uses.get(ask.prompt)
+        return use.completion_tokens / use.done if use and use.done else float(ask.example_tokens)
 
     def reply(self, ask: Ask) -> Reply:
         """Return a typical reply: one of middling length that was seen, with the mean number of tokens."""
-        reply = self.typical.get(ask.prompt) or _guess(ask.prompt, ask.variables)
-        return Reply(reply.text, reply.finish_reason, 0, 0, round(self.reply_tokens(ask.prompt)))
+        seen = self.typical.get(ask.prompt)
+        text, finish_reason = (seen.text, seen.finish_reason) if seen else (ask.example, "stop")
+        return Reply(text, finish_reason, 0, 0, round(self.reply_tokens(ask)))
 
 
 async def _look_back(run_file: RunFile, model: str) -> _Seen:
@@ -333,21 +319,6 @@ async def _look_back(run_file: RunFile, model: str) -> _Seen:
         finally:
             await store.close()
     return seen
-
-
-def _guess(prompt: str, variables: dict[str, Any]) -> Reply:
-    tokens, text = _TEXT_TOKENS, "A text."
-    if prompt == "synthetic_qa/pairs":
-        count = variables.get("num_pairs", 8)
-        tokens = count * _PAIR_TOKENS
-        text = orjson.dumps(
-            {"pairs": [{"question": f"Question {n}?", "answer": "Answer."} for n in range(count)]}
-        ).decode()
-    elif prompt == "active_reading/strategies":
-        text = "\n".join(f"## Strategy {n}\nAs it says." for n in range(_STRATEGIES))
-    elif prompt == "entigraph/entities":
-        text = orjson.dumps({"summary": "A summary.", "entities": [f"entity {n}" for n in range(_ENTITIES)]}).decode()
-    return Reply(text, "stop", 0, 0, tokens)
 
 
 class _ProbeBackend:

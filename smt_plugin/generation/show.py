@@ -5,20 +5,17 @@ import random
 from collections.abc import Iterator
 from dataclasses import fields
 
-from smt_plugin.backends.base import Request
+from smt_plugin.backends.base import MAX_ATTEMPTS, Request
 from smt_plugin.config import RunFile
 from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import read_jsonl
 from smt_plugin.generation.completions import CompletionStore, completion_key
-from smt_plugin.generation.generate import MAX_ATTEMPTS
-from smt_plugin.prompts import Prompts
+from smt_plugin.generation.generate import prompts_of
 from smt_plugin.records import Record, check_made, record_files
 
 _SHORT = 1000  # characters of a document that are shown in any case
-
-
 # A text must not steer the terminal.
 _CONTROL = {code: "�" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
@@ -52,7 +49,7 @@ def show_records(
         if document.id in wanted
         for part in split_document(document, run_file.max_document_tokens)
     }
-    prompts = Prompts(run_file.prompts)
+    prompts = prompts_of(run_file)
     for file, record in records:
         store = CompletionStore(file.parents[1])
         completion = store.get(record["completions"][0])

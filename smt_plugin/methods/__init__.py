@@ -1,21 +1,26 @@
 """The methods by name, and their options from a run file."""
 
+import sys
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from smt_plugin.errors import BadInput
-from smt_plugin.methods.active_reading import ActiveReading
 from smt_plugin.methods.base import Method
-from smt_plugin.methods.entigraph import EntiGraph
-from smt_plugin.methods.focal_rewrite import FocalRewrite
-from smt_plugin.methods.spa import Spa
-from smt_plugin.methods.synthetic_qa import SyntheticQA
-from smt_plugin.methods.wrap import Wrap
 
-METHODS: dict[str, type[Any]] = {
-    cls.name: cls for cls in (SyntheticQA, ActiveReading, FocalRewrite, Wrap, EntiGraph, Spa)
-}
+
+def _shipped() -> Iterator[type[Any]]:
+    """Yield the class that each module of this folder is named after, in the order of the names."""
+    for module in iter_modules(__path__):
+        for found in vars(import_module(f"{__name__}.{module.name}")).values():
+            if isinstance(found, type) and getattr(found, "name", None) == module.name:
+                yield found
+
+
+METHODS: dict[str, type[Any]] = {cls.name: cls for cls in _shipped()}
 
 
 def method_class(name: str) -> type[Any]:
@@ -38,6 +43,21 @@ def method_class(name: str) -> type[Any]:
     if not (isinstance(found, type) and is_dataclass(found) and callable(getattr(found, "round", None))):
         raise BadInput(f"method {name!r} is no dataclass with a `round`; see docs/reference.md.")
     return found
+
+
+def uses(cls: type[Any]) -> dict[str, type[Any]]:
+    """The methods that a method draws from: the field that holds each one -> its class."""
+    return getattr(cls, "uses", {})
+
+
+def prompt_folders(cls: type[Any]) -> list[Path]:
+    """The folders `prompts/` beside the modules of a method, of its bases, and of the methods it draws from.
+
+    A folder need not exist: shipped methods have none there.
+    """
+    modules = [base.__module__ for method in (cls, *uses(cls).values()) for base in method.__mro__]
+    files = [getattr(sys.modules.get(module), "__file__", None) for module in modules]
+    return list(dict.fromkeys(Path(file).parent / "prompts" for file in files if file))
 
 
 def make_method(name: str, options: dict[str, Any], where: str = "methods") -> Method:
@@ -63,4 +83,4 @@ def make_method(name: str, options: dict[str, Any], where: str = "methods") -> M
             if problem["type"] == "unexpected_keyword_argument"
             else problem["msg"].removeprefix("Value error, ")
         )
-        raise BadInput(f"{place}: {said}; mend or remove it.") from None
+        raise BadInput(f"{place}: {said}; fix or remove it.") from None

@@ -7,12 +7,14 @@ from typing import ClassVar
 
 from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
-from smt_plugin.methods.base import Ask, Complete, Sampled, Unparsable, parse_text, record_of
+from smt_plugin.methods.base import Ask, Complete, Sampled, Unparsable, text_records
 from smt_plugin.records import Record
 
 _HEADING = re.compile(r"^##(?!#)[ \t]*(?=\S)", re.MULTILINE)
 # A model that never stops listing must not multiply the calls of its document.
 MAX_STRATEGIES = 30
+# Eight strategies, our guess.
+_EXAMPLE = "\n".join(f"## Strategy {n}\nAs it says." for n in range(8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,38 +29,22 @@ class ActiveReading(Sampled):
         if strategies is None:
             return []
         answers = await asyncio.gather(
-            *(
-                complete(
-                    Ask(
-                        document,
-                        "active_reading/apply",
-                        {"strategy": strategy},
-                        self.sampling,
-                        sample=r,
-                        parse=parse_text,
-                    )
-                )
-                for strategy in strategies.value
-            )
+            *(complete(self.text_ask(document, "apply", r, strategy=strategy)) for strategy in strategies.value)
         )
-        return [
-            record_of(
-                self.name,
-                document,
-                r,
-                index,
-                answer,
-                text=answer.value,
-                completions=[answer.key, strategies.key],
-            )
-            for index, answer in enumerate(answers)
-            if answer is not None
-        ]
+        return text_records(self.name, document, r, answers, strategies)
 
 
 def strategies_ask(method: Sampled, document: Document, r: int) -> Ask:
     """The call for the strategies of round `r`; two methods with the same sampling share it."""
-    return Ask(document, "active_reading/strategies", {}, method.sampling, sample=r, parse=parse_strategies)
+    return Ask(
+        document,
+        "active_reading/strategies",
+        {},
+        method.sampling,
+        sample=r,
+        parse=parse_strategies,
+        example=_EXAMPLE,
+    )
 
 
 def parse_strategies(reply: Reply) -> list[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol
 
@@ -11,6 +11,10 @@ import orjson
 from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
 from smt_plugin.records import Record
+
+# What a text is taken for before one was seen, in tokens; our guess: a million completions for the 700M tokens of Han
+# et al. 2026.
+TEXT_TOKENS = 700
 
 
 class Unparsable(Exception):
@@ -28,6 +32,8 @@ class Ask:
         sample: index that tells repeated asks of the same prompt apart.
         parse: turns a reply into a value, or raises Unparsable.
         schema: JSON schema of the reply, for servers that can hold the model to it.
+        example: a reply that `parse` takes, and `example_tokens` how long such a reply is likely to be (tokens):
+            `smt plan` reckons with them until it has seen replies.
     """
 
     document: Document
@@ -37,6 +43,8 @@ class Ask:
     sample: int
     parse: Callable[[Reply], Any]
     schema: dict[str, Any] | None = None
+    example: str = "A text."
+    example_tokens: int = TEXT_TOKENS
 
     def read(self, reply: Reply) -> Any:
         """Return the value of a reply, without the thoughts that some models write before it; raises Unparsable."""
@@ -69,7 +77,12 @@ Complete = Callable[[Ask], Awaitable[Answer | None]]
 
 
 class Method(Protocol):
-    """A technique that turns a document into records. Its options are the fields of its dataclass."""
+    """A technique that turns a document into records. Its options are the fields of its dataclass.
+
+    A method that draws from another has that method's options in a field, and names it in
+    `uses: ClassVar[dict[str, type]]`: field -> class. Unless its own section of the run file sets the field, the
+    options are those of the other method's section.
+    """
 
     name: ClassVar[str]
 
@@ -85,12 +98,12 @@ class Method(Protocol):
 class Sampled:
     """Sampling options of a method; the defaults are those of Han et al. 2026 (arXiv 2603.23562) for documents."""
 
+    name: ClassVar[str]
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     temperature: float = field(default=0.7, metadata={"help": "sampling temperature, 0 to 2"})
     top_p: float = field(default=0.95, metadata={"help": "nucleus sampling, 0 to 1"})
     max_tokens: int = field(default=4096, metadata={"help": "longest reply, in tokens"})
-
     seed: int | None = field(default=None, metadata={"help": "sent to the server, plus the sample's number, if set"})
 
     def __post_init__(self) -> None:
@@ -112,6 +125,10 @@ class Sampled:
         sampling = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
         return sampling if self.seed is None else {**sampling, "seed": self.seed}
 
+    def text_ask(self, document: Document, step: str, r: int, **variables: Any) -> Ask:
+        """Ask for the free text of `prompts/<name>/<step>.jinja`, for sample `r`."""
+        return Ask(document, f"{self.name}/{step}", variables, self.sampling, sample=r, parse=parse_text)
+
 
 def record_of(method: str, document: Document, r: int, index: int, answer: Answer, **content: Any) -> Record:
     """Make the record of one answer; `content` is `text` or `messages`, and whatever overrides the answer's own."""
@@ -124,6 +141,29 @@ def record_of(method: str, document: Document, r: int, index: int, answer: Answe
         "sampling": answer.sampling,
     }
     return Record(method=method, doc_id=document.id, part=document.part, round=r, index=index, **(fields | content))
+
+
+def text_records(
+    method: str, document: Document, r: int, answers: Iterable[Answer | None], *sources: Answer, start: int = 0
+) -> list[Record]:
+    """Make a record of each text that came, numbered from `start` on by its place among `answers`.
+
+    Args:
+        sources: the answers that all of them were made from.
+    """
+    return [
+        record_of(
+            method,
+            document,
+            r,
+            index,
+            answer,
+            text=answer.value,
+            completions=[answer.key, *(source.key for source in sources)],
+        )
+        for index, answer in enumerate(answers, start)
+        if answer is not None
+    ]
 
 
 def stable_draw(size: int, *parts: object) -> int:
@@ -164,3 +204,18 @@ def parse_json(reply: Reply) -> Any:
         return orjson.loads((fenced[1] if fenced else text).translate(_CONTROL))
     except orjson.JSONDecodeError:
         raise Unparsable("JSON cut off by max_tokens" if reply.finish_reason == "length" else "not JSON") from None
+
+
+def json_object(**properties: Any) -> dict[str, Any]:
+    """JSON schema of an object with exactly these properties, each given by its own schema."""
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def json_list(items: dict[str, Any], least: int, most: int) -> dict[str, Any]:
+    """JSON schema of a list of `least` to `most` items."""
+    return {"type": "array", "minItems": least, "maxItems": most, "items": items}
+
+
+def json_text(most: int) -> dict[str, Any]:
+    """JSON schema of a text of 1 to `most` characters: the bound stops a model that rambles."""
+    return {"type": "string", "minLength": 1, "maxLength": most}

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, ClassVar
 
+import orjson
+
 from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
 from smt_plugin.methods.base import (
@@ -12,12 +14,18 @@ from smt_plugin.methods.base import (
     Complete,
     Sampled,
     Unparsable,
+    json_list,
+    json_object,
+    json_text,
     parse_json,
-    parse_text,
     record_of,
     stable_draw,
+    text_records,
 )
 from smt_plugin.records import Record
+
+# Fifteen entities, our guess.
+_EXAMPLE = orjson.dumps({"summary": "A summary.", "entities": [f"entity {n}" for n in range(15)]}).decode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,8 @@ class EntiGraph(Sampled):
                 self.sampling,
                 sample=0,
                 parse=self.parse,
-                schema=entities_schema(self.max_entities),
+                schema=json_object(summary=json_text(6000), entities=json_list(json_text(120), 2, self.max_entities)),
+                example=_EXAMPLE,
             )
         )
         if entities is None:
@@ -51,15 +60,11 @@ class EntiGraph(Sampled):
         first = r * self.relations_per_round
         answers = await asyncio.gather(
             *(
-                complete(_relation_ask(document, relation, self.sampling))
+                complete(self.relation_ask(document, relation))
                 for relation in relations[first : first + self.relations_per_round]
             )
         )
-        records = [
-            record_of(self.name, document, r, index, answer, text=answer.value, completions=[answer.key, entities.key])
-            for index, answer in enumerate(answers, start=1)
-            if answer is not None
-        ]
+        records = text_records(self.name, document, r, answers, entities, start=1)
         if r > 0:
             return records
         # The list of entities is paid for but not trained on, so the summary's share of the tokens is by length.
@@ -67,6 +72,11 @@ class EntiGraph(Sampled):
         written = len(summary) + sum(map(len, entities.value["entities"]))
         tokens = entities.tokens * len(summary) // written
         return [record_of(self.name, document, 0, 0, entities, text=summary, tokens=tokens), *records]
+
+    def relation_ask(self, document: Document, relation: tuple[str, ...]) -> Ask:
+        """The call for a text about a pair or a triple; it is asked once a document, whatever the round."""
+        variables = dict(zip(("first", "second", "third"), relation, strict=False))
+        return self.text_ask(document, "pair" if len(relation) == 2 else "triple", 0, **variables)
 
     def parse(self, reply: Reply) -> dict[str, Any]:
         """Return {summary, entities} of a JSON reply, the entities distinct and at most `max_entities`."""
@@ -88,27 +98,3 @@ def _relations(document: Document, entities: list[str]) -> list[tuple[str, ...]]
     for size in (2, 3):
         ordered += sorted(combinations(entities, size), key=lambda group: stable_draw(2**60, document.text, *group))
     return ordered
-
-
-def _relation_ask(document: Document, relation: tuple[str, ...], sampling: dict[str, Any]) -> Ask:
-    variables = dict(zip(("first", "second", "third"), relation, strict=False))
-    step = "pair" if len(relation) == 2 else "triple"
-    return Ask(document, f"entigraph/{step}", variables, sampling, sample=0, parse=parse_text)
-
-
-def entities_schema(max_entities: int) -> dict[str, Any]:
-    """JSON schema of {summary, entities}; lengths in characters bound a model that rambles."""
-    return {
-        "type": "object",
-        "properties": {
-            "summary": {"type": "string", "minLength": 1, "maxLength": 6000},
-            "entities": {
-                "type": "array",
-                "minItems": 2,
-                "maxItems": max_entities,
-                "items": {"type": "string", "minLength": 1, "maxLength": 120},
-            },
-        },
-        "required": ["summary", "entities"],
-        "additionalProperties": False,
-    }

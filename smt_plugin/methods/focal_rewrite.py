@@ -1,12 +1,12 @@
 """Focal Rewriting: Active Reading whose every rewrite is conditioned on one synthetic question of the document."""
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from smt_plugin.corpus import Document
 from smt_plugin.methods.active_reading import strategies_ask
-from smt_plugin.methods.base import Ask, Complete, Sampled, parse_text, record_of, stable_draw
+from smt_plugin.methods.base import Complete, Sampled, stable_draw, text_records
 from smt_plugin.methods.synthetic_qa import SyntheticQA
 from smt_plugin.records import Record
 
@@ -20,6 +20,7 @@ class FocalRewrite(Sampled):
     """
 
     name: ClassVar[str] = "focal_rewrite"
+    uses: ClassVar[dict[str, type[Any]]] = {"synthetic_qa": SyntheticQA}
     synthetic_qa: SyntheticQA = field(
         default_factory=SyntheticQA, metadata={"help": "options of the method that asks the questions"}
     )
@@ -37,30 +38,9 @@ class FocalRewrite(Sampled):
         ]
         answers = await asyncio.gather(
             *(
-                complete(
-                    Ask(
-                        document,
-                        "focal_rewrite/apply",
-                        {"strategy": strategy, "query": question},
-                        self.sampling,
-                        sample=r,
-                        parse=parse_text,
-                    )
-                )
+                complete(self.text_ask(document, "apply", r, strategy=strategy, query=question))
                 for strategy, question in zip(strategies.value, questions, strict=True)
             )
         )
-        return [
-            record_of(
-                self.name,
-                document,
-                r,
-                index,
-                answer,
-                text=answer.value,
-                question=questions[index],
-                completions=[answer.key, strategies.key, pairs.key],
-            )
-            for index, answer in enumerate(answers)
-            if answer is not None
-        ]
+        records = text_records(self.name, document, r, answers, strategies, pairs)
+        return [replace(record, question=questions[record.index]) for record in records]

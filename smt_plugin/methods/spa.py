@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from smt_plugin.corpus import Document
-from smt_plugin.methods.base import Ask, Complete, Sampled, parse_text, record_of
+from smt_plugin.methods.base import Complete, Sampled, text_records
 from smt_plugin.records import Record
 
 STEPS = ("key_concepts", "mind_map", "implications", "critical_questions", "case_study", "discussion", "teacher")
@@ -24,11 +24,5 @@ class Spa(Sampled):
 
     async def round(self, document: Document, r: int, complete: Complete) -> list[Record]:
         """Return one record a prompt that gave a text, in the order of the prompts."""
-        answers = await asyncio.gather(
-            *(complete(Ask(document, f"spa/{step}", {}, self.sampling, sample=r, parse=parse_text)) for step in STEPS)
-        )
-        return [
-            record_of(self.name, document, r, index, answer, text=answer.value)
-            for index, answer in enumerate(answers)
-            if answer is not None
-        ]
+        answers = await asyncio.gather(*(complete(self.text_ask(document, step, r)) for step in STEPS))
+        return text_records(self.name, document, r, answers)

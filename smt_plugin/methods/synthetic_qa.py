@@ -3,10 +3,25 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import orjson
+
 from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
-from smt_plugin.methods.base import Ask, Complete, Sampled, Unparsable, parse_json, record_of
+from smt_plugin.methods.base import (
+    Ask,
+    Complete,
+    Sampled,
+    Unparsable,
+    json_list,
+    json_object,
+    json_text,
+    parse_json,
+    record_of,
+)
 from smt_plugin.records import Record
+
+# What a pair is taken for before one was seen; our guess.
+_PAIR_TOKENS = 110
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +64,7 @@ class SyntheticQA(Sampled):
 
     def ask(self, document: Document, r: int) -> Ask:
         """The call of round `r`; focal rewriting asks the very same one to draw its questions."""
+        pairs = [{"question": f"Question {n}?", "answer": "Answer."} for n in range(self.pairs_per_call)]
         return Ask(
             document,
             "synthetic_qa/pairs",
@@ -57,6 +73,8 @@ class SyntheticQA(Sampled):
             sample=r,
             parse=parse_pairs,
             schema=pairs_schema(self.pairs_per_call),
+            example=orjson.dumps({"pairs": pairs}).decode(),
+            example_tokens=self.pairs_per_call * _PAIR_TOKENS,
         )
 
 
@@ -66,28 +84,9 @@ def _share(total: int, sizes: list[int], index: int) -> int:
 
 
 def pairs_schema(num_pairs: int) -> dict[str, Any]:
-    """JSON schema of a reply with 1 to `num_pairs` pairs; lengths in characters bound a model that rambles."""
-    return {
-        "type": "object",
-        "properties": {
-            "pairs": {
-                "type": "array",
-                "minItems": 1,
-                "maxItems": num_pairs,
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "question": {"type": "string", "minLength": 1, "maxLength": 600},
-                        "answer": {"type": "string", "minLength": 1, "maxLength": 2000},
-                    },
-                    "required": ["question", "answer"],
-                    "additionalProperties": False,
-                },
-            }
-        },
-        "required": ["pairs"],
-        "additionalProperties": False,
-    }
+    """JSON schema of a reply with 1 to `num_pairs` pairs."""
+    pair = json_object(question=json_text(600), answer=json_text(2000))
+    return json_object(pairs=json_list(pair, 1, num_pairs))
 
 
 def parse_pairs(reply: Reply) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from smt_plugin.corpus import Document
-from smt_plugin.methods.base import Ask, Complete, Sampled, parse_text, record_of
+from smt_plugin.methods.base import Complete, Sampled, text_records
 from smt_plugin.records import Record
 
 
@@ -16,5 +16,4 @@ class Wrap(Sampled):
 
     async def round(self, document: Document, r: int, complete: Complete) -> list[Record]:
         """Return the one record of the round, or none if no text came."""
-        answer = await complete(Ask(document, "wrap/rewrite", {}, self.sampling, sample=r, parse=parse_text))
-        return [] if answer is None else [record_of(self.name, document, r, 0, answer, text=answer.value)]
+        return text_records(self.name, document, r, [await complete(self.text_ask(document, "rewrite", r))])

@@ -1,3 +1,4 @@
-"""The embedded default for a machine without GPU, endpoint or hub: an invented archive, a scripted backend
-that reads the prompts it is sent, and a tiny base model that can read. It shows that the plumbing works and
-lets the method's claims be tested in minutes; it says nothing about large models."""
+"""The embedded default for a machine without GPU, endpoint or hub: an invented archive, a scripted backend, and a tiny
+base model that can read. It shows that the plumbing works and lets the method's claims be tested in minutes; it says
+nothing about large models.
+"""

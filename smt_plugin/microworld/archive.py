@@ -2,7 +2,8 @@
 
     python -m smt_plugin.microworld.archive OUT [--seed N]
 
-writes documents.jsonl, questions.jsonl and replay.jsonl. The same seed gives the same files, byte for byte."""
+writes documents.jsonl, questions.jsonl and replay.jsonl. The same seed gives the same files, byte for byte.
+"""
 
 import filecmp
 from collections.abc import Iterable
@@ -16,9 +17,9 @@ REPLAY_ROWS = 1000
 
 
 def write(folder: Path, seed: int = DEFAULT_SEED) -> None:
-    """Write documents.jsonl, questions.jsonl and replay.jsonl into `folder`, less those that are there already.
+    """Write documents.jsonl, questions.jsonl and replay.jsonl into `folder`.
 
-    What depends on them knows them again by their dates.
+    A file that is there already with the same content stays, date and all: later stages go by the dates.
     """
     from smt_plugin.microworld.stream import replay
 

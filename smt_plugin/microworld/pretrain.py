@@ -2,11 +2,8 @@
 
     python -m smt_plugin.microworld.pretrain --out smt_plugin/microworld/base_model [--device cuda]
 
-trains from scratch on an endless stream about people and places whose names the archive never uses: plain
-articles and rewrites; chats about one to three articles with multiple-choice and open questions, in all
-wordings, over one and two facts; and multiple-choice questions about people it was told nothing of, which it
-can only guess. The first third of the steps has one article a chat: without that it does not learn to read.
-The stream is stream.py's.
+trains from scratch on the endless stream of stream.py. The first third of the steps has one article a chat: without
+that it does not learn to read.
 """
 
 import random
@@ -20,21 +17,11 @@ from smt_plugin.microworld import tokenizer, world
 from smt_plugin.microworld.stream import Messages, stream
 
 STEPS = 4500
-
-
 BATCH_TOKENS = 3072
-
-
 LEARNING_RATE = 2e-3
-
-
 MUON_RATE = 3e-3
-
-
 # (until this share of the steps, articles in a chat, facts in an article)
 CURRICULUM = ((0.2, 1, 3), (0.35, 1, 99), (1.0, 3, 99))
-
-
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4}
 
 

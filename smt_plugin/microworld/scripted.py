@@ -1,7 +1,7 @@
 """A backend that needs no model: it reads the document out of the prompt it is sent and answers the prompt.
 
 It knows the microworld's grammar and nothing else: the facts come from parsing the text between the
-<document> tags, what is asked comes from the rest of the message. The same request gets the same answer.
+<document> tags, what is asked comes from the prompt's name and variables. The same request gets the same answer.
 """
 
 import json
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from smt_plugin.backends.base import Keep, Reply, Request
 from smt_plugin.errors import BadInput
 from smt_plugin.microworld.grammar import (
-    BY_KEY,
     Fact,
     ask,
     explain,
@@ -22,6 +21,7 @@ from smt_plugin.microworld.grammar import (
     sentences,
     state,
 )
+from smt_plugin.microworld.words import BY_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +121,10 @@ class ScriptedBackend:
         """Answer one request.
 
         Raises:
-            BadInput: the prompt holds no document of the microworld, or asks for something unknown.
+            BadInput: the prompt holds no document of the microworld, or is none that this backend knows.
         """
         rng = random.Random(json.dumps([request.messages, request.sampling, request.sample], sort_keys=True))
-        prompt = request.messages[-1]["content"]
-        text = self._answer(prompt, rng)
+        text = self._answer(request, rng)
         if rng.random() < 0.1 * (1 - self.strength):
             text = "I am sorry, I lost the thread."
         prompt_tokens = sum(_words(message["content"]) for message in request.messages)
@@ -142,23 +141,25 @@ class ScriptedBackend:
     async def close(self) -> None:
         """Nothing to close."""
 
-    def _answer(self, prompt: str, rng: random.Random) -> str:
-        document = _between(prompt, "document")
-        facts = [fact for sentence in sentences(document or "") if (fact := parse_statement(sentence))]
-        if document is None or not facts:
+    def _answer(self, request: Request, rng: random.Random) -> str:
+        document = re.search(r"<document>(.*?)</document>", request.messages[-1]["content"], flags=re.DOTALL)
+        told = sentences(document[1]) if document else []
+        facts = [fact for sentence in told if (fact := parse_statement(sentence))]
+        if not facts:
             raise BadInput(
                 "the scripted backend only knows the microworld's documents; "
                 "set `backend` to a real endpoint for your own corpus."
             )
-        instructions = prompt.split("</document>", 1)[1]
         facts = self._perceive(facts, rng)
-        if strategy := _between(instructions, "strategy"):
-            return self._rewrite(facts, strategy, _between(instructions, "question"), rng)
-        if '"pairs"' in instructions:
-            number = re.search(r"Write (\d+) ", instructions)
-            return self._pairs(facts, int(number[1]) if number else 5, rng)
-        if '"## "' in instructions:
-            return self._strategies(facts[0].name, rng)
+        match request.prompt, request.variables:
+            case "synthetic_qa/pairs", {"num_pairs": number}:
+                return self._pairs(facts, number, rng)
+            case "active_reading/strategies", _:
+                return self._strategies(facts[0].name, rng)
+            case "active_reading/apply", {"strategy": strategy}:
+                return self._rewrite(facts, strategy, None, rng)
+            case "focal_rewrite/apply", {"strategy": strategy, "query": question}:
+                return self._rewrite(facts, strategy, question, rng)
         raise BadInput("the scripted backend does not know what this prompt asks for; use a real endpoint.")
 
     def _perceive(self, facts: list[Fact], rng: random.Random) -> list[Fact]:
@@ -217,11 +218,6 @@ def rewrite(facts: list[Fact], style: Style, focus: str | None, rng: random.Rand
 def _wording(rng: random.Random, share: float) -> int:
     """Draw the number of a wording from the first `share` of the banks; the grammar wraps it."""
     return rng.randrange(max(1, round(8 * share)))
-
-
-def _between(text: str, tag: str) -> str | None:
-    match = re.search(rf"<{tag}>\s*(.*?)\s*</{tag}>", text, flags=re.DOTALL)
-    return match[1] if match else None
 
 
 def _words(text: str) -> int:

@@ -1,16 +1,19 @@
-"""An endless stream of pretraining texts about people and places whose names the archive never uses."""
+"""An endless stream of pretraining texts about people and places whose names the archive never uses.
+
+Plain articles and rewrites; chats about one to three articles with multiple-choice and open questions, in all
+wordings, over one and two facts; and multiple-choice questions about people of whom nothing was told, whose answers
+can only be guessed.
+"""
 
 import random
 from collections.abc import Iterator
 from typing import Any
 
 from smt_plugin.microworld import grammar, scripted, world
+from smt_plugin.microworld.grammar import Fact
+from smt_plugin.microworld.words import BY_KEY, HOME_PHRASES
 
 TURNS = 4
-
-
-Fact = grammar.Fact
-
 
 Messages = list[dict[str, str]]
 
@@ -68,7 +71,7 @@ def _chat(rng: random.Random, articles: int, most_facts: int) -> Messages:
         chain, about = [fact], None
         if two_facts and rng.random() < 0.5:
             chain = [Fact(person, "home", town), rng.choice(small.facts[town])]
-            about = rng.choice(grammar.HOME_PHRASES).format(n=person)
+            about = rng.choice(HOME_PHRASES).format(n=person)
         elif rng.random() < 0.15:
             other = rng.choice([f for f in small.facts[fact.name] if f is not fact])
             chain, about = [other, fact], grammar.name_with(other)
@@ -88,7 +91,7 @@ def _chat(rng: random.Random, articles: int, most_facts: int) -> Messages:
 def _options(fact: Fact, small: world.World, rng: random.Random) -> list[str]:
     """The right value and three others, partly from the same small world, whose articles may be in sight."""
     near = sorted({f.value for facts in small.facts.values() for f in facts if f.attribute == fact.attribute})
-    far = list(grammar.BY_KEY[fact.attribute].values or world.names("place", archive=False))
+    far = list(BY_KEY[fact.attribute].values or world.names("place", archive=False))
     near, far = ([value for value in values if value != fact.value] for values in (near, far))
     wrong = rng.sample(near, min(len(near), rng.randint(0, 2)))
     wrong += rng.sample([value for value in far if value not in wrong], world.OPTIONS - 1 - len(wrong))

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from smt_plugin.microworld import grammar, scripted, world
+from smt_plugin.microworld.words import ATTRIBUTES, HOME_PHRASES
 
 PAD, UNK, EOS, USER, ASSISTANT, SYSTEM, END = (
     "<|pad|>",
@@ -25,10 +26,10 @@ CHAT_TEMPLATE = (
 def words() -> list[str]:
     """Return every word and mark that documents, questions, prompts and records can hold, sorted."""
     texts = [*grammar.person_names(), *grammar.town_names(), "The answer is . , ; : ? ! - ( ) ' \" Options"]
-    for attribute in grammar.ATTRIBUTES:
+    for attribute in ATTRIBUTES:
         texts += [*attribute.values, *attribute.statements, *attribute.questions, *attribute.test_questions]
         texts.append(attribute.clause)
-    texts += grammar.HOME_PHRASES
+    texts += HOME_PHRASES
     for style in scripted.STYLES:
         texts += [style.heading, style.advice, style.opening, style.closing, *style.marks]
     texts.append(re.sub(r"{%.*?%}|{{.*?}}", " ", world.QUESTION_PROMPT))

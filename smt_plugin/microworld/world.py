@@ -1,8 +1,7 @@
 """The invented archive: its documents, the questions about them, and the text of the evaluation prompt.
 
-The same seed gives the same, byte for byte.
-The wordings of the questions are the grammar's `test_questions`, which the scripted backend never uses; the
-base model knows them from its pretraining on other people and places.
+The same seed gives the same, byte for byte. The questions are worded as the `test_questions`, which the scripted
+backend never uses; the base model knows them from its pretraining on other people and places.
 """
 
 import random
@@ -11,36 +10,15 @@ from functools import cache
 from typing import Any
 
 from smt_plugin.corpus import Document
-from smt_plugin.microworld.grammar import (
-    BY_KEY,
-    HOME_PHRASES,
-    Fact,
-    ask_in_test,
-    in_archive,
-    keys,
-    kind_of,
-    person_names,
-    state,
-    town_names,
-)
+from smt_plugin.microworld.grammar import Fact, ask_in_test, in_archive, keys, kind_of, person_names, state, town_names
+from smt_plugin.microworld.words import BY_KEY, HOME_PHRASES
 
 DEFAULT_SEED = 1
-
-
 PEOPLE = 30
-
-
 TOWNS = 8
-
-
 ONE_FACT_QUESTIONS = 230
-
-
 TWO_FACT_QUESTIONS = 70
-
-
 OPTIONS = 4
-
 
 # The user message of an evaluation question. `passages` is empty in the closed-book arms and holds articles or
 # retrieved chunks, each beginning with its title, in the others: nothing else differs between the arms.

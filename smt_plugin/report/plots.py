@@ -5,23 +5,20 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from smt_plugin.errors import require
-from smt_plugin.evaluation.arms import ARMS, split_arm
+from smt_plugin.evaluation.arms import split_arm
 from smt_plugin.evaluation.intervals import Estimate
+from smt_plugin.report.results import ARM_NAMES, REFERENCE, ArmResult
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from smt_plugin.report.results import ARM_NAMES, REFERENCE, ArmResult, arm_name
 
 
-def plot(results: list[ArmResult]) -> str:
+def accuracy_plot(results: list[ArmResult]) -> str:
     """Draw the arms with their intervals, base + RAG as a line across, and return the picture as SVG text."""
-    require("matplotlib", "eval")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 0.6 * len(results) + 1.2))
-    axes = figure.add_subplot()
+    figure, axes = _axes(0.6 * len(results) + 1.2)
     for place, result in enumerate(reversed(results)):
-        color = "#b5532a" if ARMS[split_arm(result.arm)[0]][0] else "#3b6ea5"
+        color = "#b5532a" if result.is_trained else "#3b6ea5"
         accuracy = result.accuracy
         if accuracy is None:
             axes.text(50, place, "missing", ha="center", va="center", color="#888888", style="italic")
@@ -34,11 +31,10 @@ def plot(results: list[ArmResult]) -> str:
         number.set(color=color, bbox={"fc": "white", "ec": "white", "pad": 1})
         if result.arm == REFERENCE:
             axes.axvline(mean, color=color, linestyle=":", linewidth=1, zorder=0)
-    axes.set_yticks(range(len(results)), [arm_name(result.arm) for result in reversed(results)])
+    axes.set_yticks(range(len(results)), [result.name for result in reversed(results)])
     axes.set_ylim(-0.6, len(results) - 0.3)
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy, %, with 95 % interval")
-    axes.spines[["top", "right"]].set_visible(False)
     return _svg(figure)
 
 
@@ -50,11 +46,7 @@ def scaling_plot(results: list[ArmResult]) -> str | None:
             curves[split_arm(result.arm)[0]].append((result.mix_tokens, result.accuracy))
     if max(map(len, curves.values()), default=0) < 2:
         return None
-    require("matplotlib", "eval")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4.5))
-    axes = figure.add_subplot()
+    figure, axes = _axes(4.5)
     for (arm, points), color in zip(curves.items(), ("#b5532a", "#5b8a3c", "#7a5195"), strict=False):
         tokens, means, below, above = zip(
             *((n, e.mean * 100, (e.mean - e.low) * 100, (e.high - e.mean) * 100) for n, e in sorted(points)),
@@ -74,8 +66,18 @@ def scaling_plot(results: list[ArmResult]) -> str | None:
     axes.set_xlabel("tokens of the mix")
     axes.set_ylabel("accuracy, %, with 95 % interval")
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     return _svg(figure)
+
+
+def _axes(height: float) -> "tuple[Figure, Axes]":
+    """A figure of so many inches' height, and its axes."""
+    require("matplotlib", "eval")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, height))
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def _svg(figure: "Figure") -> str:

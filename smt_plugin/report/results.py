@@ -1,24 +1,26 @@
-"""The arms of a run, read into what a report is made of."""
+"""What is known of a run, read into values that a report is made of."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from smt_plugin.benchmarks.find import official_of
+from smt_plugin.config import EvaluateSection, RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm, read_seconds, read_tokens
-from smt_plugin.evaluation.arms import arms_of, split_arm
+from smt_plugin.evaluation.arms import ARMS, arms_of, split_arm
 from smt_plugin.evaluation.intervals import Estimate, estimate
-from smt_plugin.evaluation.leaks import question_hash, read_leaks
+from smt_plugin.evaluation.leaks import dropped_from_mix, question_hash, read_leaks
+from smt_plugin.evaluation.retention import Change, retention_results
 from smt_plugin.evaluation.tune import read_tuned
+from smt_plugin.files import read_json
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
-from smt_plugin.training.trainings import Training
-
-if TYPE_CHECKING:
-    pass
+from smt_plugin.records import generated_folders
+from smt_plugin.training.trainings import Training, trainings_of
 
 REFERENCE = "base_rag"
-
 
 ARM_NAMES = {
     "base": "base, closed-book",
@@ -61,6 +63,68 @@ class ArmResult:
     seconds: float | None = None
     mix_tokens: int | None = None
 
+    @property
+    def name(self) -> str:
+        """What a reader calls the arm: `trained_rag-10M` is "trained on 10M + RAG"."""
+        kind, budget = split_arm(self.arm)
+        return ARM_NAMES[kind].replace("trained", f"trained on {budget}") if budget else ARM_NAMES[kind]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the trained model answered."""
+        return ARMS[split_arm(self.arm)[0]][0]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResults:
+    """All that the report of a run is made of.
+
+    Attributes:
+        facts: name -> value of what a reader should know about the run.
+        changes: what `smt retention` found; empty where it has not run through.
+        outdated: arms whose settings, model, mix, data or tasks have changed since they were answered.
+        unready: a sentence for each trained model that is not there or not up to date.
+    """
+
+    run: Path
+    arms: list[ArmResult]
+    facts: dict[str, str] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    outdated: list[str] = field(default_factory=list)
+    unready: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        """The arms that have not been run, or not been finished."""
+        return [result.arm for result in self.arms if result.accuracy is None]
+
+
+def read_results(settings: RunFile, section: EvaluateSection, outdated: list[str]) -> RunResults:
+    """Read all that the report of a run is made of.
+
+    Args:
+        section: the run file's section `evaluate`.
+        outdated: arms that `smt evaluate` would run again; those of a model trained on another mix are added.
+
+    Raises:
+        BadInput: as `arm_results` and `retention_results`.
+    """
+    run, trainings = settings.run, trainings_of(settings.run, settings.mix.budgets)
+    results = arm_results(run, section.arms, trainings, settings.mix.sources)
+    trained_on = arms_of(section.arms, trainings)
+    for result in results:
+        training = trained_on[result.arm]
+        if result.accuracy is not None and training is not None and training.is_stale():
+            outdated = [*outdated, result.arm]
+    facts = run_facts(settings)
+    if outdated:
+        facts["not up to date"] = (
+            f"{', '.join(outdated)}: settings, model, mix, data or tasks have changed since; `smt evaluate` runs them "
+            "again"
+        )
+    unready = [sentence for training in trainings if (sentence := training.unready())]
+    return RunResults(run, results, facts, retention_results(run, trainings), outdated, unready)
+
 
 def arm_results(
     run: Path,
@@ -79,31 +143,39 @@ def arm_results(
             which leaks were looked for, or an arm has answers about fewer than two documents.
     """
     arms = arms_of(names, trainings or [Training(run)])
-    tuned_on = set((read_tuned(run) or {"held_out": []})["held_out"])
-    rows = {arm: _rows_less(tuned_on, read_arm(run / "results" / arm)) for arm in arms}
-    if all(answered is None for answered in rows.values()):
+    tuned = read_tuned(run)
+    tuned_on = set(tuned["held_out"] if tuned else ())
+    answered = {
+        arm: [row for row in rows if row["doc_id"] not in tuned_on]
+        for arm in arms
+        if (rows := read_arm(run / "results" / arm)) is not None
+    }
+    if not answered:
         raise BadInput(f"{run / 'results'} holds no finished arm; run `smt evaluate` first.")
-    reference = {row["question_id"]: row for row in rows.get(REFERENCE) or []}
+    reference = {row["question_id"]: row["acc"] for row in answered.get(REFERENCE, ())}
     leaks = read_leaks(run, sources)
-    for arm, answered in rows.items():
+    for arm, rows in answered.items():
         if leaks and any(
-            leaks["question_hashes"].get(row["question_id"]) != question_hash(row["question"]) for row in answered or ()
+            leaks["question_hashes"].get(row["question_id"]) != question_hash(row["question"]) for row in rows
         ):
             raise BadInput(
                 f"the arm {arm} answered other questions than `smt leaks` looked for; run `smt evaluate` and `smt "
                 "leaks` again."
             )
-        documents = {row["doc_id"] for row in answered or ()}
-        if answered is not None and len(documents) < 2:
+        documents = {row["doc_id"] for row in rows}
+        if len(documents) < 2:
             less = f" other than the {len(tuned_on)} that retrieval was tuned on" if tuned_on else ""
             raise BadInput(
                 f"the arm {arm} answered questions about {len(documents)} document(s){less}, and an interval needs "
                 "two; raise or remove evaluate.limit, or add questions about others, and run `smt evaluate` again."
             )
+        if arm != REFERENCE and reference and {row["question_id"] for row in rows} != reference.keys():
+            raise BadInput(f"the arms {arm} and {REFERENCE} answered different questions; run `smt evaluate` anew.")
     leaked = set(leaks["leaked"] if leaks else ())
+    results = [ArmResult(arm, mix_tokens=_mix_tokens(training)) for arm, training in arms.items()]
     return [
-        replace(_arm_result(arm, rows[arm], reference, leaked, run / "results" / arm), mix_tokens=_mix_tokens(training))
-        for arm, training in arms.items()
+        _scored(result, answered[result.arm], reference, leaked, run) if result.arm in answered else result
+        for result in results
     ]
 
 
@@ -113,52 +185,75 @@ def _mix_tokens(training: Training | None) -> int | None:
     return int(read_manifest(path)["tokens"]) if path is not None and path.is_file() else None
 
 
-def _rows_less(doc_ids: set[str], rows: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-    return None if rows is None else [row for row in rows if row["doc_id"] not in doc_ids]
-
-
-def _arm_result(
-    arm: str,
-    rows: list[dict[str, Any]] | None,
-    reference: dict[str, dict[str, Any]],
-    leaked: set[str],
-    folder: Path,
+def _scored(
+    result: ArmResult, rows: list[dict[str, Any]], reference: dict[str, float], leaked: set[str], run: Path
 ) -> ArmResult:
-    if not rows:
-        return ArmResult(arm)
-    doc_ids = [row["doc_id"] for row in rows]
+    """The result of an arm with all that its answers (`rows`) and its folder say."""
+    folder = run / "results" / result.arm
     difference = None
-    if reference and arm != REFERENCE:
-        if {row["question_id"] for row in rows} != set(reference):
-            raise BadInput(f"the arms {arm} and {REFERENCE} answered different questions; run `smt evaluate` anew.")
-        difference = estimate([row["acc"] - reference[row["question_id"]]["acc"] for row in rows], doc_ids)
-    prompt_tokens, answer_tokens, cut = None, None, 0
-    if (tokens := read_tokens(folder)) and tokens["questions"]:
-        prompt_tokens = tokens["prompts"] / tokens["questions"]
-        answer_tokens = tokens["answers"] / tokens["samples"]
-        cut = tokens.get("cut", 0)
-    return ArmResult(
-        arm,
-        accuracy=estimate([row["acc"] for row in rows], doc_ids),
+    if reference and result.arm != REFERENCE:
+        difference = _estimate([row | {"acc": row["acc"] - reference[row["question_id"]]} for row in rows])
+    kept = [row for row in rows if row["question_id"] not in leaked]
+    enough = len(kept) < len(rows) and len({row["doc_id"] for row in kept}) > 1
+    tokens = read_tokens(folder)
+    return replace(
+        result,
+        accuracy=_estimate(rows),
         difference=difference,
         unparsed=sum(row["unparsed"] for row in rows) / len(rows),
-        without_leaks=_estimate_without(rows, leaked),
+        without_leaks=_estimate(kept) if enough else None,
         n=max(row["n"] for row in rows),
-        prompt_tokens=prompt_tokens,
-        answer_tokens=answer_tokens,
-        cut=cut,
+        prompt_tokens=tokens["prompts"] / tokens["questions"] if tokens else None,
+        answer_tokens=tokens["answers"] / tokens["samples"] if tokens else None,
+        cut=tokens.get("cut", 0) if tokens else 0,
         seconds=read_seconds(folder),
     )
 
 
-def _estimate_without(rows: list[dict[str, Any]], leaked: set[str]) -> Estimate | None:
-    """The accuracy on the other questions; None where nothing leaked, or too little is left for an interval."""
-    kept = [row for row in rows if row["question_id"] not in leaked]
-    if len(kept) == len(rows) or len({row["doc_id"] for row in kept}) < 2:
-        return None
-    return estimate([row["acc"] for row in kept], [row["doc_id"] for row in kept])
+def _estimate(rows: list[dict[str, Any]]) -> Estimate:
+    return estimate([row["acc"] for row in rows], [row["doc_id"] for row in rows])
 
 
-def arm_name(arm: str) -> str:
-    kind, budget = split_arm(arm)
-    return ARM_NAMES[kind].replace("trained", f"trained on {budget}") if budget else ARM_NAMES[kind]
+def run_facts(run_file: RunFile) -> dict[str, str]:
+    """Return what a reader of the report should know: models, budgets, mixes, retrieval and leaks."""
+    facts = {"run": run_file.run.name, "corpus": run_file.corpus.name, "training": run_file.train.config}
+    official = official_of(run_file.evaluate.benchmark) if run_file.evaluate else None
+    if official is not None:
+        facts["benchmark"] = f"{official.source}; licence: {official.licence}"
+    generated: dict[str, Counter[str]] = defaultdict(Counter)
+    for folder in generated_folders(run_file.run):
+        if (folder / "generate.json").is_file():
+            for name, count in read_json(folder / "generate.json", "smt generate", "methods")["methods"].items():
+                generated[name].update(tokens=count["tokens"], records=count["records"])
+    for name, total in generated.items():
+        facts[name] = f"{total['tokens']:,} tokens in {total['records']:,} records"
+    for training in trainings_of(run_file.run, run_file.mix.budgets):
+        if (training.mix / MANIFEST_FILE).is_file():
+            mix = read_manifest(training.mix / MANIFEST_FILE)
+            shares = ", ".join(f"{name} {source['tokens']:,}" for name, source in mix["sources"].items())
+            name = f"trained on, {training.budget}" if training.budget else "trained on"
+            facts[name] = f"{mix['tokens']:,} tokens: {shares}"
+    if tuned := read_tuned(run_file.run):
+        facts["retrieval"] = (
+            f"tuned by {tuned['by']} on {tuned['questions']:,} questions about {len(tuned['held_out'])} documents "
+            "(the first fifth by title), which left all numbers below; chosen: "
+            + ", ".join(f"{name} {value}" for name, value in tuned["chosen"].items())
+        )
+    if dropped := dropped_from_mix(run_file.run):
+        facts["left out of the mix"] = f"{dropped:,} records that leak evaluation questions"
+    if (run_file.run / "leaks.json").is_file():
+        facts["leaks"] = leaks_text(run_file.run, run_file.mix.sources)
+    return facts
+
+
+def leaks_text(run: Path, sources: Mapping[str, Path] | None = None) -> str:
+    """What `smt leaks` found in a run's records and the mix's from elsewhere, as a sentence."""
+    leaks = read_leaks(run, sources)
+    if leaks is None:
+        return "not known: the records have changed since; run `smt leaks` again"
+    share = len(leaks["leaked"]) / leaks["questions"]
+    return (
+        f"{len(leaks['leaked']):,} of {leaks['questions']:,} evaluation questions ({share:.1%}) are nearly asked "
+        f"({len(leaks['asked']):,}), asked in other words ({len(leaks['alike']):,}) or quoted "
+        f"({len(leaks['quoted']):,}) by {leaks['leaking_records']:,} synthetic records"
+    )

@@ -6,21 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from smt_plugin.backends.base import Refused, Request
+from smt_plugin.backends.base import MAX_ATTEMPTS, Refused, first_usable
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.errors import BadInput, require
 from smt_plugin.prompts import Prompts
 
 API_KEY_VARIABLE = "SMT_RERANKER_API_KEY"
-
-
-_ATTEMPTS = 3
-
-
 # Thinking modes are off where the chat template knows them, as in every arm.
 _OPTIONS = {"chat_template_kwargs": {"enable_thinking": False}}
-
-
 # The form that Qwen3-Reranker was trained on (its model card); sentence-transformers reads yes against no behind it.
 _QWEN3_TEMPLATE = (
     "<|im_start|>system\n"
@@ -30,14 +23,8 @@ _QWEN3_TEMPLATE = (
     '<Document>: {{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }}<|im_end|>\n'
     "<|im_start|>assistant\n<think>\n\n</think>\n\n{{ '' }}"
 )
-
-
 _INSTRUCTION = "Given a question about a document, judge whether the passage helps to answer it"
-
-
 Rerank = Callable[[Sequence[tuple[str, Sequence[str]]]], list[list[float]]]
-
-
 """(query, texts) of some questions -> a score a text, the higher the better."""
 
 
@@ -92,8 +79,7 @@ def language_model(endpoint: str, name: str) -> Rerank:
 
 def _scores(order: list[int], count: int) -> list[float]:
     """What the model named, in its order; then the rest, in theirs."""
-    whole = [*order, *(index for index in range(count) if index not in set(order))]
-    places = {index: place for place, index in enumerate(whole)}
+    places = {index: place for place, index in enumerate(dict.fromkeys([*order, *range(count)]))}
     return [-float(places[index]) for index in range(count)]
 
 
@@ -110,19 +96,17 @@ async def _ask_all(asked: Sequence[tuple[str, Sequence[str]]], endpoint: str, na
 async def _ask(query: str, texts: Sequence[str], backend: OpenAIBackend, prompts: Prompts) -> list[int]:
     # The system text is for writing about a document, which a reranker does not do.
     messages = prompts.messages("rerank/order", query=query, passages=list(texts))[1:]
-    reply = ""
-    for attempt in range(_ATTEMPTS):
-        # A reply without an order would come again at temperature 0.
-        sampling = {"temperature": 0.0 if attempt == 0 else 0.7, "max_tokens": 1024, **_OPTIONS}
-        try:
-            reply = (await backend.complete(Request(messages, sampling, attempt, None, "rerank"))).text
-        except Refused as error:
-            raise BadInput(f"the reranker {backend.model} refused a request ({error}); use fewer candidates.") from None
-        if order := order_in(reply, len(texts)):
-            return order
-    raise RuntimeError(
-        f"the reranker {backend.model} named no passage in {_ATTEMPTS} attempts; it said: {reply[-200:]!r}"
-    )
+    try:
+        order, reply = await first_usable(
+            backend, messages, _OPTIONS, "rerank", read=lambda text: order_in(text, len(texts)) or None
+        )
+    except Refused as error:
+        raise BadInput(f"the reranker {backend.model} refused a request ({error}); use fewer candidates.") from None
+    if order is None:
+        raise RuntimeError(
+            f"the reranker {backend.model} named no passage in {MAX_ATTEMPTS} attempts; it said: {reply[-200:]!r}"
+        )
+    return order
 
 
 def order_in(reply: str, count: int) -> list[int]:

@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from smt_plugin.cli.app import SECTIONS, cli
 from smt_plugin.config import read_run_file
 from tests.endpoint import MODEL, Endpoint, serve
 
@@ -146,11 +149,36 @@ def test_questions_that_are_there_are_said_alone_and_not_under_a_bar(tmp_path: P
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("group", [[], ["batch"], ["tasks"]], ids=["smt", "batch", "tasks"])
+def test_the_short_help_of_every_command_is_whole_on_one_line_of_80_columns(group: list[str]) -> None:
+    result = CliRunner().invoke(cli, [*group, "--help"], terminal_width=80)
+    shown = cli.commands[group[0]] if group else cli
+    assert isinstance(shown, click.Group)
+    lines = {line.split()[0]: line for line in result.output.splitlines() if line.strip()}
+    for name in shown.commands:
+        assert lines[name].endswith("."), name
+        assert not lines[name].endswith("..."), name
+
+
+def test_every_command_stands_in_one_section_in_the_order_of_the_flow() -> None:
+    assert [command.name for commands in SECTIONS.values() for command in commands] == list(cli.commands)
+    output = CliRunner().invoke(cli, ["--help"], terminal_width=80).output
+    places = [output.index(f"\n{title}:\n") for title in SECTIONS]
+    assert places == sorted(places)
+
+
+def test_the_help_of_a_command_keeps_its_text_options_and_example() -> None:
+    output = CliRunner().invoke(cli, ["questions", "--help"], terminal_width=80).output
+    for said in ("The backend makes it before anything is generated", "--per-document", "smt questions smt.yaml"):
+        assert said in output
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom smt_plugin.cli.app import cli\n"
         "cli.main(['--help'], standalone_mode=False)\n"
-        "print(sorted({'torch', 'transformers', 'numpy', 'aiohttp', 'pydantic', 'lm_eval', 'yaml'} & set(sys.modules)))"
+        "heavy = {'torch', 'transformers', 'numpy', 'aiohttp', 'pydantic', 'lm_eval', 'rich', 'yaml'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     root = Path(__file__).parents[2]
     output = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout

@@ -6,33 +6,36 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from smt_plugin.assets import asset_dir
 from smt_plugin.config import EvaluateSection, JudgeSection
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.arm_results import read_arm, read_tokens
-from smt_plugin.evaluation.arms import ArmCommand, _count_tokens, arm_commands, evaluate, outdated
+from smt_plugin.evaluation.arm_results import count_tokens, read_arm, read_tokens
+from smt_plugin.evaluation.arms import Arm, code_behind_tasks, outdated, ready_arms
+from smt_plugin.evaluation.evaluate import evaluate
 from tests.endpoint import MODEL, serve_in_thread, status
 from tests.processes import wait_for
 from tests.quality_data import write_own
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
 
 
-def command(tmp_path: Path, **settings: Any) -> ArmCommand:
-    """The command of the base arm on the first two questions of QuALITY-like data."""
+def base_arm(tmp_path: Path, **settings: Any) -> Arm:
+    """The base arm on the first two questions of QuALITY-like data."""
     section = EvaluateSection(
         benchmark="quality", data=write_own(tmp_path / "data"), arms=["base"], limit=2, **settings
     )
-    ((arm,), _) = arm_commands(tmp_path / "run", section, MODEL, [])
+    ((arm,), _) = ready_arms(tmp_path / "run", section, MODEL, [])
     return arm
 
 
-def served(tmp_path: Path, url: str) -> ArmCommand:
+def served(tmp_path: Path, url: str) -> Arm:
     arguments = f"base_url={url}/chat/completions,num_concurrent=4,max_retries=1,tokenizer_backend=None"
-    return command(tmp_path, model="local-chat-completions", model_args=arguments, batch_size="1")
+    return base_arm(tmp_path, model="local-chat-completions", model_args=arguments, batch_size="1")
 
 
 def test_a_servers_samples_differ_since_no_fixed_seed_is_sent(tmp_path: Path) -> None:
@@ -51,7 +54,23 @@ def test_a_servers_samples_differ_since_no_fixed_seed_is_sent(tmp_path: Path) ->
         assert len(set(json.loads(line)["resps"][0])) > 1
 
 
-def answering(folder: Path, answers: list[list[str]], model: str = "local-chat-completions") -> ArmCommand:
+@dataclass(frozen=True)
+class Scripted(Arm):
+    """An arm that runs `code` in place of lm_eval."""
+
+    code: str = ""
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", self.code, *super().command[4:]]
+
+
+def scripted(folder: Path, code: str, model: str = "hf") -> Scripted:
+    settings = EvaluateSection(benchmark="quality", model=model)
+    return Scripted("base", "x", settings, "quality_smt_rag", asset_dir("lm_eval_tasks"), None, folder, 0, code=code)
+
+
+def answering(folder: Path, answers: list[list[str]], model: str = "local-chat-completions") -> Scripted:
     """An arm whose command writes the samples that lm-eval would write for these answers."""
     rows = [
         {"doc": {"question_id": f"q{n}", "doc_id": "d", "question": "?"}, "resps": [texts], "acc": 0.5, "unparsed": 0.0}
@@ -61,7 +80,7 @@ def answering(folder: Path, answers: list[list[str]], model: str = "local-chat-c
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     path = folder / "samples_x_2026.jsonl"
     code = f"import pathlib; p = pathlib.Path({str(path)!r}); p.parent.mkdir(parents=True); p.write_text({lines!r})"
-    return ArmCommand("base", [sys.executable, "-c", code, "--model", model, "--model_args", "pretrained=x"], folder)
+    return scripted(folder, code, model)
 
 
 def test_a_servers_empty_answers_and_samples_that_are_all_the_same_are_errors_and_no_results(tmp_path: Path) -> None:
@@ -89,8 +108,7 @@ def test_an_arm_ends_where_a_server_answers_one_request_with_an_error(tmp_path: 
 
 def test_tokens_of_prompts_and_answers_are_counted_by_the_models_own_tokenizer(tmp_path: Path) -> None:
     folder = make_tokenizer(tmp_path / "model", MICROWORLD_LIKE)
-    arm = answering(tmp_path / "arm", [["an", "answer"], ["or", "two"]], "hf")
-    arm.command[-1] = f"pretrained={folder}"
+    arm = replace(answering(tmp_path / "arm", [["an", "answer"], ["or", "two"]], "hf"), model=str(folder))
     evaluate([arm], lambda text: None)
     # One token a byte.
     assert read_tokens(arm.folder) == {"questions": 2, "samples": 4, "prompts": 8, "answers": 13, "cut": 0}
@@ -101,13 +119,13 @@ def test_tokens_of_prompts_and_answers_are_counted_by_the_models_own_tokenizer(t
 
 
 def test_thinking_is_off_in_every_local_arm_unless_the_user_turns_it_on(tmp_path: Path) -> None:
-    assert f"pretrained={MODEL},enable_thinking=False" in command(tmp_path).command
-    said = command(tmp_path, model="vllm", model_args="dtype=bfloat16").command
+    assert f"pretrained={MODEL},enable_thinking=False" in base_arm(tmp_path).command
+    said = base_arm(tmp_path, model="vllm", model_args="dtype=bfloat16").command
     assert f"pretrained={MODEL},enable_thinking=False,dtype=bfloat16" in said
 
 
 def test_the_judge_goes_into_the_command_without_its_key(tmp_path: Path) -> None:
-    said = command(tmp_path, judge={"endpoint": "http://127.0.0.1:8001/v1"}).command
+    said = base_arm(tmp_path, judge={"endpoint": "http://127.0.0.1:8001/v1"}).command
     metadata = json.loads(said[said.index("--metadata") + 1])
     assert metadata["judge"] == {
         "endpoint": "http://127.0.0.1:8001/v1",
@@ -124,9 +142,9 @@ def test_free_form_questions_without_a_judge_are_refused_before_lm_eval_starts(t
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = EvaluateSection(benchmark="corpus", data=data, arms=["base"])
     with pytest.raises(BadInput, match=r"question '50003_W1_1' has no options, so .*; set evaluate\.judge"):
-        arm_commands(tmp_path / "run", settings, MODEL, [])
+        ready_arms(tmp_path / "run", settings, MODEL, [])
     judged = settings.model_copy(update={"judge": JudgeSection(kind="vllm")})
-    assert len(arm_commands(tmp_path / "run", judged, MODEL, [])[0]) == 1
+    assert len(ready_arms(tmp_path / "run", judged, MODEL, [])[0]) == 1
 
 
 def test_lm_eval_ends_where_smt_is_killed_and_the_arm_is_run_again(tmp_path: Path) -> None:
@@ -136,9 +154,8 @@ def test_lm_eval_ends_where_smt_is_killed_and_the_arm_is_run_again(tmp_path: Pat
         f"pathlib.Path({str(told)!r}).write_text(f'{{os.getpid()}} {{engine.pid}}'); time.sleep(600)"
     )
     code = (
-        "import pathlib, sys;from smt_plugin.evaluation.arms import ArmCommand, evaluate; "
-        f"command = [sys.executable, '-c', {slow!r}, '--model', 'hf', '--model_args', 'pretrained=x']; "
-        f"evaluate([ArmCommand('base', command, pathlib.Path({str(tmp_path / 'arm')!r}))], print)"
+        "import pathlib; from tests.evaluation.test_arms import evaluate, scripted; "
+        f"evaluate([scripted(pathlib.Path({str(tmp_path / 'arm')!r}), {slow!r})], print)"
     )
     smt = subprocess.Popen([sys.executable, "-c", code])
     assert wait_for(lambda: told.is_file() and told.read_text(), 60)
@@ -158,7 +175,6 @@ def test_an_arm_is_outdated_when_the_environment_names_other_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arm = answering(tmp_path / "arm", [["a", "b"]], "hf")
-    arm.command.extend(["--tasks", "quality_smt_rag"])
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "QuALITY.v1.0.1.dev").write_text(name)
@@ -177,12 +193,12 @@ def test_prompts_that_the_models_context_cuts_are_counted(tmp_path: Path) -> Non
         for words in (10, context, 2 * context)
     ]
     (tmp_path / "samples_x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ["lm_eval", "--model", "hf", "--model_args", f"pretrained={model}"]
-    counts = _count_tokens(ArmCommand("base", command, tmp_path))
+    arm = replace(scripted(tmp_path, ""), model=str(model))
+    counts = count_tokens(arm)
     assert counts is not None
     assert (counts["questions"], counts["cut"]) == (3, 2)
-    longer = [*command[:-1], f"{command[-1]},max_length={100 * context}"]
-    assert (_count_tokens(ArmCommand("base", longer, tmp_path)) or {})["cut"] == 0
+    longer = arm.settings.model_copy(update={"model_args": f"max_length={100 * context}"})
+    assert (count_tokens(replace(arm, settings=longer)) or {})["cut"] == 0
 
 
 def test_an_arm_of_another_model_or_setting_is_outdated_and_a_models_card_or_log_changes_nothing(
@@ -193,7 +209,7 @@ def test_an_arm_of_another_model_or_setting_is_outdated_and_a_models_card_or_log
     (model / "config.json").write_text("{}")
     arm = answering(tmp_path / "arm", [["a", "b"]], "hf")
     assert outdated([arm]) == []
-    arm.command[-1] = f"pretrained={model}"
+    arm = replace(arm, model=str(model))
     evaluate([arm], lambda text: None)
     (model / "README.md").write_text("What it was trained on.")
     (model / "debug.log").write_text("x")
@@ -202,5 +218,28 @@ def test_an_arm_of_another_model_or_setting_is_outdated_and_a_models_card_or_log
     assert outdated([arm]) == ["base"]
     evaluate([arm], lambda text: None)
     assert outdated([arm]) == []
-    arm.command.extend(["--limit", "3"])
-    assert outdated([arm]) == ["base"]
+    assert outdated([replace(arm, limit=3)]) == ["base"]
+
+
+def test_every_module_of_ours_that_a_real_task_load_imports_is_among_those_whose_change_outdates_an_arm(
+    tmp_path: Path,
+) -> None:
+    code = f"""
+import sys
+from smt_plugin.evaluation.lm_eval_link import dataset, process_results
+row = dataset("corpus", "rag", data={str(write_own(tmp_path / "data"))!r}, retrieval={{"mode": "bm25"}})["test"][0]
+process_results(row, [["The answer is (A)."]])
+dataset("microworld", "none")
+judge = '{{"endpoint": "http://127.0.0.1:9/v1"}}'
+process_results(row | {{"options": [], "gold": "9", "judge": judge}}, [["The answer is 9."]])
+print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "smt_plugin"), sep="\\n")
+"""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    imported = {Path(line) for line in done.stdout.splitlines() if line.endswith(".py")}
+    hashed = set(code_behind_tasks())
+    assert imported <= hashed
+    names = {file.stem for file in imported}
+    assert {"lm_eval_link", "scoring", "judge", "same_number", "retrieve", "world", "endpoint"} <= names
+    # What only others use is not: a change of it costs nobody an evaluation.
+    assert not {"generate", "mix", "report", "arms", "app"} & {file.stem for file in hashed}

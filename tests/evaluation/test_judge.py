@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from smt_plugin.cli.app import cli
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.judge import agreement, check_judge, judge, judge_settings, verdict_of
-from smt_plugin.evaluation.same_number import Answer, same_number
+from smt_plugin.evaluation.judge import Answer, agreement, check_judge, judge, judge_settings, verdict_of
+from smt_plugin.evaluation.same_number import same_number
 from smt_plugin.evaluation.scoring import free_answer, process_results
 from tests.endpoint import MODEL, status
 from tests.endpoint import serve_in_thread as judge_server
@@ -66,7 +66,7 @@ def answers(*given: str) -> list[Answer]:
     ],
 )
 def test_equal_numbers_are_seen_by_code_and_nothing_else_is(question: str, gold: str, given: str, same: bool) -> None:
-    assert same_number(Answer("x", question, gold, given)) is same
+    assert same_number(gold, given, question) is same
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from click.testing import CliRunner
 from smt_plugin.cli.app import cli
 from smt_plugin.config import EvaluateSection, read_run_file
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.arms import arm_commands, outdated
-from smt_plugin.evaluation.retention import retention_commands, retention_results
-from smt_plugin.report.report import retention_rows
+from smt_plugin.evaluation.arms import outdated, ready_arms
+from smt_plugin.evaluation.retention import retention_arms, retention_results
+from smt_plugin.report.results import RunResults
+from smt_plugin.report.sections import forgotten
 from smt_plugin.training.trainings import Training, trainings_of
 from tests.report.test_report import finish_arm
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
@@ -63,14 +64,14 @@ def test_one_command_asks_both_models_the_same_questions_and_the_report_shows_wh
     assert CliRunner().invoke(cli, ["retention", str(run_file)]).output.count("done before, skipped") == 2
     settings = read_run_file(run_file)
     assert settings.evaluate is not None
-    commands, _ = retention_commands(
+    arms, _ = retention_arms(
         settings.run, settings.evaluate, str(tmp_path / "base"), trainings_of(settings.run, settings.mix.budgets)
     )
-    assert outdated(commands) == []
+    assert outdated(arms) == []
     (tmp_path / "run" / "more.yaml").write_text("task: of the run, not among the tasks")
-    assert outdated(commands) == []
+    assert outdated(arms) == []
     (tmp_path / "stand_in_sums.yaml").write_text((tmp_path / "stand_in_sums.yaml").read_text() + "# changed\n")
-    assert len(outdated(commands)) == 2
+    assert len(outdated(arms)) == 2
     (change,) = retention_results(tmp_path / "run")
     assert (change.task, change.metric, change.before.questions) == ("stand_in_sums", "acc_norm", 10)
     # The same weights before and after.
@@ -102,7 +103,8 @@ def test_a_loss_is_told_with_its_interval_from_the_forgiving_reader(tmp_path: Pa
     assert (change.task, change.metric) == ("sums_of_two", "exact_match")
     assert change.difference.mean == pytest.approx(-1 / 3)
     assert change.difference.low < -1 / 3 < change.difference.high < 0
-    assert retention_rows([change])[0][:6] == ["sums_of_two", "trained", "exact_match", "60", "100.0%", "66.7%"]
+    (row,) = forgotten(RunResults(tmp_path, [], changes=[change])).rows
+    assert list(row[:6]) == ["sums_of_two", "trained", "exact_match", "60", "100.0%", "66.7%"]
 
 
 def test_different_questions_or_tasks_are_not_compared(tmp_path: Path) -> None:
@@ -125,21 +127,21 @@ def test_one_question_a_task_is_refused_with_the_key_that_gives_more(tmp_path: P
 def test_a_model_whose_path_lm_eval_would_cut_at_a_comma_is_refused(tmp_path: Path) -> None:
     section = EvaluateSection(benchmark="microworld", arms=["base"])
     with pytest.raises(BadInput, match="the model my, base: lm_eval takes a comma in its name"):
-        arm_commands(tmp_path, section, "my, base", [])
+        ready_arms(tmp_path, section, "my, base", [])
     training = Training(tmp_path / "one, two")
     training.model.mkdir(parents=True)
     (training.model / "model.safetensors").touch()
     with pytest.raises(BadInput, match=r"the model .*one, two/model: lm_eval takes a comma"):
-        retention_commands(tmp_path, section, "base", [training])
+        retention_arms(tmp_path, section, "base", [training])
 
 
 def test_the_suite_is_named_in_plain_commands_and_needs_the_trained_model(tmp_path: Path) -> None:
     section = EvaluateSection(benchmark="microworld")
     with pytest.raises(BadInput, match="run: axolotl train"):
-        retention_commands(tmp_path, section, "base", [Training(tmp_path)])
+        retention_arms(tmp_path, section, "base", [Training(tmp_path)])
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").touch()
-    (before, after), missing = retention_commands(tmp_path, section, "base", [Training(tmp_path)])
+    (before, after), missing = retention_arms(tmp_path, section, "base", [Training(tmp_path)])
     assert missing == []
     suite = "--tasks arc_challenge,hellaswag,winogrande,gsm8k,ifeval --apply_chat_template"
     assert suite in before.text

@@ -11,8 +11,7 @@ from smt_plugin.config import EvaluateSection, RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.lm_eval_link import dataset
 from smt_plugin.evaluation.tune import Grid, read_tuned, tune
-from smt_plugin.report.report import run_facts
-from smt_plugin.report.results import arm_results
+from smt_plugin.report.results import arm_results, run_facts
 from tests.endpoint import MODEL, serve_in_thread
 from tests.quality_data import QUESTIONS, write_own
 from tests.report.test_report import finish_arm

@@ -13,7 +13,7 @@ from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.generation.completions import CompletionStore
-from smt_plugin.generation.generate import CACHE_SHARE, Summary, generate, generate_run, methods_of
+from smt_plugin.generation.generate import CACHE_SHARE, Summary, generate_run, methods_of
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import generated_folders, record_files
 from tests.endpoint import MODEL, Endpoint, serve, status
@@ -191,9 +191,10 @@ def test_changing_one_prompt_asks_again_only_what_it_touches(tmp_path: Path, cor
                     "corpus": corpus,
                     "backend": {"kind": "microworld"},
                     "methods": {name: {"tokens": tokens} for name, tokens in methods.items()},
+                    "prompts": own,
                 }
             )
-            await generate(run, corpus, OpenAIBackend([endpoint.url], MODEL), methods_of(file), Prompts(own))
+            await generate_run(file, OpenAIBackend([endpoint.url], MODEL))
             return endpoint
 
     assert all(prompt.endswith("Again.") for prompt in asyncio.run(main()).asked)

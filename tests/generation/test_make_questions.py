@@ -10,11 +10,11 @@ from smt_plugin.backends.base import Reply
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.benchmarks.find import load
 from smt_plugin.cli.app import cli
+from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.files import write_jsonl
 from smt_plugin.generation.make_questions import make_questions, parse_questions
 from smt_plugin.methods.base import Unparsable
-from smt_plugin.prompts import Prompts
 from tests.endpoint import MODEL, Endpoint, serve, serve_in_thread
 from tests.endpoint import answer as training_answer
 
@@ -34,14 +34,17 @@ def examiner(prompt: str, sample: str) -> str:
     return json.dumps({"questions": rows})
 
 
-def ask(run: Path, corpus: Path, per_document: int = 6, **options: Any) -> tuple[dict[str, Any], Endpoint]:
+def ask(
+    run: Path, corpus: Path, per_document: int = 6, free_form: bool = False, **settings: Any
+) -> tuple[dict[str, Any], Endpoint]:
     async def main() -> tuple[dict[str, Any], Endpoint]:
         endpoint = Endpoint()
         endpoint.answer = examiner
         async with serve(endpoint):
             backend = OpenAIBackend([endpoint.url], MODEL)
-            path = corpus / "questions.jsonl"
-            return await make_questions(run, corpus, path, backend, Prompts(), per_document, **options), endpoint
+            written = {"run": run, "corpus": corpus, "backend": {"kind": "microworld"}, "methods": {"wrap": {}}}
+            run_file = RunFile.model_validate(written | settings)
+            return await make_questions(run_file, backend, per_document, free_form), endpoint
 
     return asyncio.run(main())
 

@@ -9,6 +9,7 @@ from smt_plugin.config import Price, RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.generation.generate import Summary, generate_run
 from smt_plugin.generation.plan import Plan, make_plan, plan_text
+from smt_plugin.methods import METHODS as SHIPPED
 from tests.endpoint import MODEL, Endpoint, serve
 
 METHODS = ("synthetic_qa", "active_reading", "focal_rewrite")
@@ -131,7 +132,7 @@ def test_planning_without_a_probe_asks_nothing_and_makes_nothing(tmp_path: Path,
     assert "Sizes are guesses" in plan_text(plan, file)
 
 
-@pytest.mark.parametrize("name", ["synthetic_qa", "active_reading", "focal_rewrite", "wrap", "entigraph", "spa"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_method_can_be_planned_before_it_ever_ran(tmp_path: Path, corpus: Path, name: str) -> None:
     backend = OpenAIBackend(["http://127.0.0.1:9/v1"], MODEL)
     plan = asyncio.run(make_plan(run_file(tmp_path / "run", corpus, 40_000, names=[name]), backend))

@@ -1,11 +1,15 @@
+import asyncio
+
+import jinja2
 import pytest
+from jinja2.meta import find_undeclared_variables
 
 from smt_plugin.assets import asset_dir
 from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.methods import METHODS, make_method
-from smt_plugin.methods.base import Ask, Unparsable, parse_text
+from smt_plugin.methods.base import Answer, Ask, Unparsable, parse_text
 from smt_plugin.methods.synthetic_qa import SyntheticQA
 
 
@@ -18,6 +22,27 @@ def test_every_folder_of_prompts_is_a_method_or_of_the_evaluation_and_every_meth
     }
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_reads_its_own_examples_and_asks_what_its_prompts_name(document: Document, name: str) -> None:
+    """Its rounds are played with nothing but its examples until all of its prompts were asked."""
+    asks: dict[str, Ask] = {}
+
+    async def complete(ask: Ask) -> Answer:
+        asks[ask.prompt] = ask
+        value = ask.read(Reply(ask.example, "stop", 0, 0, ask.example_tokens))
+        return Answer(value, "key", ask.example_tokens, ask.prompt, "", "", ask.sampling)
+
+    own = {f"{name}/{path.stem}" for path in (asset_dir("prompts") / name).glob("*.jinja")}
+    for r in range(20):
+        assert asyncio.run(METHODS[name]().round(document, r, complete))
+        if own <= asks.keys():
+            break
+    assert own <= asks.keys()
+    for prompt, ask in asks.items():
+        tree = jinja2.Environment().parse((asset_dir("prompts") / f"{prompt}.jinja").read_text())
+        assert find_undeclared_variables(tree) == {"identity", "document", *ask.variables}
+
+
 def test_options_reach_the_method_and_a_method_of_ones_own_is_imported() -> None:
     assert make_method("synthetic_qa", {"pairs_per_call": 3, "temperature": 1}) == SyntheticQA(pairs_per_call=3)
     own = make_method("smt_plugin.methods.synthetic_qa:SyntheticQA", {"pairs_per_call": 3})
@@ -27,7 +52,7 @@ def test_options_reach_the_method_and_a_method_of_ones_own_is_imported() -> None
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("haiku", {}, "unknown method 'haiku'; use one of synthetic_qa, active_reading, focal_rewrite, wrap"),
+        ("haiku", {}, f"unknown method 'haiku'; use one of {', '.join(METHODS)}, or package.module:Class"),
         ("no.such:Thing", {}, "method 'no.such:Thing' cannot be imported"),
         ("../own:Thing", {}, "method '../own:Thing' cannot be imported"),
         ("synthetic_qa", {"pears": 3}, r"methods\.synthetic_qa\.pears: unknown key"),
@@ -37,7 +62,7 @@ def test_options_reach_the_method_and_a_method_of_ones_own_is_imported() -> None
             r"methods\.synthetic_qa\.pairs_per_call: Input should be a valid integer",
         ),
         ("json:dumps", {}, "method 'json:dumps' is no dataclass with a `round`"),
-        ("wrap", {"temperature": float("nan")}, r"methods\.wrap: temperature is nan, but must be from 0 to 2; mend"),
+        ("wrap", {"temperature": float("nan")}, r"methods\.wrap: temperature is nan, but must be from 0 to 2; fix"),
         ("wrap", {"top_p": 0}, r"methods\.wrap: top_p is 0\.0, but must be above 0"),
         ("wrap", {"max_tokens": -3}, r"methods\.wrap: max_tokens is -3, but must be at least 1"),
         ("wrap", {"seed": 2**70}, r"methods\.wrap.*seed"),

@@ -22,16 +22,14 @@ def everything_said():
     """All texts that the model can be given: documents, questions, prompts, records, replay."""
     for document in world.documents(3):
         yield world.passage(document.title, document.text)
-        messages = [{"role": "user", "content": f'<document>{document.text}</document> Write 9 "pairs"'}]
-        request = Request(messages, {}, 0, None, document.id)
+        messages = [{"role": "user", "content": f"<document>{document.text}</document>"}]
+        request = Request(messages, {}, 0, None, document.id, "synthetic_qa/pairs", {"num_pairs": 9})
         answer = asyncio.run(scripted.ScriptedBackend(1.0).complete(request))
         for pair in json.loads(answer.text)["pairs"]:
             yield pair["question"] + " " + pair["answer"]
         for style in scripted.STYLES:
-            messages = [
-                {"content": f"<document>{document.text}</document><strategy>{style.heading}</strategy>", "role": "user"}
-            ]
-            request = Request(messages, {}, 0, None, document.id)
+            variables = {"strategy": style.heading}
+            request = Request(messages, {}, 0, None, document.id, "active_reading/apply", variables)
             yield asyncio.run(scripted.ScriptedBackend(1.0).complete(request)).text
     for row in world.questions(3):
         yield world.question_prompt(row["question"], row["options"])

@@ -6,20 +6,24 @@ import pytest
 
 from smt_plugin.assets import asset_dir
 from smt_plugin.backends.base import Request
+from smt_plugin.config import RunFile
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
+from smt_plugin.files import read_jsonl, write_jsonl
+from smt_plugin.generation.generate import backend_of, generate_run
 from smt_plugin.microworld import grammar, scripted, world
+from smt_plugin.microworld.words import ATTRIBUTES
 
 PROMPTS = jinja2.Environment(loader=jinja2.FileSystemLoader(asset_dir("prompts")))
 
 
 def reply(document, prompt, strength=1.0, sample=0, **fields):
-    user = PROMPTS.get_template(prompt).render(identity=document.identity, document=document.text, **fields)
+    user = PROMPTS.get_template(f"{prompt}.jinja").render(identity=document.identity, document=document.text, **fields)
     messages = [
         {"role": "system", "content": PROMPTS.get_template("system.jinja").render()},
         {"role": "user", "content": user},
     ]
-    request = Request(messages, {"temperature": 1.0}, sample, None, document.id)
+    request = Request(messages, {"temperature": 1.0}, sample, None, document.id, prompt, fields)
     return asyncio.run(scripted.ScriptedBackend(strength).complete(request)).text
 
 
@@ -34,13 +38,13 @@ def facts_in(text):
 
 def test_every_document_gets_pairs_strategies_and_rewrites_of_the_form_asked_for():
     for document in world.documents():
-        pairs = json.loads(reply(document, "synthetic_qa/pairs.jinja", num_pairs=5))["pairs"]
+        pairs = json.loads(reply(document, "synthetic_qa/pairs", num_pairs=5))["pairs"]
         assert len(pairs) == 5
         assert all(". The answer is " in pair["answer"] for pair in pairs)
-        strategies = reply(document, "active_reading/strategies.jinja").split("## ")
+        strategies = reply(document, "active_reading/strategies").split("## ")
         assert strategies[0] == ""
         assert len(strategies) > 3
-        rewrite = reply(document, "active_reading/apply.jinja", strategy="## " + strategies[1])
+        rewrite = reply(document, "active_reading/apply", strategy="## " + strategies[1])
         assert document.title in rewrite
 
 
@@ -48,7 +52,7 @@ def test_at_full_strength_rewrites_state_all_facts_of_the_document_and_only_true
     for document in world.documents()[::5]:
         truth = set(facts_in(document.text))
         for style in scripted.STYLES:
-            text = reply(document, "active_reading/apply.jinja", strategy=style.heading)
+            text = reply(document, "active_reading/apply", strategy=style.heading)
             assert set(facts_in(text)) == truth
 
 
@@ -56,27 +60,25 @@ def test_a_focal_rewrite_tells_the_answer_first_and_most_often():
     document = world.documents()[0]
     home = next(fact for fact in facts_in(document.text) if fact.attribute == "home")
     for style in scripted.STYLES:
-        text = reply(document, "focal_rewrite/apply.jinja", strategy=style.heading, query=grammar.ask(home, 0))
+        text = reply(document, "focal_rewrite/apply", strategy=style.heading, query=grammar.ask(home, 0))
         told = facts_in(text)
         assert told[:3] == [home] * 3
         assert set(told) == set(facts_in(document.text))
 
 
 def test_questions_of_the_evaluation_are_never_asked_by_the_backend():
-    test_wordings = {t.format(n="") for a in grammar.ATTRIBUTES for t in a.test_questions}
-    assert not test_wordings & {t.format(n="") for a in grammar.ATTRIBUTES for t in a.questions}
+    test_wordings = {t.format(n="") for a in ATTRIBUTES for t in a.test_questions}
+    assert not test_wordings & {t.format(n="") for a in ATTRIBUTES for t in a.questions}
     for document in world.documents()[::5]:
         for sample in range(5):
-            text = reply(document, "synthetic_qa/pairs.jinja", sample=sample, num_pairs=12)
+            text = reply(document, "synthetic_qa/pairs", sample=sample, num_pairs=12)
             for pair in json.loads(text)["pairs"]:
                 assert grammar.parse_question(pair["question"]) is not None
 
 
 def test_the_same_request_gets_the_same_answer_and_another_sample_another():
     document = world.documents()[0]
-    first, again, other = (
-        reply(document, "synthetic_qa/pairs.jinja", sample=sample, num_pairs=5) for sample in (0, 0, 1)
-    )
+    first, again, other = (reply(document, "synthetic_qa/pairs", sample=sample, num_pairs=5) for sample in (0, 0, 1))
     assert first == again
     assert first != other
 
@@ -85,7 +87,7 @@ def test_a_weak_backend_covers_less_makes_mistakes_and_sometimes_replies_in_the_
     truth, told, unparsable = set(), set(), 0
     for document in world.documents():
         truth |= set(facts_in(document.text))
-        text = reply(document, "active_reading/apply.jinja", strength=0.0, strategy="Retell as a portrait")
+        text = reply(document, "active_reading/apply", strength=0.0, strategy="Retell as a portrait")
         told |= set(facts_in(text))
         unparsable += not facts_in(text)
     assert len(told) < 0.6 * len(truth)
@@ -95,13 +97,49 @@ def test_a_weak_backend_covers_less_makes_mistakes_and_sometimes_replies_in_the_
 
 def test_facts_come_from_the_prompt_and_not_from_the_archive():
     document = Document("x", "Ada Abbot", "Ada Abbot works as a cooper. Ada Abbot keeps a lynx.")
-    text = reply(document, "active_reading/apply.jinja", strategy="List the facts")
+    text = reply(document, "active_reading/apply", strategy="List the facts")
     assert {fact.value for fact in facts_in(text)} == {"cooper", "lynx"}
 
 
 def test_a_document_from_elsewhere_is_refused_in_one_sentence():
     with pytest.raises(BadInput, match="only knows the microworld's documents"):
-        reply(Document("x", "A story", "Once upon a time."), "synthetic_qa/pairs.jinja", num_pairs=5)
+        reply(Document("x", "A story", "Once upon a time."), "synthetic_qa/pairs", num_pairs=5)
+
+
+def test_a_prompt_that_the_backend_does_not_know_is_refused():
+    with pytest.raises(BadInput, match="does not know what this prompt asks for"):
+        reply(world.documents()[0], "wrap/rewrite")
+
+
+def test_a_prompt_in_other_words_is_understood_all_the_same(tmp_path):
+    """With the user's own wordings, none of which the shipped prompts have."""
+    write_jsonl(tmp_path / "corpus" / "documents.jsonl", [world.documents()[0].to_json()])
+    wordings = {
+        "synthetic_qa/pairs": "Ask {{ num_pairs }} things, as JSON.",
+        "active_reading/strategies": "How would you learn this?",
+        "focal_rewrite/apply": "Do this: {{ strategy }}. Keep in mind: {{ query }}",
+    }
+    for name, words in wordings.items():
+        path = tmp_path / "prompts" / f"{name}.jinja"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("<document>{{ identity }}\n{{ document }}</document>" + words)
+    run_file = RunFile.model_validate(
+        {
+            "run": tmp_path / "run",
+            "corpus": tmp_path / "corpus",
+            "prompts": tmp_path / "prompts",
+            "backend": {"kind": "microworld", "strength": 1.0},
+            "methods": {"synthetic_qa": {"tokens": 1000}, "focal_rewrite": {"tokens": 1000}},
+        }
+    )
+    asyncio.run(generate_run(run_file, backend_of(run_file)))
+    pairs, texts = (
+        [row for _, row in read_jsonl(tmp_path / "run" / "records" / f"{method}.jsonl")] for method in run_file.methods
+    )
+    assert sum(row["round"] == 0 for row in pairs) == 8
+    for row in texts:
+        _, attribute = grammar.parse_question(row["question"])
+        assert [fact.attribute for fact in facts_in(row["text"])[:3]] == [attribute] * 3
 
 
 def test_strength_outside_0_to_1_is_refused():

@@ -13,7 +13,8 @@ from smt_plugin.mixing.mix import mix_run
 from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.report.card import write_card
 from smt_plugin.report.report import write_report
-from smt_plugin.report.results import arm_results
+from smt_plugin.report.results import RunResults, arm_results
+from smt_plugin.report.sections import sections_of
 from smt_plugin.training.axolotl_config import write_axolotl_config
 from smt_plugin.training.trainings import Training
 from tests.report.test_report import finish_arm
@@ -44,6 +45,11 @@ def run(tmp_path: Path) -> Path:
     make_model(make_tokenizer(run / "model", MICROWORLD_LIKE))
     (run / "model" / "README.md").write_text(TRAINERS_CARD)
     return run
+
+
+def report_on(run: Path, *arms: str, outdated: tuple[str, ...] = ()) -> None:
+    results = RunResults(run, arm_results(run, arms), outdated=list(outdated))
+    write_report(results, sections_of(results))
 
 
 def later(path: Path) -> None:
@@ -81,17 +87,33 @@ def test_a_card_names_no_key_and_no_password(run: Path) -> None:
     assert "wandb_name: tried" in text
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["{{ 7 * 7 }}", "{% endif %}", "a: b", "- x", "null", "2024", "yes", "---", "a\n---\nb", "é # \u2028 {a", "'\""],
+)
+def test_a_cards_metadata_stay_yaml_whatever_the_base_model_is_called(run: Path, name: str) -> None:
+    path = run / "axolotl.yaml"
+    written = path.stat().st_mtime
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"base_model": name}))
+    os.utime(path, (written, written))
+    text = write_card(Training(run)).read_text(encoding="utf-8")
+    head, body = text.removeprefix("---\n").split("\n---\n", 1)
+    tags = ["synthetic-data", "axolotl", "smt-plugin"]
+    assert yaml.safe_load(head) == {"base_model": name, "library_name": "transformers", "tags": tags}
+    assert body.startswith(f"\n# {name}, trained on synthetic text about a corpus\n")
+
+
 def test_a_card_shows_the_results_that_came_after_the_training(run: Path) -> None:
     finish_arm(run, "trained", [1.0, 0.0, 1.0, 0.5])
     finish_arm(run, "base_rag", [1.0, 0.0, 0.0, 0.0])
-    write_report(run, arm_results(run, ["base", "base_rag", "trained"]), {})
+    report_on(run, "base", "base_rag", "trained")
     card = write_card(Training(run)).read_text()
     assert "| trained | 62.5% |" in card
     assert "| base_rag | 25.0% |" in card
     assert "| base |" not in card
     # Trained again since: these answers are another model's, also where a new report shows them.
     os.utime(run / "results/trained/arm.json", (0, 0))
-    write_report(run, arm_results(run, ["base_rag", "trained"]), {})
+    report_on(run, "base_rag", "trained")
     assert "| trained |" not in write_card(Training(run)).read_text()
     os.utime(run / "report.json", (0, 0))
     assert "None since the training." in write_card(Training(run)).read_text()
@@ -142,7 +164,7 @@ def test_a_card_names_the_arms_that_the_report_calls_not_up_to_date(run: Path) -
     assert "not up to date: base_rag, trained: settings" in result.stderr
     card = write_card(Training(run)).read_text()
     assert "Settings, model, data or tasks have changed since these were answered: base_rag, trained." in card
-    write_report(run, arm_results(run, ["base_rag", "trained"]), {}, outdated=["base_rag"])
+    report_on(run, "base_rag", "trained", outdated=("base_rag",))
     card = write_card(Training(run)).read_text()
     assert "| trained | 62.5% |" in card
     assert "have changed since these were answered: base_rag." in card

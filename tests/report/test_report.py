@@ -11,8 +11,9 @@ from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.leaks import find_leaks
 from smt_plugin.question import Question
-from smt_plugin.report.report import COLUMNS, doubts, leaks_text, rows_of, tables, verdicts, write_report
-from smt_plugin.report.results import arm_results
+from smt_plugin.report.report import table_of, write_report
+from smt_plugin.report.results import RunResults, arm_results, leaks_text
+from smt_plugin.report.sections import Section, accuracy, doubts, leaks, scoring, sections_of, verdicts
 from tests.evaluation.test_leaks import pair, write_records
 
 ARMS = ["base", "base_rag", "trained"]
@@ -35,6 +36,14 @@ def finish_arm(run: Path, arm: str, accuracies: list[float]) -> None:
     (folder.parent / "arm.json").write_text("{}")
 
 
+def html_of(results: RunResults) -> str:
+    return write_report(results, sections_of(results)).read_text()
+
+
+def cell(section: Section, column: str, row: int = 0) -> str:
+    return section.rows[row][list(section.columns).index(column)]
+
+
 def test_the_table_has_means_intervals_counts_and_paired_differences(tmp_path: Path) -> None:
     finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0])
     finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5])
@@ -50,7 +59,7 @@ def test_the_table_has_means_intervals_counts_and_paired_differences(tmp_path: P
     assert trained.difference is not None
     assert trained.difference.mean == pytest.approx(0.125)
     assert trained.difference.low < 0 < trained.difference.high
-    assert rows_of([trained])[0][3] == "6 (3)"
+    assert cell(scoring(RunResults(tmp_path, [trained])), "questions (documents)") == "6 (3)"
 
 
 def test_the_question_of_the_report_is_answered_by_the_paired_interval(tmp_path: Path) -> None:
@@ -58,36 +67,37 @@ def test_the_question_of_the_report_is_answered_by_the_paired_interval(tmp_path:
     for arm, less in (("base", 0.0), ("trained", -0.25), ("trained_rag", 0.5)):
         finish_arm(tmp_path, arm, [0.5 + less, 0.5 + less, 0.25 + less, 0.5 + less, 0.5 + less, 0.25 + less])
     finish_arm(tmp_path, "trained_full", [0.0, 1.0, 0.25, 0.5, 1.0, 0.5])
-    results = arm_results(tmp_path, [*ARMS, "trained_rag", "trained_full"])
+    results = RunResults(tmp_path, arm_results(tmp_path, [*ARMS, "trained_rag", "trained_full"]))
     closed, rag, full = verdicts(results)
     assert closed.startswith("No: trained, closed-book, is 29.2 points below base + RAG (95 % interval -")
     assert rag.startswith("Yes: trained + RAG, is 45.8 points above base + RAG (95 % interval +")
     assert full.startswith("Not shown: trained + full document, is 8.3 points above base + RAG (95 % interval -")
-    html = write_report(tmp_path, results, {}).read_text()
+    html = html_of(results)
     assert all(sentence.split(" (")[0] in html for sentence in (closed, rag, full))
 
 
 def test_cut_prompts_and_answers_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     finish_arm(tmp_path, "base_rag", [0.5, 0.5, 0.25, 0.5])
-    results = arm_results(tmp_path, ["base_rag"])
-    assert doubts(results, tmp_path) == []
+    assert doubts(RunResults(tmp_path, arm_results(tmp_path, ["base_rag"]))) == []
     tokens = {"questions": 4, "samples": 16, "prompts": 400, "answers": 160, "cut": 3}
     (tmp_path / "results/base_rag/arm.json").write_text(json.dumps({"tokens": tokens}))
     (result,) = arm_results(tmp_path, ["base_rag"])
-    cut, unparsed = doubts([replace(result, unparsed=0.75)], tmp_path)
+    cut, unparsed = doubts(RunResults(tmp_path, [replace(result, unparsed=0.75)]))
     assert cut.startswith("base + RAG: 3 of 4 prompts were longer than the model's context and lost their beginning")
     assert unparsed.startswith("base + RAG: 75% of the answers state none of the options")
-    assert cut.split("'")[0] in write_report(tmp_path, [result], {}).read_text()
+    assert cut.split("'")[0] in html_of(RunResults(tmp_path, [result]))
 
 
 def test_an_arm_that_was_not_run_or_not_finished_is_missing_and_never_0(tmp_path: Path) -> None:
     finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25])
     finish_arm(tmp_path, "trained", [0.0, 0.5, 0.25, 0.25])
     (tmp_path / "results" / "trained" / "arm.json").unlink()
-    rows = rows_of(arm_results(tmp_path, ARMS))
-    assert [row[1] for row in rows] == ["25.0%", "missing", "missing"]
-    assert rows[0][4] == "no base + RAG"
-    html = write_report(tmp_path, arm_results(tmp_path, ARMS), {"run": "<b>x</b>"}).read_text()
+    results = RunResults(tmp_path, arm_results(tmp_path, ARMS), {"run": "<b>x</b>"})
+    assert results.missing == ["base_rag", "trained"]
+    shown = accuracy(results)
+    assert [row[1].split(" (")[0] for row in shown.rows] == ["25.0%", "missing", "missing"]
+    assert cell(shown, "less base + RAG, paired") == "no base + RAG"
+    html = html_of(results)
     assert html.count('class="missing"') == 2
     assert "<svg" in html
     assert "&lt;b&gt;x" in html
@@ -123,7 +133,10 @@ def test_leaks_give_a_second_headline_without_them_and_a_sentence(tmp_path: Path
     (result,) = arm_results(tmp_path, ["base_rag"])
     assert result.without_leaks is not None
     assert result.without_leaks.mean == pytest.approx(0.7)
-    assert rows_of([result])[0][COLUMNS.index("without leaks")].startswith("70.0% (")
+    without = leaks(RunResults(tmp_path, [result]))
+    assert cell(without, "without leaks").startswith("70.0% (")
+    assert cell(without, "questions (documents)") == "5 (3)"
+    assert "without leaks</th>" in html_of(RunResults(tmp_path, [result]))
     assert leaks_text(tmp_path).startswith(
         "1 of 6 evaluation questions (16.7%) are nearly asked (1), asked in other words (0)"
     )
@@ -133,42 +146,80 @@ def test_leaks_give_a_second_headline_without_them_and_a_sentence(tmp_path: Path
         arm_results(tmp_path, ["base_rag"])
     write_records(tmp_path, [pair("Who lost?")])
     assert "run `smt leaks` again" in leaks_text(tmp_path)
-    assert arm_results(tmp_path, ["base_rag"])[0].without_leaks is None
+    (result,) = arm_results(tmp_path, ["base_rag"])
+    assert result.without_leaks is None
+    assert "without leaks</th>" not in html_of(RunResults(tmp_path, [result]))
 
 
 def test_samples_a_question_and_tokens_stand_in_the_table_and_missing_ones_are_said(tmp_path: Path) -> None:
     finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75])
-    (cells,) = rows_of(arm_results(tmp_path, ["base_rag"]))
-    assert cells[COLUMNS.index("n")] == "4"
-    assert cells[COLUMNS.index("tokens in / out")] == "not known"
+    shown = scoring(RunResults(tmp_path, arm_results(tmp_path, ["base_rag"])))
+    assert cell(shown, "n") == "4"
+    assert cell(shown, "tokens in / out") == "not known"
     tokens = {"questions": 4, "samples": 16, "prompts": 4800, "answers": 320}
     (tmp_path / "results" / "base_rag" / "arm.json").write_text(json.dumps({"tokens": tokens}))
-    (cells,) = rows_of(arm_results(tmp_path, ["base_rag"]))
-    assert cells[COLUMNS.index("tokens in / out")] == "1,200 / 20"
+    shown = scoring(RunResults(tmp_path, arm_results(tmp_path, ["base_rag"])))
+    assert cell(shown, "tokens in / out") == "1,200 / 20"
 
 
 def test_the_time_an_arm_took_is_read_from_lm_evals_own_file(tmp_path: Path) -> None:
     finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75])
     folder = tmp_path / "results" / "base_rag" / "model"
     (folder / "results_2026.json").write_text('{"total_evaluation_time_seconds": "1234.5"}')
-    (result,) = arm_results(tmp_path, ["base_rag"])
-    assert rows_of([result])[0][COLUMNS.index("seconds")] == "1,234"
+    assert cell(scoring(RunResults(tmp_path, arm_results(tmp_path, ["base_rag"]))), "seconds") == "1,234"
+
+
+def printed(results: RunResults) -> list[str]:
+    """The lines of all tables on a terminal of 80 columns, none of which is cut."""
+    out = io.StringIO()
+    Console(file=out, width=80).print(*(table_of(section, 80) for section in sections_of(results) if section.rows))
+    assert "…" not in out.getvalue()
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    return lines
 
 
 def test_the_tables_for_the_terminal_fit_80_columns_with_their_headings_whole(tmp_path: Path) -> None:
     finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0])
     finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5])
-    results = arm_results(tmp_path, [*ARMS, "trained_full"])
-    printed = io.StringIO()
-    Console(file=printed, width=80).print(*tables(results))
-    lines = printed.getvalue().splitlines()
-    assert all(len(line) <= 80 for line in lines)
-    assert "…" not in printed.getvalue()
+    lines = printed(RunResults(tmp_path, arm_results(tmp_path, [*ARMS, "trained_full"])))
     for words in ("less base + RAG, paired", "unparsed", "tokens in / out", "seconds", "another seed"):
         assert sum(words in line for line in lines) == 1
     # One line an arm, also where it is missing.
     assert sum("-50.0 (-50.0 to -50.0)" in line and line.startswith("base, closed-book") for line in lines) == 1
     assert sum(line.startswith("trained + full document") and "missing" in line for line in lines) == 1
+
+
+def test_long_names_on_a_terminal_break_the_headings_first_and_are_broken_only_where_that_is_not_enough(
+    tmp_path: Path,
+) -> None:
+    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5])
+    finish_arm(tmp_path, "trained_full", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0])
+    rag, trained = arm_results(tmp_path, ["base_rag", "trained_full"])
+    lines = printed(RunResults(tmp_path, [rag, replace(trained, arm="trained_full-10M")]))
+    name = "trained on 10M + full document"
+    assert sum(line.startswith(f"{name}  ") for line in lines) == 1
+    assert any(line.startswith(name) and "6 (3)" in line and "25.0%" in line for line in lines)
+    # The score's own table: the cells stay whole.
+    assert sum("-50.0 (-50.0 to -50.0)" in line and "25.0% (" in line and "0.001" in line for line in lines) == 1
+
+
+def test_a_section_of_ones_own_is_in_html_terminal_and_json_and_one_without_rows_is_in_json_only(
+    tmp_path: Path,
+) -> None:
+    finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25])
+    results = RunResults(tmp_path, arm_results(tmp_path, ["base"]), {"run": "run"}, outdated=["base"])
+    own = Section("Of <its> own", ("what", "much"), [("a", "1")], "Noted.", "Explained.", "<svg>x</svg>", {"own": [1]})
+    html = write_report(results, [*sections_of(results), own]).read_text()
+    for part in ("<h2>Of &lt;its&gt; own</h2>", "<figure><svg>x", "<th>much</th>", "<td>1</td>", "Noted. Explained."):
+        assert part in html
+    assert "What was forgotten" not in html
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [arm["arm"] for arm in report.pop("arms")] == ["base"]
+    assert report == {"facts": {"run": "run"}, "outdated": ["base"], "retention": [], "own": [1]}
+    out = io.StringIO()
+    Console(file=out, width=80).print(table_of(own, 80))
+    assert out.getvalue().split() == ["Of", "<its>", "own", "what", "much", "─" * 11, "a", "1", "Noted."]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""Run the arms of an evaluation with lm-eval, one `lm_eval` command each, skipping what is done."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from smt_plugin.backends.server_process import ServerProcess
+from smt_plugin.benchmarks.find import load
+from smt_plugin.evaluation.arm_results import check_answers, count_tokens
+from smt_plugin.evaluation.arms import Arm
+from smt_plugin.evaluation.judge import API_KEY_VARIABLE, serve
+from smt_plugin.files import write_json
+
+_SECONDS_TO_END = 10.0  # for vLLM inside lm_eval to let go of the GPU
+
+
+def evaluate(arms: Iterable[Arm], say: Callable[[str], None]) -> None:
+    """Run each arm whose result is not there yet; lm-eval's own output goes to the terminal.
+
+    A result counts as there when its `arm.json`, written last, holds this very command and these very models.
+
+    Raises:
+        RuntimeError: lm-eval failed.
+    """
+    for arm in arms:
+        if arm.is_done():
+            say(f"arm {arm.name}: done before, skipped")
+            continue
+        say(f"arm {arm.name}: {arm.text}")
+        stamp = arm.stamp()
+        if arm.folder.exists():
+            shutil.rmtree(arm.folder)
+        environment = {"TOKENIZERS_PARALLELISM": "true", **os.environ}
+        status = _run(_asking_one_judge(arm, environment).command, environment)
+        if status != 0:
+            raise RuntimeError(f"arm {arm.name}: lm_eval ended with status {status}; its own message stands above")
+        check_answers(arm)
+        write_json(arm.folder / "arm.json", {**stamp, "tokens": count_tokens(arm)})
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command that ends with this process, even where this one is killed, and return its exit status."""
+    # An lm_eval left behind would hold the GPU, and write its results among those of the next call.
+    process = ServerProcess(command, environment, None)
+    try:
+        return process.wait()
+    finally:
+        process.stop(_SECONDS_TO_END)
+
+
+def _asking_one_judge(arm: Arm, environment: dict[str, str]) -> Arm:
+    """Return the arm with a local judge of this process, which all arms share, instead of one that it starts itself.
+
+    Args:
+        environment: of its command; gets the judge's key.
+    """
+    judge = arm.settings.judge
+    if not arm.metadata or judge is None or judge.kind != "vllm":
+        return arm
+    _, questions = load(arm.settings.benchmark, arm.settings.data)
+    if not any(question.options is None for question in questions):
+        return arm
+    shared, environment[API_KEY_VARIABLE] = serve(judge)
+    return replace(arm, metadata=arm.metadata | {"judge": shared.values})

@@ -1,0 +1,190 @@
+"""What a report says: sentences, and sections as values that terminal, HTML and JSON show alike.
+
+A new section is a function from `RunResults` to a `Section`, named in `SECTIONS`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from smt_plugin.evaluation.intervals import Estimate
+from smt_plugin.report.plots import accuracy_plot, scaling_plot
+from smt_plugin.report.results import REFERENCE, RunResults
+
+# Our choice: where half the answers cannot be read, the number is about their form.
+_MANY_UNPARSED = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of a report; one without rows and plot is shown by neither terminal nor HTML.
+
+    Attributes:
+        title: its heading.
+        columns: the headings of the table, as long as each row.
+        rows: the table's cells as text; the first names what the row is about.
+        note: a sentence below the table.
+        explanation: what only `report.html` says below it: how to read the numbers.
+        plot: a picture as SVG text, which a terminal leaves out.
+        data: key -> value for `report.json`, shown or not.
+    """
+
+    title: str
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    note: str = ""
+    explanation: str = ""
+    plot: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def accuracy(results: RunResults) -> Section:
+    """Every arm's score, also where it is missing, and its difference to base + RAG."""
+    rows = []
+    for result in results.arms:
+        scored, difference = result.accuracy, result.difference
+        if scored is None:
+            cells = ("missing", "", "")
+        elif difference is None:
+            cells = (_interval(scored), "reference" if result.arm == REFERENCE else "no base + RAG", "")
+        else:
+            cells = (_interval(scored), *_compared(difference))
+        rows.append((result.name, *cells))
+    methods = sorted({result.accuracy.method for result in results.arms if result.accuracy})
+    return Section(
+        "Accuracy, with 95 % intervals clustered by document",
+        ("arm", "accuracy", "less base + RAG, paired", "p"),
+        rows,
+        note="The intervals leave out what training again with another seed would change.",
+        explanation=(
+            "They hold the variance of drawing other documents, questions and answers. Accuracy is the mean over "
+            "questions of the mean over the sampled answers; differences are paired on the same questions. Method of "
+            f"the intervals: {', '.join(methods)}."
+        ),
+        plot=accuracy_plot(results.arms),
+        data={"arms": results.arms},
+    )
+
+
+def scaling(results: RunResults) -> Section:
+    """Accuracy by tokens of the mix, from two budgets on."""
+    return Section("Accuracy by tokens of the mix", plot=scaling_plot(results.arms))
+
+
+def scoring(results: RunResults) -> Section:
+    """What each arm's score is made of, and what it took."""
+    rows = []
+    for result in results.arms:
+        if result.accuracy is None:
+            continue
+        tokens = "not known"
+        if result.prompt_tokens is not None:
+            tokens = f"{result.prompt_tokens:,.0f} / {result.answer_tokens:,.0f}"
+        seconds = "" if result.seconds is None else f"{result.seconds:,.0f}"
+        unparsed = f"{result.unparsed:.1%}"
+        rows.append((result.name, _questions(result.accuracy), str(result.n), unparsed, tokens, seconds))
+    return Section(
+        "How it was scored",
+        ("arm", "questions (documents)", "n", "unparsed", "tokens in / out", "seconds"),
+        rows,
+        explanation=(
+            "“n” is how many answers were sampled for each question. A sample that states no answer counts as wrong; "
+            "the share of these is the column “unparsed”. Tokens are the mean of a question's prompt and of one "
+            "answer, as the model's tokenizer counts them; seconds are those of the whole lm_eval run."
+        ),
+    )
+
+
+def leaks(results: RunResults) -> Section:
+    """Every arm's score on the questions that did not leak, where `smt leaks` found some that did."""
+    rows = [
+        (result.name, _interval(result.accuracy), _interval(clean), _questions(clean))
+        for result in results.arms
+        if result.accuracy and (clean := result.without_leaks)
+    ]
+    return Section(
+        "Accuracy without the questions that leaked",
+        ("arm", "accuracy", "without leaks", "questions (documents)"),
+        rows,
+        note="Left out are the questions that synthetic records nearly ask or quote, as `smt leaks` found.",
+    )
+
+
+def forgotten(results: RunResults) -> Section:
+    """lm-eval's own tasks before and after training, where `smt retention` asked them."""
+    rows = [
+        (
+            change.task,
+            change.model,
+            change.metric,
+            str(change.before.questions),
+            f"{change.before.mean:.1%}",
+            f"{change.after.mean:.1%}",
+            *_compared(change.difference),
+        )
+        for change in results.changes
+    ]
+    return Section(
+        "What was forgotten: lm-eval's own tasks before and after training",
+        ("task", "model", "metric", "questions", "before", "after", "after less before, paired", "p"),
+        rows,
+        explanation=(
+            "In %, asked of the base and of the trained model alike; differences are paired on the same questions, "
+            "which are taken as independent here."
+        ),
+        data={"retention": results.changes},
+    )
+
+
+SECTIONS = (accuracy, scaling, scoring, leaks, forgotten)
+
+
+def sections_of(results: RunResults) -> list[Section]:
+    """Return the report's sections in their order."""
+    return [section(results) for section in SECTIONS]
+
+
+def verdicts(results: RunResults) -> list[str]:
+    """Answer for each trained arm whether training beat retrieval, by the paired interval."""
+    sentences = []
+    for result in results.arms:
+        difference = result.difference
+        if difference is None or not result.is_trained:
+            continue
+        answer = "Yes" if difference.low > 0 else "No" if difference.high < 0 else "Not shown"
+        place = f"{abs(difference.mean) * 100:.1f} points {'above' if difference.mean > 0 else 'below'}"
+        interval = f"{difference.low * 100:+.1f} to {difference.high * 100:+.1f}"
+        sentences.append(f"{answer}: {result.name}, is {place} base + RAG (95 % interval {interval}).")
+    return sentences
+
+
+def doubts(results: RunResults) -> list[str]:
+    """Name what makes an arm's number say less than it seems to: prompts that were cut, answers without an option."""
+    sentences = []
+    for result in results.arms:
+        if result.cut:
+            questions = result.accuracy.questions if result.accuracy else 0
+            sentences.append(
+                f"{result.name}: {result.cut:,} of {questions:,} prompts were longer than the model's "
+                "context and lost their beginning; give a model of a longer context, or leave the arm out"
+            )
+        if result.unparsed is not None and result.unparsed >= _MANY_UNPARSED:
+            sentences.append(
+                f"{result.name}: {result.unparsed:.0%} of the answers state none of the options, and count "
+                f"as wrong; read some in {results.run / 'results' / result.arm}"
+            )
+    return sentences
+
+
+def _interval(scored: Estimate) -> str:
+    return f"{scored.mean:.1%} ({scored.low * 100:.1f} to {scored.high * 100:.1f})"
+
+
+def _questions(scored: Estimate) -> str:
+    return f"{scored.questions} ({scored.documents})"
+
+
+def _compared(difference: Estimate) -> tuple[str, str]:
+    """A difference in points with its interval, and its p-value."""
+    p_value = f"{difference.p_value:.3f}" if difference.p_value >= 0.001 else "< 0.001"
+    return f"{difference.mean * 100:+.1f} ({difference.low * 100:+.1f} to {difference.high * 100:+.1f})", p_value

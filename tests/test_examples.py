@@ -1,0 +1,61 @@
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from smt_plugin.assets import asset_dir
+from smt_plugin.cli.app import cli
+from smt_plugin.config import read_run_file
+from smt_plugin.files import read_jsonl
+from smt_plugin.generation.generate import methods_of
+from smt_plugin.retrieval.retrieve import default_settings
+from tests.endpoint import MODEL, Endpoint, in_thread
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+RUN_FILES = sorted(path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_every_run_file_names_what_there_is(name: str) -> None:
+    settings = read_run_file(EXAMPLES / name)
+    assert set(settings.mix.shares) <= set(methods_of(settings))
+    assert (asset_dir("axolotl_configs") / f"{settings.train.config}.yaml").is_file()
+    assert settings.evaluate is not None
+    default_settings(settings.evaluate.benchmark).changed(settings.evaluate.retrieval)
+    if settings.mix.budgets:
+        assert max(settings.mix.budgets) <= sum(budget for _, budget in methods_of(settings).values())
+
+
+@pytest.mark.parametrize("name", [name for name in RUN_FILES if name != "quality.yaml"])
+def test_a_run_on_the_examples_documents_can_be_planned(name: str) -> None:
+    result = CliRunner().invoke(cli, ["plan", str(EXAMPLES / name)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "3 documents" in result.output
+    assert not read_run_file(EXAMPLES / name).run.exists()
+
+
+def test_the_own_documents_are_generated_from(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "own-documents", tmp_path, dirs_exist_ok=True)
+    run_file = tmp_path / "smt.yaml"
+    with in_thread(Endpoint()) as endpoint:
+        text = run_file.read_text().replace("http://127.0.0.1:8000/v1", endpoint.url)
+        run_file.write_text(text.replace("Qwen/Qwen3-30B-A3B-Instruct-2507", MODEL))
+        result = CliRunner().invoke(cli, ["generate", str(run_file)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    for method in ("synthetic_qa", "focal_rewrite"):
+        records = [row for _, row in read_jsonl(tmp_path / "run" / "records" / f"{method}.jsonl")]
+        assert {row["doc_id"] for row in records} == {path.name for path in (tmp_path / "documents").iterdir()}
+        assert sum(row["tokens"] for row in records) == pytest.approx(20_000, rel=0.05)
+
+
+def test_the_array_job_gives_each_job_its_shard(tmp_path: Path) -> None:
+    smt = tmp_path / "smt"
+    smt.write_text('#!/bin/sh\necho "$@"\n')
+    smt.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "2"}
+    script = ["sh", str(EXAMPLES / "shards.sh"), "my run.yaml"]
+    said = subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == "generate my run.yaml --shard 2/4\n"
