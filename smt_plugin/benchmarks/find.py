@@ -66,10 +66,8 @@ def _folder_of(benchmark: str, folder: Path | None) -> Path | None:
 
 def _fetch(benchmark: str, official: Official, cached: Path) -> None:
     _refuse_zip(cached, official.files)
-    print(
-        f"smt: fetching {benchmark} from {official.source} into {cached}; licence: {official.licence}",
-        file=sys.stderr,
-    )
+    origin = f"{official.source} into {cached}; licence: {official.licence}"
+    print(f"smt: fetching {benchmark} from {origin}", file=sys.stderr)
     try:
         download(official.address, official.downloads, cached)
     except BadInput as error:
