@@ -32,6 +32,7 @@ import yaml
 from smt_plugin.mixing.mix import mix_run
 from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.training.axolotl_config import write_axolotl_config
+from smt_plugin.training.h100 import PEAK_FLOPS
 from smt_plugin.training.shipped import read_config
 from tests.tiny_llama import LLAMA_LIKE, QWEN_LIKE, make_tokenizer
 
@@ -140,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--skip", type=int, default=10, help="first steps, which compile and warm up")
-    parser.add_argument("--peak", type=float, default=989e12, help="FLOP/s of a GPU; default: H100, dense bf16")
+    parser.add_argument("--peak", type=float, default=PEAK_FLOPS, help="FLOP/s of a GPU; default: H100, dense bf16")
     parser.add_argument("--folder", type=Path, default=Path(gettempdir()), help="default: the system's for such files")
     chosen = parser.parse_args(arguments)
     # No random letters: axolotl takes a model below a folder `tmpt7x` for an MPT model.

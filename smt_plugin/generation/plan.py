@@ -20,7 +20,7 @@ from smt_plugin.methods.base import TEXT_TOKENS, Answer, Ask, Method, Unparsable
 from smt_plugin.progress import duration
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import generated_folders
-from smt_plugin.training.check import PEAK_FLOPS, UTILIZATION
+from smt_plugin.training.h100 import PEAK_FLOPS, UTILIZATION
 
 # Output tokens a second and H100, by a part of the model's name, in the order of looking. vLLM 0.15 with tuned
 # settings, up to 4,096 tokens a reply (datatrove's inference benchmark); the 70B is Llama 3.3 in FP8 on two GPUs with

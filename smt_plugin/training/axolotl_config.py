@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from smt_plugin.errors import BadInput
+from smt_plugin.files import write_text
 from smt_plugin.mixing.manifest import (
     CHAT_FILE,
     MANIFEST_FILE,
@@ -20,9 +21,7 @@ from smt_plugin.mixing.manifest import (
 from smt_plugin.training.shipped import base_model_of, read_config
 from smt_plugin.training.trainings import Training
 
-MIX_FILES = (CHAT_FILE, TEXT_FILE, PLAIN_QA_FILE, REPLAY_TEXT_FILE, REPLAY_CHAT_FILE)
-
-
+_MIX_FILES = (CHAT_FILE, TEXT_FILE, PLAIN_QA_FILE, REPLAY_TEXT_FILE, REPLAY_CHAT_FILE)
 # How axolotl reads the two forms, where the config does not say it itself.
 _READ_AS: dict[str, dict[str, Any]] = {
     "messages": {
@@ -156,7 +155,7 @@ def write_axolotl_config(
     )
     # Its date tells whether the model was trained by it.
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     return path
 
 
@@ -188,4 +187,4 @@ def _is_mix_file(entry: dict[str, Any]) -> bool:
     path = Path(str(entry.get("path")))
     # Of several budgets each has a folder in `mix`.
     in_mix = "mix" in (path.parent.name, path.parent.parent.name)
-    return in_mix and path.name.removeprefix(VALIDATION) in MIX_FILES
+    return in_mix and path.name.removeprefix(VALIDATION) in _MIX_FILES

@@ -1,10 +1,24 @@
-"""Which keys axolotl knows in a config."""
+"""What axolotl says of a config: which keys it knows, which values it takes, and what its validation makes of them."""
 
-from collections.abc import Iterator
+import copy
+import math
+from collections.abc import Container, Iterator
+from contextlib import suppress
 from importlib import import_module
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from smt_plugin.errors import BadInput, require
+from smt_plugin.errors import BadInput, first_line, require
+from smt_plugin.training.axolotl_config import taken_for_mpt
+
+# Numbers of which axolotl's schema takes any: what makes sense, in words and as bounds.
+_COUNT, _PART = ("above 0", 1e-30, 1e12), ("from 0 to 1", 0.0, 1.0)
+_BOUNDS = {
+    **dict.fromkeys(("sequence_len", "micro_batch_size", "gradient_accumulation_steps", "num_epochs"), _COUNT),
+    **dict.fromkeys(("learning_rate", "lora_r"), _COUNT),
+    "warmup_ratio": _PART,
+}
+# What axolotl's validation asks of the target machine: an H100, whatever this one is.
+_GPU = {**dict.fromkeys(("bf16", "fp8", "tf32"), True), "n_node": 1, "compute_capability": "sm_90"}
 
 
 def unknown_keys(values: dict[Any, Any]) -> list[str]:
@@ -15,10 +29,149 @@ def unknown_keys(values: dict[Any, Any]) -> list[str]:
     Raises:
         BadInput: axolotl is not installed, or a plugin cannot be imported.
     """
-    return _unknown(values, known_fields(values), "", bool(values.get("rl")))
+    return _unknown(values, _known_fields(values), "", bool(values.get("rl")))
 
 
-def known_fields(values: dict[Any, Any]) -> dict[str, Any]:
+def read_values(values: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The values that axolotl takes, numbers as it reads them, and what is wrong with the others, a sentence each.
+
+    Of `datasets` each entry is taken or refused by itself. Keys that axolotl does not know are in neither.
+
+    Raises:
+        BadInput: axolotl is not installed.
+    """
+    try:
+        known = _known_fields(values)
+    except BadInput:  # by a plugin; the others are known without it
+        known = _known_fields({})
+    from axolotl.utils.schemas.datasets import SFTDataset
+
+    accepted: dict[str, Any] = {}
+    refused: dict[str, list[str]] = {}
+    for key, value in values.items():
+        if key == "datasets" and isinstance(value, list) and not values.get("rl"):
+            # As what axolotl takes them for.
+            read = [(f"[{index}]", *_read_value(SFTDataset, entry)) for index, entry in enumerate(value)]
+            accepted[key] = [entry for _, entry, problem in read if problem is None]
+        elif key in known:
+            field = known[key]
+            kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+            read = [("", *_read_value(kind, value, _BOUNDS.get(key)))]
+            if read[0][2] is None:
+                accepted[key] = read[0][1]
+        else:
+            continue
+        if problems := [f"{key}{place}{problem}." for place, _, problem in read if problem]:
+            refused[key] = problems
+    return accepted, refused
+
+
+def unknown_name(key: str, value: Any) -> str | None:
+    """What is wrong with an optimizer or schedule that training would refuse once the model is loaded.
+
+    axolotl's schema takes any text.
+    """
+    from axolotl.utils.schemas.enums import CustomSupportedOptimizers
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    names = {
+        "optimizer": {each.value for kind in (CustomSupportedOptimizers, OptimizerNames) for each in kind},
+        "lr_scheduler": {"one_cycle", "rex", *(each.value for each in SchedulerType)},
+    }
+    if key not in names or value is None or value in names[key]:
+        return None
+    return f"{key}: neither axolotl nor transformers knows {shown(value)}; mend its name."
+
+
+def validated(values: dict[str, Any], refused: Container[str], num_gpus: int) -> tuple[Any, list[str]]:
+    """The config as axolotl's own validation returns it, and what that refuses, a sentence each.
+
+    Args:
+        values: those that axolotl takes by themselves; the config is a copy of them if it is refused as a whole.
+        refused: keys of which it is said already.
+    """
+    from axolotl.cli.config import prepare_plugins
+    from axolotl.utils.config import validate_config
+    from axolotl.utils.dict import DictDefault
+    from pydantic import ValidationError
+
+    problems = []
+    if problem := taken_for_mpt(values):
+        problems.append(problem)
+        # Any other name, so that axolotl goes on to the rest.
+        values = {**values, "base_model": "model"}
+    if not isinstance(values.get("datasets"), list) or not values["datasets"]:
+        # axolotl wants some data before it looks at anything else.
+        values = {**values, "datasets": [{"path": "none.jsonl", "ds_type": "json", "type": "completion"}]}
+    try:
+        config = DictDefault(copy.deepcopy(values))
+        prepare_plugins(config)
+        target = {**_GPU, "n_gpu": num_gpus}
+        return validate_config(config, capabilities=target, env_capabilities={"torch_version": "2.13.0"}), problems
+    except ValidationError as error:
+        # Of several errors at one place the first, where the last stands.
+        why = {".".join(map(str, each["loc"])) or "config": gist(each["msg"]) for each in reversed(error.errors())}
+    # axolotl's validators raise whatever their code runs into.
+    except Exception as error:
+        why = {"config": gist(error)}
+    said = (place for place in reversed(why) if place.split(".")[0] not in refused)
+    return DictDefault(copy.deepcopy(values)), problems + [
+        f"{place}: axolotl refuses it: {why[place]}." for place in said
+    ]
+
+
+def gist(error: object) -> str:
+    """The first line of what an error, or its message, says, less pydantic's prefix and the full stop."""
+    return first_line(error).removeprefix("Value error, ").rstrip(".")
+
+
+def shown(value: Any) -> str:
+    """A value as code writes it, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _read_value(kind: Any, value: Any, bounds: tuple[str, float, float] | None = None) -> tuple[Any, str | None]:
+    """A value as axolotl's schema reads it, and why it is refused, beginning with the place in it; None if it is not.
+
+    Args:
+        bounds: of a number, see _BOUNDS.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        read = TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        # Beside keys and indexes the place names the schemas that were tried.
+        place = "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}"
+            for part in problem["loc"]
+            if isinstance(part, int) or _holds(value, part)
+        )
+        return value, f"{place}: axolotl refuses {shown(problem['input'])}: {gist(problem['msg'])}"
+    # A type that cannot be tried alone is left to axolotl's validation of the whole.
+    except Exception:
+        return value, None
+    if bounds is not None and value is not None:
+        with suppress(ValueError):
+            read = float(read) if isinstance(read, str) else read
+        if isinstance(value, bool) or isinstance(read, str) or not bounds[1] <= read <= bounds[2]:
+            return value, f": {shown(value)} makes no sense; give a number {bounds[0]}"
+    if isinstance(read, float) and not math.isfinite(read):
+        return value, f": {shown(value)} makes no sense; give a finite number"
+    return read if isinstance(read, int | float) else value, None
+
+
+def _holds(value: Any, key: str) -> bool:
+    """Whether a key stands anywhere in a value."""
+    if isinstance(value, dict):
+        return key in value or any(_holds(each, key) for each in value.values())
+    return isinstance(value, list) and any(_holds(each, key) for each in value)
+
+
+def _known_fields(values: dict[Any, Any]) -> dict[str, Any]:
     """The keys that axolotl and the config's plugins know -> pydantic's field.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,8 @@ def copy_config(name: str, destination: str | Path) -> Path:
 
 def _comment(path: Path) -> str:
     """The first sentence of the comment that a YAML file begins with."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    count = next(number for number, line in enumerate(lines) if not line.startswith("#"))
-    return _first_sentence(" ".join(line.removeprefix("#").strip() for line in lines[:count]))
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return _first_sentence(" ".join(line.removeprefix("#").strip() for line in lines))
 
 
 def _first_sentence(text: str) -> str:

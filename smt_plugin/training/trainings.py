@@ -5,11 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from smt_plugin.mixing.manifest import (
-    MANIFEST_FILE,
-    budget_name,
-    read_manifest,
-)
+from smt_plugin.mixing.manifest import MANIFEST_FILE, budget_name, read_manifest
 from smt_plugin.training.shipped import read_config
 
 

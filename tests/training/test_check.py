@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from smt_plugin.errors import BadInput
 from smt_plugin.mixing.mix import mix_budgets, mix_run
 from smt_plugin.mixing.settings import MixSettings
 from smt_plugin.training.axolotl_config import write_axolotl_config
-from smt_plugin.training.check import Checked, check_config
+from smt_plugin.training.check import CHECKS, Checked, check_config
+from smt_plugin.training.check.known import Finding, Known, Note, Problem
 from smt_plugin.training.shipped import config_files, read_config
 from tests.tiny_llama import LLAMA_LIKE, make_model, make_tokenizer
 from tests.training_records import CHATS, write, write_records
@@ -106,7 +108,7 @@ def test_a_model_that_axolotl_takes_for_an_mpt_model_is_told_why(
     changed(config, base_model=str(model), tokenizer_config=str(base), gradient_checkpointing=True)
     assert only_problem(check_config(config, 1)).startswith(f"base_model {model}: axolotl takes every model with `mpt`")
     # And axolotl really does.
-    monkeypatch.setattr("smt_plugin.training.check.taken_for_mpt", lambda values: None)
+    monkeypatch.setattr("smt_plugin.training.axolotl_schema.taken_for_mpt", lambda values: None)
     assert "not supported for MPT models" in only_problem(check_config(config, 1))
 
 
@@ -469,6 +471,18 @@ def test_the_command_exits_with_2_and_a_sentence_a_problem(config: Path) -> None
     assert f"error: {config}: learning_rat: axolotl does not know" in result.output
     assert f"error: {config}: datasets: there are none" in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_check_of_ones_own_is_a_function_that_yields_and_a_problem_is_named_once(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(known: Known) -> Iterator[Finding]:
+        yield Problem(f"seed: {known.config.seed}\nis no number of ours")
+        yield Note(f"{len(known.files)} files")
+
+    monkeypatch.setattr("smt_plugin.training.check.CHECKS", (check, *CHECKS, check))
+    found = check_config(config, num_gpus=1)
+    assert (found.problems, found.notes) == (["seed: 42 is no number of ours"], ["4 files", "4 files"])
 
 
 def test_a_run_file_is_told_from_a_config(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""Checks of an axolotl config's keys and values, and of what the training needs."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from smt_plugin.errors import BadInput
+from smt_plugin.training.axolotl_schema import unknown_keys, unknown_name
+from smt_plugin.training.check.known import Finding, Known, Note, Problem
+
+_INSTALL = "where you train: pip install 'axolotl[flash-attn,deepspeed]>=0.19,<0.20'"
+
+
+def unknown(known: Known) -> Iterator[Finding]:
+    """Keys that axolotl would silently ignore, and plugins that cannot be imported."""
+    try:
+        for key in unknown_keys(known.values):
+            yield Problem(f"{key}: axolotl does not know this key and would ignore it; remove it or mend its name.")
+    except BadInput as error:
+        yield Problem(str(error))
+
+
+def refused(known: Known) -> Iterator[Finding]:
+    """Values of another type than axolotl wants, numbers that make no sense, optimizers and schedules of no name."""
+    for key in known.values:
+        yield from map(Problem, known.refused.get(key, ()))
+        if problem := unknown_name(key, known.accepted.get(key)):
+            yield Problem(problem)
+
+
+def partial(known: Known) -> Iterator[Finding]:
+    """Keys with which axolotl would leave texts out."""
+    for key in ("dataset_shard_num", "dataset_shard_idx", "min_sample_len"):
+        if known.accepted.get(key):
+            yield Problem(f"{key}: with it axolotl leaves a part of the texts out; remove it.")
+    if known.accepted.get("skip_prepare_dataset"):
+        yield Problem("skip_prepare_dataset: axolotl would find no tokens in the texts; remove it.")
+
+
+def packages(known: Known) -> Iterator[Finding]:
+    """Packages that the training needs and that are not installed here."""
+    takes_flash = known.values.get("flash_attention") or known.values.get("attn_implementation") == "flash_attention_2"
+    for package, is_needed in (("deepspeed", known.deepspeed), ("flash_attn", takes_flash)):
+        if is_needed and find_spec(package) is None:
+            yield Note(f"{package} is not installed here, and the training needs it; {_INSTALL}.")
+
+
+def unusable(known: Known) -> Iterator[Finding]:
+    """What axolotl's validation refuses, and DeepSpeed's settings or a tokenizer that cannot be read."""
+    yield from known.unusable
+
+
+def incomplete(known: Known) -> Iterator[Finding]:
+    """What refused keys keep from being checked."""
+    if known.refused or not known.accepted.get("base_model"):
+        yield Note("while axolotl refuses keys, not all of texts, lengths, steps and hours can be checked.")
