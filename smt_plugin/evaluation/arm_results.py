@@ -9,6 +9,8 @@ from smt_plugin.errors import require
 from smt_plugin.evaluation.arms import Arm
 from smt_plugin.files import read_json, read_jsonl
 
+_MOST_EMPTY = 0.2  # our choice: a part of the answers that may be missing without hiding what the others say
+
 
 def samples_files(folder: Path) -> list[Path]:
     """Return the files of samples that lm-eval wrote below a folder, one a task, the newest last."""
@@ -23,29 +25,32 @@ def _samples(folder: Path) -> Iterator[dict[str, Any]]:
     return (sample for path in samples_files(folder) for _, sample in read_jsonl(path))
 
 
-def check_answers(arm: Arm) -> None:
-    """Refuse what a server did not answer, which lm-eval would score as wrong, and samples that are all the same.
+def check_answers(arm: Arm) -> int:
+    """Return how many answers a server left empty; a few count as unparsed.
 
     Raises:
-        RuntimeError: an answer is empty, all samples of each question are the same, or there are none.
+        RuntimeError: over a fifth of the answers are empty, all samples of each question are the same, or there are
+            none.
     """
     samples = _samples(arm.folder)  # a local model's must be there, too
     if arm.is_local:
-        return
-    empty, all_alike = 0, True
+        return 0
+    empty, asked, all_alike = 0, 0, True
     for sample in samples:
         texts = sample["resps"][0]
+        asked += len(texts)
         empty += sum(not text for text in texts)
         all_alike = all_alike and len(texts) > 1 and len(set(texts)) == 1
-    if empty:
+    if empty > _MOST_EMPTY * asked:
         raise RuntimeError(
-            f"arm {arm.name}: {empty} answers came back empty, which is no wrong answer but none; raise max_gen_toks, "
-            "turn the server's thinking mode off, or see its log"
+            f"arm {arm.name}: {empty} of {asked} answers came back empty, which is no wrong answer but none; raise "
+            "max_gen_toks, turn the server's thinking mode off, or see its log"
         )
     if all_alike:
         raise RuntimeError(
             f"arm {arm.name}: all samples of each question are the same; its server fixes a seed or ignores temperature"
         )
+    return empty
 
 
 def count_tokens(arm: Arm) -> dict[str, int] | None:
@@ -88,13 +93,14 @@ def count_tokens(arm: Arm) -> dict[str, int] | None:
 def read_arm(folder: Path) -> list[dict[str, Any]] | None:
     """Return one row a question of an arm that is done; None where the arm has not been run, or has not been finished.
 
-    A row is question_id, question, doc_id, acc and unparsed (0 to 1), n (samples).
+    A row is question_id, question, doc_id, acc, unparsed and no_option (0 to 1), n (samples).
     """
     if not (folder / "arm.json").is_file():
         return None
     return [
         {name: sample["doc"][name] for name in ("question_id", "question", "doc_id")}
-        | {"acc": float(sample["acc"]), "unparsed": float(sample["unparsed"]), "n": len(sample["resps"][0])}
+        | {metric: float(sample.get(metric, 0)) for metric in ("acc", "unparsed", "no_option")}
+        | {"n": len(sample["resps"][0])}
         for _, sample in read_jsonl(samples_files(folder)[-1])
     ]
 

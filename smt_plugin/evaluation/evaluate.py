@@ -35,8 +35,9 @@ def evaluate(arms: Iterable[Arm], say: Callable[[str], None]) -> None:
         status = _run(_asking_one_judge(arm, environment).command, environment)
         if status != 0:
             raise RuntimeError(f"arm {arm.name}: lm_eval ended with status {status}; its own message stands above")
-        check_answers(arm)
-        write_json(arm.folder / "arm.json", {**stamp, "tokens": count_tokens(arm)})
+        if empty := check_answers(arm):
+            say(f"arm {arm.name}: {empty} answers came back empty and count as unparsed")
+        write_json(arm.folder / "arm.json", {**stamp, "tokens": count_tokens(arm), "empty": empty})
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:

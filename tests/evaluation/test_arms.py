@@ -85,7 +85,7 @@ def answering(folder: Path, answers: list[list[str]], model: str = "local-chat-c
 
 def test_a_servers_empty_answers_and_samples_that_are_all_the_same_are_errors_and_no_results(tmp_path: Path) -> None:
     for name, answers, says in (
-        ("empty", [["a", "", "b"], ["a", "b", ""]], "2 answers came back empty"),
+        ("empty", [["a", "", "b"], ["a", None, ""]], "3 of 6 answers came back empty"),
         ("same", [["a", "a"], ["b", "b"]], "all samples of each question are the same"),
     ):
         arm = answering(tmp_path / name, answers)
@@ -95,6 +95,15 @@ def test_a_servers_empty_answers_and_samples_that_are_all_the_same_are_errors_an
         local = answering(tmp_path / f"local {name}", answers, "hf")
         evaluate([local], lambda text: None)
         assert len(read_arm(local.folder) or []) == 2
+
+
+def test_a_few_empty_answers_are_told_and_do_not_lose_an_arm(tmp_path: Path) -> None:
+    arm = answering(tmp_path / "arm", [["a", "b", "c"], ["a", "", "b"]])
+    said: list[str] = []
+    evaluate([arm], said.append)
+    assert said[-1] == "arm base: 1 answers came back empty and count as unparsed"
+    assert json.loads((arm.folder / "arm.json").read_text())["empty"] == 1
+    assert len(read_arm(arm.folder) or []) == 2
 
 
 def test_an_arm_ends_where_a_server_answers_one_request_with_an_error(tmp_path: Path) -> None:
