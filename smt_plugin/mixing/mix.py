@@ -17,14 +17,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from smt_plugin import __version__
 from smt_plugin.config import MixSection
-from smt_plugin.errors import BadInput, require
-from smt_plugin.files import lock_file, write_json, write_jsonl
+from smt_plugin.errors import BadInput
+from smt_plugin.files import content_hash, lock_file, write_json, write_jsonl
 from smt_plugin.mixing.chooser import TOLERANCE, Choice, Chooser
 from smt_plugin.mixing.lines import record_lines, replay_lines, source_files
 from smt_plugin.mixing.manifest import (
@@ -38,14 +39,9 @@ from smt_plugin.mixing.manifest import (
     VALIDATION,
     budget_name,
 )
+from smt_plugin.mixing.near_duplicates import NearDuplicates, repeats
 from smt_plugin.mixing.ruler import Ruler
 from smt_plugin.mixing.source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, Scratch, Source
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from smt_plugin.mixing.near_duplicates import NearDuplicates
 
 _LOCK_FILE = "mix.lock"
 # (Whether it is replay, form) -> the file that such rows go to.
@@ -137,9 +133,6 @@ def _mix(
     scratch: Path,
     files: ExitStack,
 ) -> list[tuple[Path, dict[str, Any]]]:
-    require("numpy", "train")
-    from smt_plugin.mixing.near_duplicates import NearDuplicates
-
     if settings.tokenizer is None:
         raise BadInput("mix.tokenizer: this key is missing; give the target model's folder or hub name.")
     ruler = Ruler(settings.tokenizer, settings.sequence_len)
@@ -197,10 +190,7 @@ def _mix(
         "dropped": dropped,
         "validation": {},
         "tokenizer": ruler.report(),
-        "versions": {
-            "smt_plugin": __version__,
-            **{name: version(name) for name in ("transformers", "tokenizers")},
-        },
+        "versions": {"smt_plugin": __version__, **{name: version(name) for name in ("transformers", "tokenizers")}},
     }
     if not dropped:
         (folder / DROPPED_FILE).unlink()
@@ -219,19 +209,15 @@ def _mix(
     ]
 
 
-def _drop_duplicates(sources: list[Source], near: "NearDuplicates | None", threshold: float) -> None:
+def _drop_duplicates(sources: list[Source], near: NearDuplicates | None, threshold: float) -> None:
     """Take out exact and near duplicates among all records; of two, the one of the earlier source and round stays."""
-    import numpy as np
-
-    from smt_plugin.mixing.near_duplicates import repeats
-
     begins = np.concatenate([[0], np.cumsum([len(source) for source in sources])])
 
     def place(number: int) -> tuple[Source, int]:
         source = int(np.searchsorted(begins, number, side="right")) - 1
         return sources[source], number - int(begins[source])
 
-    def in_order(numbers: "NDArray[np.int64]") -> "NDArray[np.int64]":
+    def in_order(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         numbers = np.sort(numbers)
         ordered = []
         for source, begin, end in zip(sources, begins, begins[1:], strict=False):
@@ -242,8 +228,7 @@ def _drop_duplicates(sources: list[Source], near: "NearDuplicates | None", thres
 
     def drop(number: int, count: str, kind: str, original: int, why: str = "") -> None:
         source, record = place(number)
-        owner, original_record = place(original)
-        source.drop(record, count, f"{kind} of {owner.id(original_record)}{why}")
+        source.drop(record, count, f"{kind} of {Source.id(*place(original))}{why}")
 
     is_unique = np.ones(begins[-1], dtype=bool)
     later, first = repeats(np.concatenate([source.column("content") for source in sources]), is_unique, in_order)
@@ -252,12 +237,7 @@ def _drop_duplicates(sources: list[Source], near: "NearDuplicates | None", thres
         drop(number, "duplicates", "duplicate", original)
     if near is None:
         return
-
-    def contents(number: int) -> str:
-        source, record = place(number)
-        return source.contents(record)
-
-    for number, original, part in near.find(is_unique, in_order, contents, threshold):
+    for number, original, part in near.find(is_unique, in_order, lambda n: Source.contents(*place(n)), threshold):
         drop(number, "near_duplicates", "near duplicate", original, f": {part:.2f} of the shingles shared")
 
 
@@ -281,6 +261,7 @@ def _write_mix(
         )
     if shared["dropped"]:
         warnings.append(f"{shared['dropped']:,} records were dropped; {dropped} says which and why.")
+    digests = [[name, entry["sha256"]] for name, entry in sorted({**files, **shared["validation"]}.items())]
     manifest = {
         "settings": shared["settings"],
         "tokens": everything,
@@ -291,14 +272,7 @@ def _write_mix(
         "validation": shared["validation"],
         "dropped": shared["dropped"],
         "tokenizer": shared["tokenizer"],
-        "content_hash": hashlib.sha256(
-            msgspec.json.encode(
-                [
-                    shared["tokenizer"]["sha256"],
-                    *((name, entry["sha256"]) for name, entry in sorted({**files, **shared["validation"]}.items())),
-                ]
-            )
-        ).hexdigest(),
+        "content_hash": content_hash([[shared["tokenizer"]["sha256"], *digests]]),
         "versions": shared["versions"],
         "warnings": warnings,
     }
@@ -357,15 +331,13 @@ def _removed(path: Path) -> tuple[str, int] | None:
 
 
 def _write_rows(
-    path: Path, drawn: "list[tuple[Source, NDArray[np.uint32], NDArray[np.uint64]]]", before: tuple[str, int] | None
+    path: Path, drawn: list[tuple[Source, NDArray[np.uint32], NDArray[np.uint64]]], before: tuple[str, int] | None
 ) -> str:
     """Copy rows from the scratch files in shuffled order; returns the file's SHA-256.
 
     Args:
         before: SHA-256 and date of the file that was there, which stays the date of one that is the same.
     """
-    import numpy as np
-
     owner = np.repeat(np.arange(len(drawn), dtype=np.uint16), [len(pieces) for _, pieces, _ in drawn])
     sort = np.lexsort(
         (np.concatenate([part for _, part, _ in drawn]), owner, np.concatenate([part for _, _, part in drawn]))
