@@ -78,9 +78,6 @@ def make_method(name: str, options: dict[str, Any], where: str = "methods") -> M
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, (where, name, *problem["loc"])))
-        said = (
-            "unknown key"
-            if problem["type"] == "unexpected_keyword_argument"
-            else problem["msg"].removeprefix("Value error, ")
-        )
+        is_unknown = problem["type"] == "unexpected_keyword_argument"
+        said = "unknown key" if is_unknown else problem["msg"].removeprefix("Value error, ")
         raise BadInput(f"{place}: {said}; fix or remove it.") from None
