@@ -44,11 +44,6 @@ def packages(known: Known) -> Iterator[Finding]:
             yield Note(f"{package} is not installed here, and the training needs it; {_INSTALL}.")
 
 
-def unusable(known: Known) -> Iterator[Finding]:
-    """What axolotl's validation refuses, and DeepSpeed's settings or a tokenizer that cannot be read."""
-    yield from known.unusable
-
-
 def incomplete(known: Known) -> Iterator[Finding]:
     """What refused keys keep from being checked."""
     if known.refused or not known.accepted.get("base_model"):
