@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -109,10 +110,6 @@ class Summary:
             if count.short
         ]
 
-    def count_failure(self, reason: str) -> None:
-        """Count one completion without a usable answer."""
-        self.failures[reason] = self.failures.get(reason, 0) + 1
-
     @property
     def text(self) -> str:
         """The summary as a person reads it."""
@@ -133,15 +130,8 @@ class Summary:
             )
         if self.failures:
             lines.append("replies that could not be used, by reason; the counts above are without them:")
-            lines += [
-                f"{number:>8,} x {reason}"
-                for reason, number in sorted(self.failures.items(), key=lambda pair: -pair[1])[:10]
-            ]
+            lines += [f"{number:>8,} x {reason}" for reason, number in Counter(self.failures).most_common(10)]
         return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the form of `<run>/generate.json`."""
-        return asdict(self)
 
 
 class Asker:
@@ -292,7 +282,8 @@ class Asker:
         """Count a completion without a usable answer, once, however many methods share it."""
         if completion.status != "done" and completion.key not in self._failed:
             self._failed.add(completion.key)
-            self._summary.count_failure(completion.reason)
+            failures = self._summary.failures
+            failures[completion.reason] = failures.get(completion.reason, 0) + 1
 
 
 async def generate_run(
@@ -400,7 +391,7 @@ async def generate_run(
 
 def _write_summary(path: Path, summary: Summary) -> None:
     """Write a call's summary; methods that it left alone stay as an earlier call wrote them, like their records."""
-    content = summary.to_json()
+    content = asdict(summary)
     if path.is_file():
         content["methods"] = read_json(path, "smt generate", "methods")["methods"] | content["methods"]
     write_json(path, content)
