@@ -221,9 +221,6 @@ class CompletionStore:
         """Return, for each document id that has completions, how many tokens they have together."""
         return dict(self._rows("SELECT doc_id, SUM(completion_tokens) FROM completions GROUP BY doc_id"))
 
-    def __len__(self) -> int:
-        return int(self._connection.execute("SELECT COUNT(*) FROM completions").fetchone()[0])
-
     def all(self) -> Iterator[Completion]:
         """Yield every completion, in the order in which they were stored."""
         for row in self._connection.execute(f"SELECT {_COLUMNS} FROM completions"):

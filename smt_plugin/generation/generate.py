@@ -134,6 +134,7 @@ class Summary:
         return "\n".join(lines)
 
 
+@dataclass(slots=True)
 class Asker:
     """Answers asks from the store or the backend, each prompt once, however many tasks want it.
 
@@ -141,33 +142,23 @@ class Asker:
         num_calls: how often an answer was waited for, be it one that is under way for somebody else.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        store: CompletionStore,
-        prompts: Prompts,
-        summary: Summary,
-        retry_refused: bool,
-    ) -> None:
-        self._backend = backend
-        self._store = store
-        self._prompts = prompts
-        self._summary = summary
-        self._retry_refused = retry_refused
-        self._under_way: dict[str, asyncio.Task[Completion]] = {}
-        self._failed: set[str] = set()
-        self.num_calls = 0
-        self._asked_estimate = 0.0
-        # Replays of a whole store must still let other tasks run.
-        self._since_yield = 0
+    backend: Backend
+    store: CompletionStore
+    prompts: Prompts
+    summary: Summary
+    retry_refused: bool
+    num_calls: int = 0
+    _under_way: dict[str, asyncio.Task[Completion]] = field(default_factory=dict)
+    _failed: set[str] = field(default_factory=set)
+    _asked_estimate: float = 0.0
 
     @property
     def tokens_per_estimate(self) -> float:
         """How many tokens the model's tokenizer makes of what `estimate_tokens` takes for one."""
-        return self._summary.prompt_tokens / self._asked_estimate if self._summary.prompt_tokens else 1.0
+        return self.summary.prompt_tokens / self._asked_estimate if self.summary.prompt_tokens else 1.0
 
     async def ask(self, ask: Ask) -> Answer | None:
-        messages = self._prompts.messages(
+        messages = self.prompts.messages(
             ask.prompt, identity=ask.document.identity, document=ask.document.text.strip(), **ask.variables
         )
         for attempt in range(MAX_ATTEMPTS):
@@ -180,7 +171,7 @@ class Asker:
                 ask.prompt,
                 ask.variables,
             )
-            key = completion_key(request, self._backend.model)
+            key = completion_key(request, self.backend.model)
             completion = await self._completion(key, request, ask, attempt)
             if completion.status == "refused":
                 return None
@@ -198,14 +189,14 @@ class Asker:
 
     async def _completion(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
         if key not in self._under_way:
-            stored = await self._store.find(key)
-            again = stored is not None and stored.status == "refused" and self._retry_refused
+            stored = await self.store.find(key)
+            again = stored is not None and stored.status == "refused" and self.retry_refused
             # What was refused anew is not asked a third time for another method that shares it.
             if stored is not None and (not again or key in self._failed):
-                self._summary.reused += 1
+                self.summary.reused += 1
                 self._count_failure(stored)
-                self._since_yield += 1
-                if self._since_yield % 100 == 0:
+                # Replays of a whole store must still let other tasks run.
+                if self.summary.reused % 100 == 0:
                     await asyncio.sleep(0)
                 return stored
             # Another task may have begun to ask while this one waited for the store.
@@ -243,8 +234,8 @@ class Asker:
                 reason=reason,
                 doc_id=ask.document.id,
                 prompt=ask.prompt,
-                prompt_hash=self._prompts.hash(ask.prompt),
-                model=self._backend.model,
+                prompt_hash=self.prompts.hash(ask.prompt),
+                model=self.backend.model,
                 sampling=ask.sampling,
                 sample=ask.sample,
                 attempt=attempt,
@@ -252,13 +243,13 @@ class Asker:
                 reply=reply,
                 seconds=time.monotonic() - started,
             )
-            await self._store.put(completion)
+            await self.store.put(completion)
             kept.append(completion)
 
         try:
-            await self._backend.complete(request, keep)
+            await self.backend.complete(request, keep)
         except Deferred:
-            self._summary.deferred += 1
+            self.summary.deferred += 1
             raise
         except Refused as error:
             await keep(Reply("", "refused", 0, 0, 0), "refused", str(error))
@@ -267,7 +258,7 @@ class Asker:
 
     def _count(self, completion: Completion, request: Request) -> None:
         """Count a completion that was paid for now."""
-        summary, reply = self._summary, completion.reply
+        summary, reply = self.summary, completion.reply
         summary.asked += 1
         summary.rejected += completion.status == "rejected"
         summary.refused += completion.status == "refused"
@@ -282,7 +273,7 @@ class Asker:
         """Count a completion without a usable answer, once, however many methods share it."""
         if completion.status != "done" and completion.key not in self._failed:
             self._failed.add(completion.key)
-            failures = self._summary.failures
+            failures = self.summary.failures
             failures[completion.reason] = failures.get(completion.reason, 0) + 1
 
 
@@ -489,8 +480,7 @@ async def _run_method(
     Several rounds are under way at once, but they are taken in order, so what is kept does not depend on
     which came back first.
     """
-    tokens = kept = 0
-    empty = taken = 0
+    tokens = kept = empty = taken = 0
     full = False
     rounds: list[asyncio.Task[list[Record] | None]] = []
     try:
