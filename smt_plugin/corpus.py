@@ -5,12 +5,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from smt_plugin.errors import BadInput, why_no_file
-from smt_plugin.files import read_jsonl
+from smt_plugin.files import Text, as_row, read_jsonl
 
 TEXT_SUFFIXES = (".txt", ".md")
 
@@ -20,24 +22,23 @@ _BREAKS = [re.compile(p) for p in (r"\f", r"\n(?=#{1,6} )", r"\n\s*\n", r"\n", r
 _SLACK = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """One source text of the corpus, or a part of a long one (`part` counts from 0).
 
     `meta` may hold `author` and `year`, or `identity`: the whole phrase by which prompts, training
     texts and evaluation questions alike name the document.
     """
 
-    id: str
+    id: str = field(name="doc_id")
     title: str
-    text: str
+    text: Text
     source: str = ""
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = {}
     part: int = 0
 
     @property
     def identity(self) -> str:
-        """The phrase that names the document: `"Title" by Author (Year)`, less what is not known."""
+        """The phrase that names the document: `"Title" by Author (Year)`, without what is not known."""
         if self.meta.get("identity"):
             return str(self.meta["identity"])
         author, year = self.meta.get("author"), self.meta.get("year")
@@ -140,10 +141,10 @@ def _from_folder(folder: Path) -> Iterator[Document]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, less hidden ones; a folder that is reached in several ways is read once."""
+    """Yield the files below a folder without hidden ones; a folder that is reached in several ways is read once."""
 
     def refuse(error: OSError) -> None:
-        raise BadInput(f"{error.filename} cannot be read ({error.strerror}); mend its permissions or remove it.")
+        raise BadInput(f"{error.filename} cannot be read ({error.strerror}); fix its permissions or remove it.")
 
     seen: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -170,7 +171,7 @@ def _from_text_file(path: Path, document_id: str) -> Document:
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not UTF-8 text; convert it first.") from None
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); mend or remove it.") from None
+        raise BadInput(f"{path} cannot be read ({error.strerror}); fix or remove it.") from None
     if not text.strip():
         raise BadInput(f"{path} is empty; remove it or give it some text.")
     return Document(id=document_id, title=path.stem.replace("_", " "), text=text, source=str(path.name))
@@ -178,13 +179,5 @@ def _from_text_file(path: Path, document_id: str) -> Document:
 
 def _from_jsonl(path: Path) -> Iterator[Document]:
     for number, row in read_jsonl(path):
-        where = f"{path}, line {number}"
-        for name in ("doc_id", "title", "text"):
-            if not isinstance(row.get(name), str):
-                raise BadInput(f"{where}: the field {name!r} is missing or not a string.")
-        if not row["text"].strip():
-            raise BadInput(f"{where}: document {row['doc_id']!r} has an empty text; remove it or fill it in.")
-        meta = row.get("meta") or {}
-        if not isinstance(meta, dict):
-            raise BadInput(f"{where}: the field 'meta' must be an object.")
-        yield Document(row["doc_id"], row["title"], row["text"], str(row.get("source") or ""), meta)
+        row |= {"source": str(row.get("source") or ""), "meta": row.get("meta") or {}, "part": 0}
+        yield as_row(row, Document, f"{path}, line {number}")

@@ -8,11 +8,16 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any, TypeVar
 
+import msgspec
 import orjson
 
 from smt_plugin.errors import BadInput, why_no_file
+
+Row = TypeVar("Row")
+_NOT_BLANK = r"\S"
+Text = Annotated[str, msgspec.Meta(pattern=_NOT_BLANK)]  # the type of a field that must hold more than white space
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -40,6 +45,30 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not isinstance(value, dict):
                 raise BadInput(f"{path}, line {number}: expected a JSON object, e.g. {{...}}.")
             yield number, value
+
+
+def read_rows(path: Path, kind: type[Row]) -> Iterator[tuple[Row, str]]:
+    """Yield every object of a JSONL file as a `kind`, with the place (file and line) that errors about it name.
+
+    Raises:
+        BadInput: as `read_jsonl` and `as_row`.
+    """
+    for number, value in read_jsonl(path):
+        where = f"{path}, line {number}"
+        yield as_row(value, kind, where), where
+
+
+def as_row(value: Any, kind: type[Row], where: str) -> Row:
+    """Return a JSON value as a `kind`: a msgspec.Struct or any other type that msgspec converts to.
+
+    Raises:
+        BadInput: a field is missing or of another type; names `where`, the field and what was expected.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        what = str(error).replace(f"matching regex {_NOT_BLANK!r}", "that is not blank")
+        raise BadInput(f"{where}: {what[0].lower()}{what[1:]}.") from None
 
 
 def read_json(path: Path, writer: str, *keys: str) -> dict[str, Any]:

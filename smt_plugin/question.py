@@ -1,17 +1,20 @@
 """Evaluation questions: what one is, and the files that hold them."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+from msgspec.structs import asdict
 
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, read_jsonl, write_jsonl
+from smt_plugin.files import Text, as_row, content_hash, read_jsonl, write_jsonl
+
+Options = Annotated[list[Text], Meta(min_length=2, max_length=26)]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """One evaluation question about a document.
 
     `answer` is the 0-based index of the right option, or the answer itself where `options` is None.
@@ -19,12 +22,12 @@ class Question:
     (from 0) and, if it is another document than `doc_id`, that `doc_id`; else it is `doc_id` alone.
     """
 
-    question_id: str
-    doc_id: str
-    question: str
-    options: list[str] | None
-    answer: int | str
-    meta: dict[str, Any] = field(default_factory=dict)
+    question_id: Text
+    doc_id: Text
+    question: Text
+    options: Options | None
+    answer: int | Text
+    meta: dict[str, Any] = {}
 
     @property
     def evidence(self) -> list[str]:
@@ -68,77 +71,43 @@ def read_questions(path: Path, documents: Iterable[Document]) -> list[Question]:
         BadInput: a field missing or of the wrong kind, an answer out of range, an id given twice, a
             document that `documents` lacks, or no questions at all; names file, line and field.
     """
-    questions = checked_questions(((row, f"{path}, line {number}") for number, row in read_jsonl(path)), documents)
+    known = {document.id for document in documents}
+    rows = ((row, f"{path}, line {number}") for number, row in read_jsonl(path))
+    questions = unique((_question(row, known, where), where) for row, where in rows)
     if not questions:
         raise BadInput(f"{path} holds no questions; give one JSON object a line.")
     return questions
 
 
-def checked_questions(rows: Iterable[tuple[dict[str, Any], str]], documents: Iterable[Document]) -> list[Question]:
-    known = {document.id for document in documents}
-    return unique((_question(row, known, where), where) for row, where in rows)
+class _Page(Struct):
+    page: Annotated[int, Meta(ge=0, lt=10**9)]
+    doc_id: str = ""
+
+
+class _Places(Struct):
+    """What `meta` may hold of the places that an answer needs."""
+
+    evidence: list[str | _Page] | None = None
 
 
 def _question(row: dict[str, Any], known: set[str], where: str) -> Question:
-    for name in ("question_id", "doc_id", "question"):
-        if not isinstance(row.get(name), str) or not row[name].strip():
-            raise BadInput(f"{where}: the field {name!r} is missing, empty or not a string.")
-    options: list[str] | None = None
-    answer: Any = row.get("answer")
-    meta: Any = row.get("meta") or {}
-    if not isinstance(meta, dict):
-        raise BadInput(f"{where}: the field 'meta' must be an object.")
-    if row.get("options") is None:
-        if not isinstance(answer, str) or not answer.strip():
+    question = as_row({"options": None} | row | {"meta": row.get("meta") or {}}, Question, where)
+    as_row(question.meta, _Places, f"{where}: in meta")
+    options, answer = question.options, question.answer
+    if options is None:
+        if not isinstance(answer, str):
             raise BadInput(f"{where}: a question without options needs a string as 'answer', not {answer!r}.")
-    else:
-        options = options_of(row["options"], where)
-        if not is_index(answer, len(options)):
-            raise BadInput(
-                f"{where}: 'answer' is {answer!r}, but must be the number of the right option, "
-                f"from 0 to {len(options) - 1}."
-            )
-        right = options[answer].strip()
-        if [option.strip() for option in options].count(right) > 1:
-            raise BadInput(f"{where}: the right option {right[:80]!r} is given twice; options must differ.")
-    _check_evidence(meta.get("evidence"), where)
-    question = Question(row["question_id"], row["doc_id"], row["question"], options, answer, meta)
+    elif isinstance(answer, str) or not 0 <= answer < len(options):
+        raise BadInput(
+            f"{where}: 'answer' is {answer!r}, but must be the number of the right option, "
+            f"from 0 to {len(options) - 1}."
+        )
+    elif [option.strip() for option in options].count(right := options[answer].strip()) > 1:
+        raise BadInput(f"{where}: the right option {right[:80]!r} is given twice; options must differ.")
     for doc_id in (question.doc_id, *question.evidence):
         if doc_id not in known:
             raise BadInput(f"{where}: question {question.question_id!r} is about the unknown document {doc_id!r}.")
     return question
-
-
-def _check_evidence(places: Any, where: str) -> None:
-    if places is not None and not (
-        isinstance(places, list)
-        and all(
-            isinstance(place, str)
-            or (
-                isinstance(place, dict)
-                and is_index(place.get("page"), 10**9)
-                and isinstance(place.get("doc_id", ""), str)
-            )
-            for place in places
-        )
-    ):
-        raise BadInput(f"{where}: 'meta.evidence' must be a list of document ids, or of objects with 'page', from 0.")
-
-
-def options_of(options: Any, where: str) -> list[str]:
-    """Return the options if they are 2 to 26 texts; `where` names their place in the error."""
-    if (
-        not isinstance(options, list)
-        or not 2 <= len(options) <= 26
-        or not all(isinstance(option, str) and option.strip() for option in options)
-    ):
-        raise BadInput(f"{where}: 'options' must be null or a list of 2 to 26 texts.")
-    return options
-
-
-def is_index(value: Any, length: int) -> bool:
-    """Whether a value is an integer from 0 to below `length`."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < length
 
 
 def unique(questions: Iterable[tuple[Question, str]]) -> list[Question]:

@@ -60,10 +60,13 @@ def test_identity_names_what_is_known_and_leaves_out_the_rest(meta: dict[str, ob
         ("", "holds no documents"),
         ("not json\n", "line 1: not valid JSON"),
         ("[1]\n", "line 1: expected a JSON object"),
-        ('{"doc_id": "a", "title": "A"}\n', "line 1: the field 'text' is missing"),
-        ('{"doc_id": "a", "title": "A", "text": " "}\n', "line 1: document 'a' has an empty text"),
+        ('{"doc_id": "a", "title": "A"}\n', "line 1: object missing required field `text`"),
+        ('{"doc_id": "a", "title": "A", "text": " "}\n', r"line 1: .* `str` that is not blank - at `\$\.text`"),
         ('{"doc_id": "a", "title": "A", "text": "x"}\n' * 2, "the document id 'a' is given twice"),
-        ('{"doc_id": "a", "title": "A", "text": "x", "meta": 3}\n', "the field 'meta' must be an object"),
+        (
+            '{"doc_id": "a", "title": "A", "text": "x", "meta": 3}\n',
+            r"line 1: expected `object`, got `int` - at `\$\.meta`",
+        ),
     ],
 )
 def test_a_bad_line_is_named_in_one_sentence(tmp_path: Path, content: str, says: str) -> None:

@@ -1,14 +1,16 @@
 """Fetch files over HTTP: resumed where they broke off, checked, and in their place only when whole."""
 
-import asyncio
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
-import aiohttp
 from rich.filesize import decimal
 
 from smt_plugin.errors import BadInput
@@ -16,7 +18,7 @@ from smt_plugin.progress import Progress
 
 ATTEMPTS = 5
 _PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before each further one
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16  # what is lost, at most, where a transfer breaks off
 _SILENCE_SECONDS = 60.0
 
 
@@ -42,66 +44,59 @@ def download(address: str, files: Mapping[str, str | None], folder: Path) -> Non
             return
         if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
             raise BadInput(f"{address} was not asked for {len(missing)} files, since HF_HUB_OFFLINE is set")
-        # A thread of its own, since the caller may be inside a running event loop.
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, _fetch_all(address, missing, folder)).result()
+        with Progress("files", say=lambda size: decimal(round(size))) as progress:
+            for number, (path, blob) in enumerate(missing.items(), start=1):
+                progress.begin(f"of {path} ({number} of {len(missing)} files)")
+                _fetch(address + path, folder / path, blob, progress)
 
 
-async def _fetch_all(address: str, files: Mapping[str, str | None], folder: Path) -> None:
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_SILENCE_SECONDS)
-    with Progress("files", say=lambda size: decimal(round(size))) as progress:
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
-            for number, (path, blob) in enumerate(files.items(), start=1):
-                progress.begin(f"of {path} ({number} of {len(files)} files)")
-                await _fetch(session, address + path, folder / path, blob, progress)
-
-
-async def _fetch(session: aiohttp.ClientSession, url: str, path: Path, blob: str | None, progress: Progress) -> None:
+def _fetch(url: str, path: Path, blob: str | None, progress: Progress) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     if blob is None:
         partial.unlink(missing_ok=True)
     for attempt in range(ATTEMPTS):
         try:
-            await _go_on(session, url, partial, progress)
+            _go_on(url, partial, progress)
             break
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (URLError, HTTPException, ConnectionError, SSLError, TimeoutError) as error:
             # A refusal will not change; a name that is not found or a port that is closed is tried again, too,
             # since connections come and go.
-            status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
+            status = error.code if isinstance(error, HTTPError) else None
             if attempt + 1 == ATTEMPTS or (status is not None and status < 500 and status != 429):
                 raise BadInput(f"{url} cannot be fetched ({str(error) or type(error).__name__})") from None
             if blob is None:
                 partial.unlink(missing_ok=True)
-            await asyncio.sleep(_PAUSE_SECONDS * 2**attempt)
+            time.sleep(_PAUSE_SECONDS * 2**attempt)
     if blob is not None and (found := blob_id(partial)) != blob:
         partial.unlink()
         raise BadInput(f"{url} has the wrong checksum (git blob id {found}, not {blob}) and was thrown away")
     partial.replace(path)
 
 
-async def _go_on(session: aiohttp.ClientSession, url: str, partial: Path, progress: Progress) -> None:
+def _go_on(url: str, partial: Path, progress: Progress) -> None:
     """Fetch what `partial` still lacks; all of it if the server knows no ranges."""
     have = partial.stat().st_size if partial.is_file() else 0
-    # Compressed transfers have no byte ranges to go on from.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    async with session.get(url, headers=headers) as response:
-        if response.status == 416:  # nothing is left to fetch, or another file is there now: the checksum tells
+    try:
+        response = urlopen(Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=_SILENCE_SECONDS)
+    except HTTPError as error:
+        if error.code == 416:  # nothing is left to fetch, or another file is there now: the checksum tells
             return
-        response.raise_for_status()
+        raise
+    with response:
         if response.status != 206:
             have = 0
-        total = None if response.content_length is None else have + response.content_length
+        total = None if response.length is None else have + response.length
         with partial.open("ab" if have else "wb") as file:
-            async for block in response.content.iter_chunked(_BLOCK):
+            while block := response.read(_BLOCK):
                 have += file.write(block)
                 progress.at(have, total)
+    if total is not None and have < total:
+        raise ConnectionError(f"the connection broke off after {have:,} of {total:,} bytes")
 
 
 def blob_id(path: Path) -> str:
     """The id that git gives to a file's content, 40 hexadecimal digits."""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    header = f"blob {path.stat().st_size}\0".encode()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.sha1(header, usedforsecurity=False)).hexdigest()

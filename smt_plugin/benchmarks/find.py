@@ -1,87 +1,78 @@
 """Benchmarks as documents and questions: from their official files, or from documents.jsonl + questions.jsonl."""
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any
+from types import ModuleType
 from zipfile import BadZipFile, ZipFile
 
-from smt_plugin.benchmarks import financebench, longhealth, quality
+from smt_plugin.benchmarks import corpus, names
 from smt_plugin.benchmarks.download import blob_id, download
-from smt_plugin.corpus import Document, read_documents
+from smt_plugin.benchmarks.official import Data, Official
+from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import cache_dir, read_json
-from smt_plugin.question import (
-    Question,
-    checked_questions,
-    documents_hash,
-    frozen_manifest,
-    questions_file,
-    read_questions,
-)
-
-OFFICIAL = {
-    "quality": quality.OFFICIAL,
-    "longhealth": longhealth.OFFICIAL,
-    "financebench": financebench.OFFICIAL,
-}
-BENCHMARKS = ("quality", "longhealth", "financebench", "corpus", "microworld")
+from smt_plugin.files import cache_dir
+from smt_plugin.question import Question
 
 
-def load(benchmark: str, folder: Path | None = None) -> tuple[list[Document], list[Question]]:
-    """Return all documents and questions of a benchmark; where its files are looked for, `find_folder` says.
+def load(benchmark: str, folder: Path | None = None) -> Data:
+    """Return all documents and questions of a benchmark.
 
-    The microworld needs no files: without any it is made on the spot.
+    Its files are looked for in `folder`, else in the folder that the environment variable `SMT_<BENCHMARK>_DIR` names,
+    else in `<cache>/smt-plugin/<benchmark>`, into which the official files are downloaded if they are not there; source
+    and licence are then said on standard error. The microworld needs no files: without any it is made on the spot.
 
     Raises:
-        BadInput: unknown benchmark, no files, or a file that is not what it should be.
+        BadInput: unknown benchmark, no files and no download of them, or a file that is not what it should be.
     """
-    folder = find_folder(benchmark, folder)
+    folder = _folder_of(benchmark, folder)
     documents, questions = _read(benchmark, folder)
-    official = OFFICIAL.get(benchmark)
+    official = official_of(benchmark)
     if official and folder and not _is_ours(folder) and (problem := official.count_problem(documents, questions)):
         print(f"smt: {benchmark}'s files in {folder} are not whole: {problem}; fetch them anew", file=sys.stderr)
     return documents, questions
 
 
-def find_folder(benchmark: str, folder: Path | None = None) -> Path | None:
-    """Return the folder of a benchmark's files; None for a microworld that needs none.
+def official_of(benchmark: str) -> Official | None:
+    """Return what is known of a benchmark's official files; None where it has none, or is no benchmark of ours."""
+    return getattr(_module_of(benchmark), "OFFICIAL", None) if benchmark in names() else None
 
-    They are looked for in `folder`, else in the folder that the environment variable `SMT_<BENCHMARK>_DIR` names, else
-    in `<cache>/smt-plugin/<benchmark>`, into which the official files are downloaded if they are not there; source and
-    licence are then said on standard error.
 
-    `corpus` is your own: a folder or file that `read_documents` takes, with `questions.jsonl` in or beside it.
+def _module_of(benchmark: str) -> ModuleType:
+    if benchmark not in names():
+        raise BadInput(f"unknown benchmark {benchmark!r}; choose one of: {', '.join(names())}.")
+    return import_module(f"smt_plugin.benchmarks.{benchmark}")
 
-    Raises:
-        BadInput: unknown benchmark, no files, and no download of them.
-    """
-    if benchmark not in BENCHMARKS:
-        raise BadInput(f"unknown benchmark {benchmark!r}; choose one of: {', '.join(BENCHMARKS)}.")
+
+def _folder_of(benchmark: str, folder: Path | None) -> Path | None:
+    """The folder of a benchmark's files; None where there is none and the benchmark is made without."""
+    module, official = _module_of(benchmark), official_of(benchmark)
     variable = f"SMT_{benchmark.upper()}_DIR"
     if folder is not None or os.environ.get(variable):
         return folder or Path(os.environ[variable])
     cached = cache_dir() / benchmark
-    official = OFFICIAL.get(benchmark)
-    if official is None:
-        if cached.is_dir() or benchmark == "microworld":
-            return cached if cached.is_dir() else None
+    if official:
+        if not _is_ours(cached) and not official.is_whole_in(cached):
+            _fetch(benchmark, official, cached)
+    elif not cached.is_dir():
+        if hasattr(module, "make"):
+            return None
         raise BadInput(_where_to_put(benchmark, cached))
-    if _is_ours(cached) or official.is_whole_in(cached):
-        return cached
+    return cached
+
+
+def _fetch(benchmark: str, official: Official, cached: Path) -> None:
     _refuse_zip(cached, official.files)
-    print(
-        f"smt: fetching {benchmark} from {official.source} into {cached}; licence: {official.licence}",
-        file=sys.stderr,
-    )
+    origin = f"{official.source} into {cached}; licence: {official.licence}"
+    print(f"smt: fetching {benchmark} from {origin}", file=sys.stderr)
     try:
         download(official.address, official.downloads, cached)
     except BadInput as error:
         raise BadInput(f"{error}; {_where_to_put(benchmark, cached)}") from None
-    documents, questions = official.read(official.folder_in(cached) or cached)
+    documents, questions = _module_of(benchmark).read(official.folder_in(cached) or cached)
     if problem := official.count_problem(documents, questions):
         for path in official.downloads:
             (cached / path).unlink(missing_ok=True)
@@ -91,7 +82,6 @@ def find_folder(benchmark: str, folder: Path | None = None) -> Path | None:
     unknown = [path for path, blob in official.downloads.items() if blob is None]
     if unknown:
         print(f"smt: no checksum of {', '.join(unknown)} is known to us; its counts are right", file=sys.stderr)
-    return cached
 
 
 def _where_to_put(benchmark: str, cached: Path) -> str:
@@ -102,26 +92,32 @@ def _where_to_put(benchmark: str, cached: Path) -> str:
     )
 
 
-def _read(benchmark: str, folder: Path | None) -> tuple[list[Document], list[Question]]:
-    if folder is None:
-        from smt_plugin.microworld import world
+def _wanted(benchmark: str) -> str:
+    """What to put into a benchmark's folder."""
+    if official := official_of(benchmark):
+        own = f"{' and '.join(official.files)} (from {official.source.partition(',')[0]})"
+    else:
+        own = getattr(_module_of(benchmark), "WANTED", "")
+    ours = "documents.jsonl and questions.jsonl"
+    return f"{own}, or {ours}," if own else ours
 
-        documents = world.documents()
-        return documents, checked_questions(((row, "microworld") for row in world.questions()), documents)
-    if benchmark == "corpus":
-        return _own_corpus(folder)
-    if _is_ours(folder):
-        documents = list(read_documents(folder / "documents.jsonl"))
-        return documents, read_questions(folder / "questions.jsonl", documents)
-    official = OFFICIAL.get(benchmark)
-    if official and (place := official.folder_in(folder)):
-        documents, questions = official.read(place)
-        if not questions:
+
+def _read(benchmark: str, folder: Path | None) -> Data:
+    module, official = _module_of(benchmark), official_of(benchmark)
+    data: Data
+    if folder is None:
+        data = module.make()
+    elif _is_ours(folder):
+        data = corpus.read(folder)
+    elif hasattr(module, "read") and (place := official.folder_in(folder) if official else folder):
+        data = module.read(place)
+        if official and not data[1]:
             raise BadInput(f"{place} holds no questions; fetch {' and '.join(official.files)} anew.")
-        return documents, questions
-    if official:
-        _refuse_zip(folder, official.files)
-    raise BadInput(f"{folder} does not hold the {benchmark} data; put {_wanted(benchmark)} there.")
+    else:
+        if official:
+            _refuse_zip(folder, official.files)
+        raise BadInput(f"{folder} does not hold the {benchmark} data; put {_wanted(benchmark)} there.")
+    return data
 
 
 def held_out(documents: Iterable[Document]) -> list[str]:
@@ -130,40 +126,7 @@ def held_out(documents: Iterable[Document]) -> list[str]:
     return ids[: max(1, len(ids) // 5)]
 
 
-def _own_corpus(path: Path) -> tuple[list[Document], list[Question]]:
-    """What `corpus:` of a run file names, a folder or a file, with `questions.jsonl` in it or beside it."""
-    questions = questions_file(path)
-    if not questions.is_file():
-        raise BadInput(
-            f"{questions} does not exist; put {_wanted('corpus')} there, or have it made by `smt questions RUN.YAML`, "
-            "in a run that holds no records yet."
-        )
-    frozen = _check_frozen(questions)
-    documents = list(read_documents(path))
-    if frozen and frozen["documents_sha256"] != documents_hash(documents):
-        print(
-            f"smt: the documents in {path} are not those that {questions} was made of; what has changed may be asked "
-            "about in vain",
-            file=sys.stderr,
-        )
-    return documents, read_questions(questions, documents)
-
-
-def _check_frozen(questions: Path) -> dict[str, Any] | None:
-    """Return the manifest of frozen questions that are as they were; None of questions without one."""
-    manifest = frozen_manifest(questions)
-    if not manifest.is_file():
-        return None
-    frozen = read_json(manifest, "smt questions", "sha256")
-    if hashlib.sha256(questions.read_bytes()).hexdigest() != frozen["sha256"]:
-        raise BadInput(
-            f"{questions} has changed since `smt questions` froze it; put the old one back, or remove {manifest} "
-            "to say that it is another evaluation set."
-        )
-    return frozen
-
-
-def _refuse_zip(folder: Path, names: Iterable[str]) -> None:
+def _refuse_zip(folder: Path, files: Iterable[str]) -> None:
     """Say how to unpack a ZIP file, given itself or lying in the folder, that holds files of these names."""
     for path in [folder] if folder.suffix == ".zip" else sorted(folder.glob("*.zip")):
         try:
@@ -171,7 +134,7 @@ def _refuse_zip(folder: Path, names: Iterable[str]) -> None:
                 found = {PurePosixPath(name).name for name in packed.namelist()}
         except (OSError, BadZipFile) as error:
             raise BadInput(f"{path} cannot be read as a ZIP file ({error}); fetch it anew or take it away.") from None
-        if found & set(names):
+        if found & set(files):
             place = path.parent
             raise BadInput(
                 f"{path} is packed; unpack it with: unzip -j {path} -d {place}; and name the folder {place}."
@@ -180,16 +143,6 @@ def _refuse_zip(folder: Path, names: Iterable[str]) -> None:
 
 def _is_ours(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("documents.jsonl", "questions.jsonl"))
-
-
-def _wanted(benchmark: str) -> str:
-    ours = "documents.jsonl and questions.jsonl"
-    if benchmark == "corpus":
-        return f"questions.jsonl beside your .txt or .md files, or {ours},"
-    if benchmark not in OFFICIAL:
-        return ours
-    official = OFFICIAL[benchmark]
-    return f"{' and '.join(official.files)} (from {official.source.partition(',')[0]}), or {ours},"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +166,11 @@ def check(benchmark: str, folder: Path | None = None) -> Check:
     Raises:
         BadInput: as `load`.
     """
-    folder = find_folder(benchmark, folder)
+    folder = _folder_of(benchmark, folder)
     documents, questions = _read(benchmark, folder)
     facts = [f"{len(questions):,} questions about {len(documents):,} documents in {folder or 'memory'}"]
     problems: list[str] = []
-    official = OFFICIAL.get(benchmark)
+    official = official_of(benchmark)
     place = official.folder_in(folder) if official and folder and not _is_ours(folder) else None
     if official is None or place is None:
         if official is not None:
@@ -234,9 +187,6 @@ def check(benchmark: str, folder: Path | None = None) -> Check:
             facts.append(f"{name}: checksum right")
         else:
             problems.append(f"{place / name} differs from the official file (git blob id {found}, not {known}).")
-    if benchmark == "financebench" and documents and documents[0].meta["pages"] == "evidence only":
-        facts.append(
-            "no folder pdfs/: the documents are made of the questions' evidence pages alone, which is far easier "
-            "than the whole filings; scores compare with no published ones"
-        )
+    if remark := official.remark(documents):
+        facts.append(remark)
     return Check(documents, questions, facts, problems)

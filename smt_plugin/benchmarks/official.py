@@ -1,4 +1,4 @@
-"""What is known of each benchmark's official files."""
+"""What is known of a benchmark's official files."""
 
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ class Official:
 
     Attributes:
         files: name -> the git blob id that the file has in its repository, None where we do not know it.
-        read: folder that holds all files -> documents and questions.
         documents, questions: how many the whole benchmark has.
         source: where the files come from.
         address: URL that the paths of `downloads` are below; of one commit, where we know which.
         downloads: path -> git blob id, or None where we do not know it, of all that a download fetches.
+        remark: what a reader of these documents should know, a sentence without its full stop; None for nothing.
     """
 
     files: dict[str, str | None]
-    read: Callable[[Path], Data]
     documents: int
     questions: int
     source: str
     licence: str
     address: str
     downloads: dict[str, str | None]
+    remark: Callable[[list[Document]], str | None] = lambda documents: None
 
     def folder_in(self, folder: Path) -> Path | None:
         """`folder`, or its `data` (as in a clone of the repository), whichever holds all the files; else None."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from smt_plugin.benchmarks import names
 from smt_plugin.cli.command import PATH, RUN_FILE, command, read_run
 from smt_plugin.cli.signals import stop
 from smt_plugin.errors import BadInput
@@ -43,7 +44,7 @@ def init(corpus: Path, output: Path) -> None:
 
 
 @command("smt benchmark longhealth --data LongHealth/data --output corpus/")
-@click.argument("name", type=click.Choice(["quality", "longhealth", "financebench", "corpus"]))
+@click.argument("name", type=click.Choice(names()))
 @click.option("--data", type=PATH, help="folder of its files")
 @click.option("--output", type=PATH, help="write documents.jsonl and questions.jsonl there")
 def benchmark(name: str, data: Path | None, output: Path | None) -> None:

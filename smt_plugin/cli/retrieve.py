@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from smt_plugin.benchmarks import names
 from smt_plugin.cli.command import PATH, RUN_FILE, command, read_with_evaluation
 
 
@@ -25,7 +26,7 @@ def _settings(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
 
 
 @command("smt retrieve corpus --data documents/ --set mode=hybrid --set top_k=5 --output r.jsonl")
-@click.argument("name", type=click.Choice(["quality", "longhealth", "financebench", "corpus", "microworld"]))
+@click.argument("name", type=click.Choice(names()))
 @click.option("--data", type=PATH, help="folder of the benchmark's files")
 @click.option(
     "--set",

@@ -249,8 +249,8 @@ def _task_files(arm: Arm) -> list[Path]:
 @cache
 def code_behind_tasks() -> list[Path]:
     """The files of this package that our tasks import, and those that these import in turn, be it in a function."""
-    found: set[Path] = set()
-    waiting = list(asset_dir("lm_eval_tasks").rglob("*.py"))
+    found = set((PACKAGE / "benchmarks").glob("*.py"))  # imported by the name of the benchmark
+    waiting = [*asset_dir("lm_eval_tasks").rglob("*.py"), *found]
     while waiting:
         names: list[str] = []
         for node in ast.walk(ast.parse(waiting.pop().read_bytes())):

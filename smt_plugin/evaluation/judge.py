@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,7 +69,14 @@ def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
         RuntimeError: the judge gives no verdict, or no answer at all.
     """
     prompts = Prompts()
-    keys = {answer: _key(answer, prompts, settings) for answer in dict.fromkeys(answers) if not answer.is_same_number}
+    # The system text is for writing about a document, which the judge does not do.
+    messages = {
+        answer: prompts.messages("judge/verdict", **asdict(answer))[1:]
+        for answer in dict.fromkeys(answers)
+        if not answer.is_same_number
+    }
+    # What a verdict depends on; the endpoint's address is not among it.
+    keys = {answer: content_hash([[sent, settings.model, settings.options]])[:32] for answer, sent in messages.items()}
     with _kept() as kept:
         verdicts = {
             answer: bool(correct)
@@ -84,7 +91,7 @@ def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
                 return await asyncio.gather(*(ask(answer, backend) for answer in missing), return_exceptions=True)
 
             async def ask(answer: Answer, backend: OpenAIBackend) -> None:
-                verdicts[answer], reply = await _ask(answer, prompts, settings, backend)
+                verdicts[answer], reply = await _ask(answer, messages[answer], settings, backend)
                 row = (keys[answer], verdicts[answer], reply)
                 kept.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", row)
 
@@ -195,10 +202,12 @@ def _server(settings: JudgeSection) -> tuple[VLLMBackend, asyncio.AbstractEventL
         return backend, loop
 
 
-async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSection, backend: OpenAIBackend) -> tuple[bool, str]:
+async def _ask(
+    answer: Answer, messages: list[dict[str, str]], settings: JudgeSection, backend: OpenAIBackend
+) -> tuple[bool, str]:
     """The verdict, and the reply that it stands in."""
     try:
-        verdict, reply = await first_usable(backend, _messages(answer, prompts), settings.options, "judge", verdict_of)
+        verdict, reply = await first_usable(backend, messages, settings.options, "judge", verdict_of)
     except Refused as error:
         place = settings.endpoint or settings.model
         raise BadInput(f"judge: {place} refused a request ({error}); fix the judge's `options` or `model`.") from None
@@ -214,22 +223,6 @@ def verdict_of(reply: str) -> bool | None:
     """Return the verdict that a judge's reply ends with, or None; what it thought before is not read."""
     found = _VERDICT.findall(reply.rpartition("</think>")[2])
     return found[-1].upper() == "CORRECT" if found else None
-
-
-def _messages(answer: Answer, prompts: Prompts) -> list[dict[str, str]]:
-    # The system text is for writing about a document, which the judge does not do.
-    return prompts.messages(
-        "judge/verdict",
-        identity=answer.identity,
-        question=answer.question,
-        gold=answer.gold,
-        answer=answer.answer,
-    )[1:]
-
-
-def _key(answer: Answer, prompts: Prompts, settings: JudgeSection) -> str:
-    """What a verdict depends on; the endpoint's address is not among it."""
-    return content_hash([[_messages(answer, prompts), settings.model, settings.options]])[:32]
 
 
 @contextmanager

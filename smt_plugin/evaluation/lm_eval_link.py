@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from smt_plugin.assets import asset_dir
-from smt_plugin.benchmarks import find as benchmarks
+from smt_plugin.benchmarks.find import held_out, load
+from smt_plugin.benchmarks.official import Data
 from smt_plugin.control_tokens import defuse
-from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.scoring import process_results
 from smt_plugin.question import Question
@@ -19,8 +19,9 @@ from smt_plugin.question import Question
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["dataset", "install", "installed", "process_results", "status", "uninstall"]
-CONTEXTS = ("none", "rag", "full")
+__all__ = ["dataset", "install", "process_results", "uninstall"]
+
+_COLUMNS = "question_id doc_id identity question options answer gold judge passages meta".split()
 
 
 def dataset(
@@ -36,62 +37,45 @@ def dataset(
     """lm-eval's `custom_dataset` hook: the questions of a task, each with the passages that go before it.
 
     Args:
-        benchmark: one of `benchmarks.BENCHMARKS`; set in the task file.
+        benchmark: its name; set in the task file.
         context: `none` (closed-book), `rag` (retrieved chunks) or `full` (the source documents); set there.
         data: folder with the benchmark's files, from `--metadata '{"data": "..."}'`.
         retrieval: for `rag`, from `--metadata`: a retrieval file, or settings that replace the benchmark's own, with
             which, as without them, a file is built once and kept.
         judge: endpoint or kind, model and so on of the model that judges free-form answers, from `--metadata`.
         split: from `--metadata`: `tuning` asks only about the documents that retrieval is tuned on, see tune.py.
-        free_form: whether the task can ask questions without options; set there.
+        free_form: whether the task can ask questions without options; set under `metadata` of a shared task file.
 
     Raises:
         BadInput: no data, data that cannot be read, a retrieval file that does not fit it, or free-form
             questions without a judge that answers.
     """
-    if context not in CONTEXTS:
-        raise BadInput(f"unknown context {context!r} in a task file; choose one of: {', '.join(CONTEXTS)}.")
     from datasets import Dataset, Features, Sequence, Value
 
-    documents, questions = benchmarks.load(benchmark, Path(data) if data else None)
+    documents, questions = load(benchmark, Path(data) if data else None)
     by_id = {document.id: document for document in documents}
     if not free_form and (without := [q.question_id for q in questions if q.options is None]):
         raise BadInput(f"question {without[0]!r} has no options, but this task compares options; use one without _ll.")
     judged = _checked_judge(judge) if any(question.options is None for question in questions) else ""
-    passages = _passages(benchmark, context, documents, questions, retrieval)
-    features = Features(
-        {
-            "question_id": Value("string"),
-            "doc_id": Value("string"),
-            "identity": Value("string"),
-            "question": Value("string"),
-            "options": Sequence(Value("string")),
-            "answer": Value("int64"),
-            "gold": Value("string"),
-            "judge": Value("string"),
-            "passages": Sequence(Value("string")),
-            "meta": Value("string"),
-        }
-    )
+    passages = _passages(benchmark, context, (documents, questions), retrieval)
     if split not in (None, "tuning"):
         raise BadInput(f"unknown split {split!r} in --metadata; `tuning` is the only one.")
-    asked_about = set(benchmarks.held_out(documents)) if split else set(by_id)
+    asked_about = set(held_out(documents)) if split else set(by_id)
     rows = [
         _row(question, by_id[question.doc_id].identity, passages(question), judged)
         for question in questions
         if question.doc_id in asked_about
     ]
-    return {"test": Dataset.from_list(rows, features=features)}
+    text, texts = Value("string"), Sequence(Value("string"))
+    columns = dict.fromkeys(_COLUMNS, text) | {"answer": Value("int64"), "options": texts, "passages": texts}
+    return {"test": Dataset.from_list(rows, features=Features(columns))}
 
 
 def _passages(
-    benchmark: str,
-    context: str,
-    documents: list[Document],
-    questions: list[Question],
-    retrieval: str | dict[str, Any] | None,
+    benchmark: str, context: str, data: Data, retrieval: str | dict[str, Any] | None
 ) -> Callable[[Question], list[str]]:
     """The function that gives the passages of a question; each begins with the identity of its document."""
+    documents, questions = data
     if context == "rag":
         from smt_plugin.config import ORDERS, retrieval_settings
         from smt_plugin.retrieval.retrieve import cached_retrieval, order_of, read_retrieval
@@ -108,6 +92,8 @@ def _passages(
     if context == "full":
         full = {document.id: f"{document.identity}\n{document.text}" for document in documents}
         return lambda question: [full[doc_id] for doc_id in question.evidence]
+    if context != "none":
+        raise BadInput(f"unknown context {context!r} in a task file; choose one of: none, rag, full.")
     return lambda question: []
 
 
@@ -162,12 +148,10 @@ def install() -> list[Path]:
     """
     folder = _pointer_folder()
     wanted = {folder / path.name: _pointer(path) for path in task_files()}
-    _refuse_foreign_files(folder)
     try:
         folder.mkdir(exist_ok=True)
-        for path in _pointers(folder):
-            if path not in wanted:
-                path.unlink()
+        for path in folder.glob("*.yaml"):
+            path.unlink()
         for path, text in wanted.items():
             path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -182,11 +166,10 @@ def uninstall() -> list[Path]:
     """Take out what `install` wrote, and return the files removed (none if nothing was there).
 
     Raises:
-        BadInput: lm-eval is not installed, or its folder cannot be written.
+        BadInput: as `install`.
     """
     folder = _pointer_folder()
-    pointers = _pointers(folder)
-    _refuse_foreign_files(folder)
+    pointers = sorted(folder.glob("*.yaml"))
     try:
         for path in pointers:
             path.unlink()
@@ -197,34 +180,16 @@ def uninstall() -> list[Path]:
     return pointers
 
 
-def status() -> dict[str, str]:
-    """Task name -> `installed`, `stale` (points elsewhere, or at nothing) or `missing`.
-
-    A pointer left over from a task that no longer exists is listed as `stale`, too.
-
-    Raises:
-        BadInput: lm-eval is not installed.
-    """
-    folder = _pointer_folder()
-    found = {path.stem: path.read_text(encoding="utf-8") for path in _pointers(folder)}
-    wanted = {path.stem: _pointer(path) for path in task_files()}
-    states = {
-        name: "missing" if name not in found else "installed" if found[name] == text else "stale"
-        for name, text in wanted.items()
-    }
-    return states | {name: "stale" for name in found if name not in wanted}
-
-
-def installed() -> bool:
-    """Whether `lm_eval --tasks` finds every task of ours, in its present place, by name alone."""
-    return all(state == "installed" for state in status().values())
-
-
 def _pointer_folder() -> Path:
+    """The folder of our pointers in the installed lm-eval, whether it is there or not, with nothing else in it."""
     spec = find_spec("lm_eval")  # importing lm_eval itself takes seconds
     if spec is None or spec.origin is None:
         raise BadInput("lm_eval is not installed; install it with: pip install 'smt-plugin[eval]'")
-    return Path(spec.origin).parent / "tasks" / "smt_plugin"
+    folder = Path(spec.origin).parent / "tasks" / "smt_plugin"
+    others = (path.name for path in folder.glob("*") if path.suffix != ".yaml" and path.name != "__pycache__")
+    if foreign := ", ".join(sorted(others)):
+        raise BadInput(f"{folder} holds files that are not ours ({foreign}); move them away.")
+    return folder
 
 
 def _pointer(task_file: Path) -> str:
@@ -233,13 +198,3 @@ def _pointer(task_file: Path) -> str:
         return text
     # JSON strings are YAML strings, whatever signs the path holds.
     return f"include: {orjson.dumps(os.fspath(task_file)).decode()}\ntask: {task_file.stem}\n"
-
-
-def _pointers(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.yaml"))
-
-
-def _refuse_foreign_files(folder: Path) -> None:
-    others = [path.name for path in folder.iterdir() if path.suffix != ".yaml"] if folder.is_dir() else []
-    if others := [name for name in others if name != "__pycache__"]:
-        raise BadInput(f"{folder} holds files that are not ours ({', '.join(sorted(others))}); move them away.")

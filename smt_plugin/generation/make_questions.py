@@ -3,11 +3,11 @@
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import orjson
+from msgspec.structs import asdict
 
 from smt_plugin.backends.base import Backend, Reply
 from smt_plugin.config import RunFile

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from smt_plugin.benchmarks.find import OFFICIAL
+from smt_plugin.benchmarks.find import official_of
 from smt_plugin.config import EvaluateSection, RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm, read_seconds, read_tokens
@@ -216,7 +216,7 @@ def _estimate(rows: list[dict[str, Any]]) -> Estimate:
 def run_facts(run_file: RunFile) -> dict[str, str]:
     """Return what a reader of the report should know: models, budgets, mixes, retrieval and leaks."""
     facts = {"run": run_file.run.name, "corpus": run_file.corpus.name, "training": run_file.train.config}
-    official = OFFICIAL.get(run_file.evaluate.benchmark) if run_file.evaluate else None
+    official = official_of(run_file.evaluate.benchmark) if run_file.evaluate else None
     if official is not None:
         facts["benchmark"] = f"{official.source}; licence: {official.licence}"
     generated: dict[str, Counter[str]] = defaultdict(Counter)

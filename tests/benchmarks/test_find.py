@@ -1,10 +1,15 @@
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from smt_plugin.benchmarks.find import load
+from smt_plugin import benchmarks
+from smt_plugin.benchmarks.find import check, load, official_of
+from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
+from smt_plugin.question import Question
 from tests.quality_data import STORIES, official_rows, own_rows, write_lines, write_official, write_own
 
 
@@ -77,8 +82,33 @@ def test_the_microworld_needs_no_files_but_takes_them(tmp_path: Path) -> None:
     assert len(load("microworld", write_own(tmp_path / "m"))[1]) == 8
 
 
-def test_an_unknown_benchmark_is_refused() -> None:
-    with pytest.raises(BadInput, match="unknown benchmark 'trivia'"):
+def test_the_benchmarks_are_the_folders_of_tasks_and_an_unknown_one_is_refused() -> None:
+    assert {"corpus", "financebench", "longhealth", "microworld", "quality"} <= set(benchmarks.names())
+    published = {name for name in benchmarks.names() if official_of(name)}
+    assert published >= {"financebench", "longhealth", "quality"}
+    assert not published & {"corpus", "microworld"}
+    with pytest.raises(BadInput, match="unknown benchmark 'trivia'; choose one of: corpus, financebench, longhealth"):
+        load("trivia")
+    assert official_of("trivia") is None
+
+
+def test_a_module_and_a_folder_of_tasks_make_a_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tasks" / "trivia").mkdir(parents=True)
+    (tmp_path / "tasks" / "trivia" / "trivia_smt.yaml").write_text("task: trivia_smt\n")
+    (tmp_path / "tasks" / "_shared").mkdir()
+    (tmp_path / "tasks" / "_shared" / "_question.yaml").write_text("")
+    monkeypatch.setattr(benchmarks, "asset_dir", lambda _: tmp_path / "tasks")
+    module = ModuleType("trivia")
+    data = [Document("d", "T", "Text.")], [Question("q", "d", "Why?", ["a", "b"], 0)]
+    module.__dict__.update(WANTED="trivia.txt", read=lambda folder: data)
+    monkeypatch.setitem(sys.modules, "smt_plugin.benchmarks.trivia", module)
+    assert benchmarks.names() == ["trivia"]
+    assert load("trivia", tmp_path) == data
+    assert check("trivia", tmp_path).facts == [f"1 questions about 1 documents in {tmp_path}"]
+    assert len(load("trivia", write_own(tmp_path / "own"))[1]) == 8
+    with pytest.raises(
+        BadInput, match=r"no trivia data: put trivia\.txt, or documents\.jsonl and questions\.jsonl, into"
+    ):
         load("trivia")
 
 
@@ -87,17 +117,33 @@ def test_an_unknown_benchmark_is_refused() -> None:
     [
         ({"answer": 4}, "from 0 to 3"),
         ({"answer": -1}, "from 0 to 3"),
-        ({"answer": True}, "from 0 to 3"),
+        ({"answer": True}, "expected `int | str`, got `bool` - at `$.answer`"),
+        ({"answer": 1.0}, "expected `int | str`, got `float` - at `$.answer`"),
         ({"answer": "B"}, "from 0 to 3"),
-        ({"options": ["only one"]}, "'options' must be"),
+        ({"options": ["only one"]}, "expected `array` of length >= 2 - at `$.options`"),
+        ({"options": [str(n) for n in range(27)]}, "expected `array` of length <= 26 - at `$.options`"),
+        ({"options": ["Tea", " "]}, "expected `str` that is not blank - at `$.options[1]`"),
+        ({"options": "Tea"}, "expected `array | null`, got `str` - at `$.options`"),
         ({"options": None}, "needs a string as 'answer'"),
         ({"options": ["Tea", "Rum", "Tea ", "Beer"], "answer": 0}, "the right option 'Tea' is given twice"),
-        ({"question": " "}, "'question' is missing"),
+        ({"options": None, "answer": " "}, "expected `str` that is not blank - at `$.answer`"),
+        ({"question": " "}, "expected `str` that is not blank - at `$.question`"),
+        ({"doc_id": 50001}, "expected `str`, got `int` - at `$.doc_id`"),
         ({"question_id": "50001_W0_1"}, "given twice"),
         ({"doc_id": "nowhere"}, "unknown document 'nowhere'"),
         ({"meta": {"evidence": ["nowhere"]}}, "unknown document 'nowhere'"),
         ({"meta": []}, None),
-        ({"meta": "x"}, "'meta' must be an object"),
+        ({"meta": "x"}, "expected `object`, got `str` - at `$.meta`"),
+        ({"meta": {"evidence": "50001"}}, "meta: expected `array | null`, got `str` - at `$.evidence`"),
+        ({"meta": {"evidence": [3]}}, "meta: expected `str | object`, got `int` - at `$.evidence[0]`"),
+        ({"meta": {"evidence": [{}]}}, "meta: object missing required field `page` - at `$.evidence[0]`"),
+        ({"meta": {"evidence": [{"page": -1}]}}, "meta: expected `int` >= 0 - at `$.evidence[0].page`"),
+        ({"meta": {"evidence": [{"page": True}]}}, "meta: expected `int`, got `bool` - at `$.evidence[0].page`"),
+        (
+            {"meta": {"evidence": [{"page": 1, "doc_id": None}]}},
+            "meta: expected `str`, got `null` - at `$.evidence[0].doc_id`",
+        ),
+        ({"meta": {"evidence": ["50001", {"page": 1}, {"page": 0, "doc_id": "50002"}]}}, None),
     ],
 )
 def test_a_bad_question_is_named_by_file_and_line(tmp_path: Path, change: dict[str, Any], says: str | None) -> None:
@@ -113,6 +159,16 @@ def test_a_bad_question_is_named_by_file_and_line(tmp_path: Path, change: dict[s
     assert says in str(error.value)
 
 
+@pytest.mark.parametrize("field", ["question_id", "doc_id", "question", "answer"])
+def test_a_question_that_lacks_a_field_is_named_by_file_line_and_field(tmp_path: Path, field: str) -> None:
+    folder = write_own(tmp_path / "q")
+    rows = own_rows()[1]
+    del rows[2][field]
+    write_lines(folder / "questions.jsonl", rows)
+    with pytest.raises(BadInput, match=rf"questions\.jsonl, line 3: object missing required field `{field}`"):
+        load("quality", folder)
+
+
 def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     folder = write_own(tmp_path / "q")
     with (folder / "questions.jsonl").open("a") as file:
@@ -126,9 +182,10 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     [
         ({"gold_label": 0}, "1 to 4"),
         ({"gold_label": 5}, "1 to 4"),
+        ({"gold_label": True}, "expected `int | null`, got `bool` - at `$.questions[0].gold_label`"),
         ({"gold_label": None}, "the test file has no labels"),
-        ({"options": []}, "'options' must be"),
-        ({"question": ""}, "lacks the field 'question'"),
+        ({"options": []}, "expected `array` of length >= 2 - at `$.questions[0].options`"),
+        ({"question": ""}, "expected `str` that is not blank - at `$.questions[0].question`"),
         ({"question_unique_id": "50001_W0_1"}, "given twice"),
     ],
 )

@@ -1,10 +1,10 @@
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import asdict
 
 from smt_plugin.cli.app import cli
 from smt_plugin.corpus import Document

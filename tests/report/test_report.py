@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
 from smt_plugin.corpus import Document
@@ -139,7 +140,7 @@ def test_leaks_give_a_second_headline_without_them_and_a_sentence(tmp_path: Path
     assert leaks_text(tmp_path).startswith(
         "1 of 6 evaluation questions (16.7%) are nearly asked (1), asked in other words (0)"
     )
-    questions[3] = replace(questions[3], question="Whither?")
+    questions[3] = structs.replace(questions[3], question="Whither?")
     find_leaks(tmp_path, [Document(f"d{n}", f"Story {n}", "x") for n in range(3)], questions)
     with pytest.raises(BadInput, match="arm base_rag answered other questions than `smt leaks` looked for; run"):
         arm_results(tmp_path, ["base_rag"])

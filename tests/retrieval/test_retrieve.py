@@ -1,4 +1,3 @@
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -6,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 from click.testing import CliRunner
+from msgspec import structs
 
 from smt_plugin.benchmarks.find import load
 from smt_plugin.cli.app import cli
@@ -98,8 +98,8 @@ def test_the_key_follows_documents_questions_and_settings(data: Data) -> None:
     key = retrieval_key(documents, questions, RetrievalSettings())
     assert key == retrieval_key(list(documents), list(questions), RetrievalSettings())
     others = {
-        retrieval_key([replace(documents[0], text="New."), *documents[1:]], questions, RetrievalSettings()),
-        retrieval_key([replace(documents[0], title="New"), *documents[1:]], questions, RetrievalSettings()),
+        retrieval_key([structs.replace(documents[0], text="New."), *documents[1:]], questions, RetrievalSettings()),
+        retrieval_key([structs.replace(documents[0], title="New"), *documents[1:]], questions, RetrievalSettings()),
         retrieval_key(documents, questions[1:], RetrievalSettings()),
         retrieval_key(documents, questions, RetrievalSettings(chunk_tokens=150)),
         retrieval_key(documents, questions, RetrievalSettings(name_document=False)),
