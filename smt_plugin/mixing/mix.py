@@ -26,19 +26,9 @@ from smt_plugin import __version__
 from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
 from smt_plugin.files import content_hash, lock_file, write_json, write_jsonl
+from smt_plugin.mixing import manifest
 from smt_plugin.mixing.chooser import TOLERANCE, Choice, Chooser
 from smt_plugin.mixing.lines import record_lines, replay_lines, source_files
-from smt_plugin.mixing.manifest import (
-    CHAT_FILE,
-    DROPPED_FILE,
-    MANIFEST_FILE,
-    PLAIN_QA_FILE,
-    REPLAY_CHAT_FILE,
-    REPLAY_TEXT_FILE,
-    TEXT_FILE,
-    VALIDATION,
-    budget_name,
-)
 from smt_plugin.mixing.near_duplicates import NearDuplicates, repeats
 from smt_plugin.mixing.ruler import Ruler
 from smt_plugin.mixing.source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, Scratch, Source
@@ -46,11 +36,11 @@ from smt_plugin.mixing.source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, Scrat
 _LOCK_FILE = "mix.lock"
 # (Whether it is replay, form) -> the file that such rows go to.
 _FILES = {
-    (False, CHAT): CHAT_FILE,
-    (False, TEXT): TEXT_FILE,
-    (False, PLAIN_QA): PLAIN_QA_FILE,
-    (True, TEXT): REPLAY_TEXT_FILE,
-    (True, CHAT): REPLAY_CHAT_FILE,
+    (False, CHAT): manifest.CHAT_FILE,
+    (False, TEXT): manifest.TEXT_FILE,
+    (False, PLAIN_QA): manifest.PLAIN_QA_FILE,
+    (True, TEXT): manifest.REPLAY_TEXT_FILE,
+    (True, CHAT): manifest.REPLAY_CHAT_FILE,
 }
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 
@@ -183,7 +173,7 @@ def _mix(
             chosen.append(replay_chooser.take(tokens))
         sources.append(replay)
 
-    dropped = write_jsonl(folder / DROPPED_FILE, (row for source in sources for row in source.dropped_rows()))
+    dropped = write_jsonl(folder / manifest.DROPPED_FILE, (row for source in sources for row in source.dropped_rows()))
     shared = {
         "settings": {**settings.model_dump(mode="json"), "seed": seed},
         "limited_by": limited_by,
@@ -193,18 +183,18 @@ def _mix(
         "versions": {"smt_plugin": __version__, **{name: version(name) for name in ("transformers", "tokenizers")}},
     }
     if not dropped:
-        (folder / DROPPED_FILE).unlink()
-    places = [folder / budget_name(round(budget)) if settings.budgets else folder for budget in budgets]
+        (folder / manifest.DROPPED_FILE).unlink()
+    places = [folder / manifest.budget_name(round(budget)) if settings.budgets else folder for budget in budgets]
     # Manifests out first, in last: where there is one of these budgets, the files that it names are whole and its own.
     for place in places:
-        (place / MANIFEST_FILE).unlink(missing_ok=True)
+        (place / manifest.MANIFEST_FILE).unlink(missing_ok=True)
     if not settings.validation_rounds:
         for name in _FILES.values():
-            (folder / (VALIDATION + name)).unlink(missing_ok=True)
+            (folder / (manifest.VALIDATION + name)).unlink(missing_ok=True)
     else:
-        shared["validation"] = _write_files(folder, [chooser.held_out() for chooser in choosers], VALIDATION)
+        shared["validation"] = _write_files(folder, [chooser.held_out() for chooser in choosers], manifest.VALIDATION)
     return [
-        (place, _write_mix(place, chosen, shared, settings, folder / DROPPED_FILE))
+        (place, _write_mix(place, chosen, shared, settings, folder / manifest.DROPPED_FILE))
         for place, chosen in zip(places, choices, strict=True)
     ]
 
@@ -262,7 +252,7 @@ def _write_mix(
     if shared["dropped"]:
         warnings.append(f"{shared['dropped']:,} records were dropped; {dropped} says which and why.")
     digests = [[name, entry["sha256"]] for name, entry in sorted({**files, **shared["validation"]}.items())]
-    manifest = {
+    values = {
         "settings": shared["settings"],
         "tokens": everything,
         "record_tokens": tokens,
@@ -276,8 +266,8 @@ def _write_mix(
         "versions": shared["versions"],
         "warnings": warnings,
     }
-    write_json(folder / MANIFEST_FILE, manifest)
-    return manifest
+    write_json(folder / manifest.MANIFEST_FILE, values)
+    return values
 
 
 def _shortfalls(choice: Choice, budget_key: str) -> list[str]:

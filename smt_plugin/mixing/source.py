@@ -18,18 +18,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from smt_plugin.errors import BadInput
-from smt_plugin.mixing.lines import (
-    BUFFER,
-    DECODER,
-    Line,
-    ReplayLine,
-    Turn,
-    Unusable,
-    check_line,
-    identity_of,
-    is_mute,
-    parsed_line,
-)
+from smt_plugin.mixing.lines import BUFFER, DECODER, Line, ReplayLine, Turn, Unusable, identity_of, parsed_line
 from smt_plugin.mixing.near_duplicates import NearDuplicates, band_keys
 from smt_plugin.mixing.ruler import Ruler
 
@@ -197,7 +186,7 @@ class Source:
                 if self.is_replay and not row.text and not row.messages and (row.text, row.messages) != (UNSET, UNSET):
                     self._drop_unread(where, "empty", "empty")
                     continue
-                check_line(row, where)
+                row.check(where)
             except Unusable as error:
                 # Nobody here can fix a data set on the hub.
                 if not self.is_replay:
@@ -208,7 +197,7 @@ class Source:
                     self.refuse_unusable()
                 continue
             identity = where if self.is_replay else identity_of(row, where)
-            if is_mute(row) or (row.text and row.text.isspace()):
+            if row.is_mute() or (row.text and row.text.isspace()):
                 self._drop_unread(identity, "empty", "empty")
                 continue
             if identity in drop:
