@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from llama_index.core.schema import MetadataMode
+
 from smt_plugin.benchmarks.find import BENCHMARKS, load
 from smt_plugin.config import RetrievalSettings
-from smt_plugin.retrieval.index import chunk_texts, embedding_model
+from smt_plugin.retrieval.index import chunks_of, embedding_model
 from smt_plugin.retrieval.retrieve import build_retrieval, query_of
 
 
@@ -31,8 +33,9 @@ def main() -> None:
     identities = {document.id: document.identity for document in documents}
     questions = [question for question in questions if set(question.evidence) <= identities.keys()]
     settings = RetrievalSettings()
-    model = embedding_model(settings)._model
-    texts = chunk_texts(documents, settings)
+    embedding = embedding_model(settings)
+    model = embedding._model
+    texts = [node.get_content(MetadataMode.EMBED) for node in chunks_of(documents, settings, embedding)]
     queries = [query_of(question, identities[question.doc_id], settings) for question in questions]
     model.encode(texts[:64], batch_size=64)  # the first call is slower
     print(f"{len(texts):,} chunks, {len(queries):,} queries\n")

@@ -8,10 +8,9 @@ from click.testing import CliRunner
 
 from smt_plugin.assets import asset_dir
 from smt_plugin.cli.app import cli
-from smt_plugin.config import read_run_file
+from smt_plugin.config import read_run_file, retrieval_settings
 from smt_plugin.files import read_jsonl
 from smt_plugin.generation.generate import methods_of
-from smt_plugin.retrieval.retrieve import default_settings
 from tests.endpoint import MODEL, Endpoint, in_thread
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -24,7 +23,7 @@ def test_every_run_file_names_what_there_is(name: str) -> None:
     assert set(settings.mix.shares) <= set(methods_of(settings))
     assert (asset_dir("axolotl_configs") / f"{settings.train.config}.yaml").is_file()
     assert settings.evaluate is not None
-    default_settings(settings.evaluate.benchmark).changed(settings.evaluate.retrieval)
+    retrieval_settings(settings.evaluate.benchmark, settings.evaluate.retrieval)
     if settings.mix.budgets:
         assert max(settings.mix.budgets) <= sum(budget for _, budget in methods_of(settings).values())
 

@@ -90,7 +90,6 @@ class Backend(Protocol):
 
     async def start(self) -> None:
         """Check that the backend is there; raises BadInput if it is not."""
-        ...
 
     async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
         """Answer one request, raising Refused, Deferred or BackendDown; called by many tasks at once.
@@ -98,15 +97,12 @@ class Backend(Protocol):
         A reply is handed to `keep` first; until that returns, the request counts as in flight, so that a crash makes
         no more of them lose what they cost than may be in flight at once.
         """
-        ...
 
     async def cache_use(self) -> CacheUse | None:
         """Ask the servers for the use of their prefix caches; None where they do not say."""
-        ...
 
     async def close(self) -> None:
         """Let go of connections."""
-        ...
 
 
 _Result = TypeVar("_Result")

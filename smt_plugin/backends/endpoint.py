@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from smt_plugin.backends.base import BackendDown, CacheUse, Keep, Refused, Reply, Request
+from smt_plugin.backends.base import BackendDown, CacheUse, Keep, Refused, Reply, Request, cancel_all
 from smt_plugin.errors import BadInput, without_key
 
 if TYPE_CHECKING:
@@ -291,31 +291,27 @@ class OpenAIBackend:
 
     async def cache_use(self) -> CacheUse | None:
         """Return the use of the prefix caches of vLLM servers, from their `/metrics`; None for other servers."""
-        counted = [endpoint for endpoint in self._endpoints if endpoint.cache is not None]
-        before = [endpoint.cache for endpoint in counted]
-        await asyncio.gather(*(self._look_at_cache(endpoint) for endpoint in counted))
-        for last, now in zip(before, (endpoint.cache for endpoint in counted), strict=True):
-            assert last is not None
-            assert now is not None
-            # A restarted server counts from zero.
-            fresh = now.queried < last.queried
-            self._queried += now.queried - (0 if fresh else last.queried)
-            self._hit += now.hit - (0 if fresh else last.hit)
-        if not counted:
+        await asyncio.gather(*(self._look_at_cache(endpoint) for endpoint in self._endpoints if endpoint.cache))
+        caches = [endpoint.cache for endpoint in self._endpoints if endpoint.cache]
+        if not caches:
             return None
-        capacity = sum(endpoint.cache.capacity for endpoint in counted if endpoint.cache)
-        return CacheUse(capacity, self._queried, self._hit)
+        return CacheUse(sum(cache.capacity for cache in caches), self._queried, self._hit)
 
     async def _look_at_cache(self, endpoint: _Endpoint) -> None:
-        """Read an endpoint's metrics; where they cannot be read, the last ones stay."""
+        """Read an endpoint's metrics and count what came since the last ones, which stay where none can be read."""
         import aiohttp
 
         assert self._session is not None
         url = endpoint.url.removesuffix("/v1") + "/metrics"
         with suppress(aiohttp.ClientError, TimeoutError, ValueError, OverflowError):
             async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
-                if response.status == 200:
-                    endpoint.cache = _cache_of_metrics(await response.text()) or endpoint.cache
+                if response.status == 200 and (now := _cache_of_metrics(await response.text())):
+                    last = endpoint.cache or now
+                    if now.queried < last.queried:  # a restarted server counts from zero
+                        last = CacheUse(0, 0, 0)
+                    self._queried += now.queried - last.queried
+                    self._hit += now.hit - last.hit
+                    endpoint.cache = now
 
     def _grow(self, endpoint: _Endpoint) -> None:
         """Raise the limit after an answer: by one an answer at first, later by one a whole limit of answers."""
@@ -440,8 +436,7 @@ class OpenAIBackend:
     async def close(self) -> None:
         """Close the connections."""
         if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+            await cancel_all([self._watcher])
         if self._session is not None:
             await self._session.close()
 

@@ -9,8 +9,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,7 @@ def connect(address: str, replicas: int, resources: dict[str, float]) -> bool:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     room = sum(int(min(node.get(name, 0) / amount for name, amount in resources.items())) for node in nodes)
     if room < replicas:
-        wanted = [name for name in resources if name != "memory"]
-        has = Counter[str]()
-        for node in nodes:
-            has.update({name: node.get(name, 0) for name in wanted})
+        has = {name: sum(node.get(name, 0) for node in nodes) for name in resources if name != "memory"}
         if is_first:
             disconnect()
         raise BadInput(
@@ -100,10 +97,11 @@ def _no_cluster(address: str, reason: str) -> BadInput:
     )
 
 
-def _words(resources: "dict[str, float] | Counter[str]") -> str:
+def _words(resources: dict[str, float]) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
 
 
+@dataclass(repr=False, eq=False)
 class RayReplica:
     """A server on a node of the cluster, owned by an actor there, which Ray places anew after either has ended.
 
@@ -114,25 +112,16 @@ class RayReplica:
         timeout: seconds until Ray must have found a place.
     """
 
-    def __init__(
-        self,
-        number: int,
-        command_line: list[str],
-        api_key: str,
-        resources: dict[str, float],
-        log_path: Path,
-        timeout: float,
-    ) -> None:
-        self._number = number
-        self._command_line = command_line
-        self._api_key = api_key
-        self._resources = resources
-        self._log = log_path
-        self._timeout = timeout
-        self._actor: Any = None
-        self._placed = False
-        self._node = ""
-        self._offset = 0
+    number: int
+    command_line: list[str]
+    api_key: str
+    resources: dict[str, float]
+    log_path: Path
+    timeout: float
+    _actor: Any = field(default=None, init=False)
+    _placed: bool = field(default=False, init=False)
+    _node: str = field(default="", init=False)
+    _offset: int = field(default=0, init=False)
 
     async def start(self) -> str:
         """Have an actor placed and start the server there; see `Replica.start`."""
@@ -141,7 +130,7 @@ class RayReplica:
 
         self._placed = False
         self._offset = 0
-        self._actor = ray.remote(_Host).options(**_actor_options(self._resources)).remote()
+        self._actor = ray.remote(_Host).options(**_actor_options(self.resources)).remote()
         node_id, address = await self._wait_for_place()
         self._placed = True
         self._node = f"node {address}"
@@ -152,18 +141,18 @@ class RayReplica:
         environment = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
         try:
             port, there = await _result(
-                self._actor.start.remote(self._command_line, host, environment, self._api_key), _CALL_SECONDS
+                self._actor.start.remote(self.command_line, host, environment, self.api_key), _CALL_SECONDS
             )
         except (ray.exceptions.RayError, TimeoutError) as error:
-            raise RuntimeError(f"Ray did not start vLLM {self._number} on {self._node}: {first_line(error)}") from None
+            raise RuntimeError(f"Ray did not start vLLM {self.number} on {self._node}: {first_line(error)}") from None
         if not port:
-            raise RuntimeError(f"backend.command: {self._command_line[0]} is not found on {self._node}")
+            raise RuntimeError(f"backend.command: {self.command_line[0]} is not found on {self._node}")
         log.warning(
             "starting %s on %s, port %d (log: %s; there: %s)",
-            " ".join(self._command_line),
+            " ".join(self.command_line),
             self._node,
             port,
-            self._log,
+            self.log_path,
             there,
         )
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -173,21 +162,21 @@ class RayReplica:
         import ray
 
         started = time.monotonic()
-        place = asyncio.ensure_future(_result(self._actor.where.remote(), self._timeout))
+        place = asyncio.ensure_future(_result(self._actor.where.remote(), self.timeout))
         try:
             while not place.done():
                 await asyncio.wait([place], timeout=_SAY_EVERY_SECONDS)
                 if not place.done():
                     seconds = time.monotonic() - started
-                    log.warning("waiting for Ray to place vLLM %d, %.0f s so far", self._number, seconds)
+                    log.warning("waiting for Ray to place vLLM %d, %.0f s so far", self.number, seconds)
             node_id, address = place.result()
         except TimeoutError:
             raise RuntimeError(
-                f"in {self._timeout:.0f} s Ray found no node with {_words(self._resources)} free for "
-                f"vLLM {self._number}; wait until others are done, or lower backend.replicas"
+                f"in {self.timeout:.0f} s Ray found no node with {_words(self.resources)} free for "
+                f"vLLM {self.number}; wait until others are done, or lower backend.replicas"
             ) from None
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"Ray could not place vLLM {self._number}: {first_line(error)}") from None
+            raise RuntimeError(f"Ray could not place vLLM {self.number}: {first_line(error)}") from None
         finally:
             place.cancel()
         return node_id, address
@@ -208,13 +197,13 @@ class RayReplica:
             return None
         except (ray.exceptions.RayError, ConnectionError) as error:
             self._forget()
-            return f"its Ray actor on {self._node} is gone ({first_line(error)}); {tail(self._log)}"
-        return None if status is None else f"vLLM ended with status {status} on {self._node}; {tail(self._log)}"
+            return f"its Ray actor on {self._node} is gone ({first_line(error)}); {tail(self.log_path)}"
+        return None if status is None else f"vLLM ended with status {status} on {self._node}; {tail(self.log_path)}"
 
     def _keep(self, chunk: bytes) -> None:
         self._offset += len(chunk)
         if chunk:
-            with self._log.open("ab") as file:
+            with self.log_path.open("ab") as file:
                 file.write(chunk)
 
     def _forget(self) -> None:
@@ -288,13 +277,8 @@ class _Host:
 def _actor_options(resources: dict[str, float]) -> dict[str, Any]:
     """Return Ray's options for an actor that needs these resources."""
     names = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
-    options: dict[str, Any] = {"num_cpus": 0, "resources": {}}
-    for name, amount in resources.items():
-        if name in names:
-            options[names[name]] = amount
-        else:
-            options["resources"][name] = amount
-    return options
+    known = {names[name]: amount for name, amount in resources.items() if name in names}
+    return {"num_cpus": 0, "resources": {k: v for k, v in resources.items() if k not in names}, **known}
 
 
 async def _result(reference: Any, seconds: float) -> Any:

@@ -48,15 +48,12 @@ class Replica(Protocol):
             BadInput: the program is not there.
             RuntimeError: there is no place for it.
         """
-        ...
 
     async def ended(self) -> str | None:
         """Return None while the server runs, and afterwards why it does not, with the end of its log."""
-        ...
 
     async def stop(self) -> None:
         """End it with everything it started."""
-        ...
 
 
 class VLLMBackend(OpenAIBackend):

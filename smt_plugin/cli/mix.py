@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from smt_plugin.cli.command import RUN_FILE, command, read_run
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, require
 
 
 @command("smt mix smt.yaml && axolotl train run/axolotl.yaml")
@@ -15,6 +15,7 @@ from smt_plugin.errors import BadInput
 @click.option("--drop-leaks", is_flag=True, help="leave out records that nearly ask or quote an evaluation question")
 def mix(run_file: Path, drop_leaks: bool) -> None:
     """Mix records and replay by tokens into training files. Each budget gets an axolotl.yaml, ready to run."""
+    require("numpy", "train")
     from smt_plugin.mixing.mix import mix_budgets
     from smt_plugin.records import check_made
     from smt_plugin.training.axolotl_config import trained_config, write_axolotl_config

@@ -112,6 +112,12 @@ def read_tokens(folder: Path) -> dict[str, int] | None:
     return tokens
 
 
+def read_empty(folder: Path) -> int:
+    """Return how many of an arm's answers its server left empty."""
+    marker = folder / "arm.json"
+    return int(read_json(marker, "smt evaluate").get("empty", 0)) if marker.is_file() else 0
+
+
 def read_seconds(folder: Path) -> float | None:
     """Return how long lm_eval took for an arm, in seconds; None where it did not say."""
     files = sorted(folder.rglob("results_*.json"), key=lambda file: file.stat().st_mtime)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,7 +71,14 @@ def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
     """
     prompts = Prompts()
     by_code = {answer: answer.verdict_by_code for answer in answers}
-    keys = {answer: _key(answer, prompts, settings) for answer, verdict in by_code.items() if verdict is None}
+    # The system text is for writing about a document, which the judge does not do.
+    messages = {
+        answer: prompts.messages("judge/verdict", **asdict(answer))[1:]
+        for answer, verdict in by_code.items()
+        if verdict is None
+    }
+    # What a verdict depends on; the endpoint's address is not among it.
+    keys = {answer: content_hash([[sent, settings.model, settings.options]])[:32] for answer, sent in messages.items()}
     with _kept() as kept:
         verdicts = {
             answer: bool(correct)
@@ -86,7 +93,7 @@ def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
                 return await asyncio.gather(*(ask(answer, backend) for answer in missing), return_exceptions=True)
 
             async def ask(answer: Answer, backend: OpenAIBackend) -> None:
-                verdicts[answer], reply = await _ask(answer, prompts, settings, backend)
+                verdicts[answer], reply = await _ask(answer, messages[answer], settings, backend)
                 row = (keys[answer], verdicts[answer], reply)
                 kept.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", row)
 
@@ -197,10 +204,12 @@ def _server(settings: JudgeSection) -> tuple[VLLMBackend, asyncio.AbstractEventL
         return backend, loop
 
 
-async def _ask(answer: Answer, prompts: Prompts, settings: JudgeSection, backend: OpenAIBackend) -> tuple[bool, str]:
+async def _ask(
+    answer: Answer, messages: list[dict[str, str]], settings: JudgeSection, backend: OpenAIBackend
+) -> tuple[bool, str]:
     """The verdict, and the reply that it stands in."""
     try:
-        verdict, reply = await first_usable(backend, _messages(answer, prompts), settings.options, "judge", verdict_of)
+        verdict, reply = await first_usable(backend, messages, settings.options, "judge", verdict_of)
     except Refused as error:
         place = settings.endpoint or settings.model
         raise BadInput(f"judge: {place} refused a request ({error}); fix the judge's `options` or `model`.") from None
@@ -216,22 +225,6 @@ def verdict_of(reply: str) -> bool | None:
     """Return the verdict that a judge's reply ends with, or None; what it thought before is not read."""
     found = _VERDICT.findall(without_thoughts(reply) or "")
     return found[-1].upper() == "CORRECT" if found else None
-
-
-def _messages(answer: Answer, prompts: Prompts) -> list[dict[str, str]]:
-    # The system text is for writing about a document, which the judge does not do.
-    return prompts.messages(
-        "judge/verdict",
-        identity=answer.identity,
-        question=answer.question,
-        gold=answer.gold,
-        answer=answer.answer,
-    )[1:]
-
-
-def _key(answer: Answer, prompts: Prompts, settings: JudgeSection) -> str:
-    """What a verdict depends on; the endpoint's address is not among it."""
-    return content_hash([[_messages(answer, prompts), settings.model, settings.options]])[:32]
 
 
 @contextmanager

@@ -8,6 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
+from smt_plugin.config import RetrievalSettings
 from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
@@ -15,6 +18,7 @@ from smt_plugin.files import read_json, read_jsonl, write_json, write_jsonl
 from smt_plugin.mixing.lines import Line, identity_of, parsed_line, record_lines, source_files
 from smt_plugin.question import Question
 from smt_plugin.records import generated_folders
+from smt_plugin.retrieval.index import embedding_model
 
 # Our choices. A question has some 12 words: 3 in a row survive a reworded copy, 8 in a row only a quotation.
 QUESTION_RUN = 3
@@ -66,11 +70,6 @@ class Likeness:
     """
 
     def __init__(self, questions: Iterable[Question], documents: Iterable[Document]) -> None:
-        import numpy as np
-
-        from smt_plugin.config import RetrievalSettings
-        from smt_plugin.retrieval.index import embedding_model
-
         self._model = embedding_model(RetrievalSettings())
         self.best: dict[str, float] = {}
         identities = {document.id: document.identity for document in documents}
@@ -87,8 +86,6 @@ class Likeness:
 
     def see(self, asked: Sequence[tuple[str, str]]) -> list[tuple[str, float] | None]:
         """Take (document id, question) pairs into account, and return the evaluation question nearest to each."""
-        import numpy as np
-
         texts = list(dict.fromkeys(text for doc_id, text in asked if doc_id in self._vectors))
         vectors = dict(zip(texts, self._model.get_text_embedding_batch(texts), strict=True)) if texts else {}
         nearest: list[tuple[str, float] | None] = []

@@ -43,18 +43,14 @@ def retention_arms(
         BadInput: lm-eval is missing, or not one model is trained.
     """
     require("lm_eval", "eval")
-    models, missing = {"base": base_model}, []
-    for name, training in arms_of(["trained"], trainings).items():
+    arms, missing = [], []
+    for name, training in arms_of(["base", "trained"], trainings).items():
         if training is not None and (sentence := training.unready()):
             missing.append(sentence)
-        elif training is not None:
-            models[name] = str(training.model)
-    if len(models) == 1:
-        raise BadInput(f"{missing[0]}.")
-    arms = [
-        Arm(
+            continue
+        arm = Arm(
             f"retention of the {name} model",
-            model=model,
+            model=base_model if training is None else str(training.model),
             settings=section,
             tasks=",".join(section.retention.tasks),
             task_folder=section.retention.include_path,
@@ -62,8 +58,9 @@ def retention_arms(
             folder=run / "retention" / name,
             seed=seed,
         )
-        for name, model in models.items()
-    ]
+        arms.append(arm)
+    if len(arms) == 1:
+        raise BadInput(f"{missing[0]}.")
     return arms, missing
 
 
@@ -77,15 +74,17 @@ def retention_results(run: Path, trainings: Sequence[Training] = ()) -> list[Cha
         BadInput: the models answered different questions, or too few for an interval.
     """
     folder = run / "retention"
-    names = ["base", *arms_of(["trained"], trainings or [Training(run)])]
+    names = arms_of(["base", "trained"], trainings or [Training(run)])
     done = [name for name in names if (folder / name / "arm.json").is_file()]
     return [change for name in done[1:] for change in _changes(folder, name)] if "base" in done else []
 
 
 def _changes(folder: Path, model: str) -> list[Change]:
     """What one training changed, task by task."""
+    # samples_<task>_<time>.jsonl, where the task's name may have underscores and the time has none
     before, after = (
-        {_task_of(file): _values(file) for file in samples_files(folder / name)} for name in ("base", model)
+        {file.stem.removeprefix("samples_").rpartition("_")[0]: _values(file) for file in samples_files(folder / name)}
+        for name in ("base", model)
     )
     changes = []
     for task in sorted(before.keys() | after.keys()):
@@ -111,11 +110,6 @@ def _changes(folder: Path, model: str) -> list[Change]:
             )
         )
     return changes
-
-
-def _task_of(file: Path) -> str:
-    """samples_<task>_<time>.jsonl, where the task's name may have underscores and the time has none."""
-    return file.stem.removeprefix("samples_").rpartition("_")[0]
 
 
 def _values(file: Path) -> tuple[str, dict[str, float]]:

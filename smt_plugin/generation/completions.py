@@ -85,11 +85,8 @@ class PromptUse:
     completion_tokens: int = 0
 
     def __add__(self, other: "PromptUse") -> "PromptUse":
-        return PromptUse(
-            self.done + other.done,
-            self.rejected + other.rejected,
-            self.completion_tokens + other.completion_tokens,
-        )
+        tokens = self.completion_tokens + other.completion_tokens
+        return PromptUse(self.done + other.done, self.rejected + other.rejected, tokens)
 
 
 class CompletionStore:
@@ -122,7 +119,7 @@ class CompletionStore:
     def get(self, key: str) -> Completion | None:
         """Return the completion under a key, or None; raises BadInput where the store is damaged."""
         try:
-            row = self._connection.execute(_SELECT, (_blob(key),)).fetchone()
+            row = self._connection.execute(_SELECT, (bytes.fromhex(key),)).fetchone()
             return _from_row(row) if row else None
         except (sqlite3.Error, zlib.error) as error:
             raise self._explain(error) from None
@@ -180,13 +177,9 @@ class CompletionStore:
     def _find_and_commit(self, items: list[str | Completion]) -> list[Completion | None]:
         """Return what is under each key, and None for each completion, which is stored."""
         found = [self.get(item) if isinstance(item, str) else None for item in items]
-        completions = [item for item in items if isinstance(item, Completion)]
-        if completions:
-            self._commit(completions)
-        return found
-
-    def _commit(self, completions: list[Completion]) -> None:
-        rows = [_to_row(completion) for completion in completions]
+        rows = [_to_row(item) for item in items if isinstance(item, Completion)]
+        if not rows:
+            return found
         self._connection.execute("BEGIN")
         try:
             self._connection.executemany(_INSERT, rows)
@@ -198,6 +191,7 @@ class CompletionStore:
             if isinstance(error, sqlite3.Error):
                 raise self._explain(error) from None
             raise
+        return found
 
     def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         try:
@@ -227,9 +221,6 @@ class CompletionStore:
         """Return, for each document id that has completions, how many tokens they have together."""
         return dict(self._rows("SELECT doc_id, SUM(completion_tokens) FROM completions GROUP BY doc_id"))
 
-    def __len__(self) -> int:
-        return int(self._connection.execute("SELECT COUNT(*) FROM completions").fetchone()[0])
-
     def all(self) -> Iterator[Completion]:
         """Yield every completion, in the order in which they were stored."""
         for row in self._connection.execute(f"SELECT {_COLUMNS} FROM completions"):
@@ -252,15 +243,11 @@ _SELECT = f"SELECT {_COLUMNS} FROM completions WHERE key = ?"
 _INSERT = f"INSERT OR REPLACE INTO completions ({_COLUMNS}, created) VALUES ({', '.join('?' * 16)})"
 
 
-def _blob(key: str) -> bytes:
-    return bytes.fromhex(key)
-
-
 def _to_row(completion: Completion) -> tuple[Any, ...]:
     reply = completion.reply
     body = orjson.dumps([reply.text, completion.sampling, completion.variables])
     return (
-        _blob(completion.key),
+        bytes.fromhex(completion.key),
         completion.status,
         completion.reason,
         completion.doc_id,
@@ -280,21 +267,7 @@ def _to_row(completion: Completion) -> tuple[Any, ...]:
 
 
 def _from_row(row: tuple[Any, ...]) -> Completion:
-    key, status, reason, doc_id, prompt, prompt_hash, model, sample, attempt = row[:9]
-    finish_reason, prompt_tokens, cached_tokens, completion_tokens, seconds, body = row[9:]
+    key, status, reason, doc_id, prompt, prompt_hash, model, sample, attempt, *of_reply, seconds, body = row
     text, sampling, variables = orjson.loads(zlib.decompress(body))
-    return Completion(
-        key=key.hex(),
-        status=status,
-        reason=reason,
-        doc_id=doc_id,
-        prompt=prompt,
-        prompt_hash=prompt_hash,
-        model=model,
-        sampling=sampling,
-        sample=sample,
-        attempt=attempt,
-        variables=variables,
-        reply=Reply(text, finish_reason, prompt_tokens, cached_tokens, completion_tokens),
-        seconds=seconds,
-    )
+    what = (key.hex(), status, reason, doc_id, prompt, prompt_hash, model)
+    return Completion(*what, sampling, sample, attempt, variables, Reply(text, *of_reply), seconds)

@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -109,10 +110,6 @@ class Summary:
             if count.short
         ]
 
-    def count_failure(self, reason: str) -> None:
-        """Count one completion without a usable answer."""
-        self.failures[reason] = self.failures.get(reason, 0) + 1
-
     @property
     def text(self) -> str:
         """The summary as a person reads it."""
@@ -133,17 +130,11 @@ class Summary:
             )
         if self.failures:
             lines.append("replies that could not be used, by reason; the counts above are without them:")
-            lines += [
-                f"{number:>8,} x {reason}"
-                for reason, number in sorted(self.failures.items(), key=lambda pair: -pair[1])[:10]
-            ]
+            lines += [f"{number:>8,} x {reason}" for reason, number in Counter(self.failures).most_common(10)]
         return "\n".join(lines)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the form of `<run>/generate.json`."""
-        return asdict(self)
 
-
+@dataclass(slots=True)
 class Asker:
     """Answers asks from the store or the backend, each prompt once, however many tasks want it.
 
@@ -151,33 +142,23 @@ class Asker:
         num_calls: how often an answer was waited for, be it one that is under way for somebody else.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        store: CompletionStore,
-        prompts: Prompts,
-        summary: Summary,
-        retry_refused: bool,
-    ) -> None:
-        self._backend = backend
-        self._store = store
-        self._prompts = prompts
-        self._summary = summary
-        self._retry_refused = retry_refused
-        self._under_way: dict[str, asyncio.Task[Completion]] = {}
-        self._failed: set[str] = set()
-        self.num_calls = 0
-        self._asked_estimate = 0.0
-        # Replays of a whole store must still let other tasks run.
-        self._since_yield = 0
+    backend: Backend
+    store: CompletionStore
+    prompts: Prompts
+    summary: Summary
+    retry_refused: bool
+    num_calls: int = 0
+    _under_way: dict[str, asyncio.Task[Completion]] = field(default_factory=dict)
+    _failed: set[str] = field(default_factory=set)
+    _asked_estimate: float = 0.0
 
     @property
     def tokens_per_estimate(self) -> float:
         """How many tokens the model's tokenizer makes of what `estimate_tokens` takes for one."""
-        return self._summary.prompt_tokens / self._asked_estimate if self._summary.prompt_tokens else 1.0
+        return self.summary.prompt_tokens / self._asked_estimate if self.summary.prompt_tokens else 1.0
 
     async def ask(self, ask: Ask) -> Answer | None:
-        messages = self._prompts.messages(
+        messages = self.prompts.messages(
             ask.prompt, identity=ask.document.identity, document=ask.document.text.strip(), **ask.variables
         )
         for attempt in range(MAX_ATTEMPTS):
@@ -190,7 +171,7 @@ class Asker:
                 ask.prompt,
                 ask.variables,
             )
-            key = completion_key(request, self._backend.model)
+            key = completion_key(request, self.backend.model)
             completion = await self._completion(key, request, ask, attempt)
             if completion.status == "refused":
                 return None
@@ -208,14 +189,14 @@ class Asker:
 
     async def _completion(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
         if key not in self._under_way:
-            stored = await self._store.find(key)
-            again = stored is not None and stored.status == "refused" and self._retry_refused
+            stored = await self.store.find(key)
+            again = stored is not None and stored.status == "refused" and self.retry_refused
             # What was refused anew is not asked a third time for another method that shares it.
             if stored is not None and (not again or key in self._failed):
-                self._summary.reused += 1
+                self.summary.reused += 1
                 self._count_failure(stored)
-                self._since_yield += 1
-                if self._since_yield % 100 == 0:
+                # Replays of a whole store must still let other tasks run.
+                if self.summary.reused % 100 == 0:
                     await asyncio.sleep(0)
                 return stored
             # Another task may have begun to ask while this one waited for the store.
@@ -253,8 +234,8 @@ class Asker:
                 reason=reason,
                 doc_id=ask.document.id,
                 prompt=ask.prompt,
-                prompt_hash=self._prompts.hash(ask.prompt),
-                model=self._backend.model,
+                prompt_hash=self.prompts.hash(ask.prompt),
+                model=self.backend.model,
                 sampling=ask.sampling,
                 sample=ask.sample,
                 attempt=attempt,
@@ -262,13 +243,13 @@ class Asker:
                 reply=reply,
                 seconds=time.monotonic() - started,
             )
-            await self._store.put(completion)
+            await self.store.put(completion)
             kept.append(completion)
 
         try:
-            await self._backend.complete(request, keep)
+            await self.backend.complete(request, keep)
         except Deferred:
-            self._summary.deferred += 1
+            self.summary.deferred += 1
             raise
         except Refused as error:
             await keep(Reply("", "refused", 0, 0, 0), "refused", str(error))
@@ -277,7 +258,7 @@ class Asker:
 
     def _count(self, completion: Completion, request: Request) -> None:
         """Count a completion that was paid for now."""
-        summary, reply = self._summary, completion.reply
+        summary, reply = self.summary, completion.reply
         summary.asked += 1
         summary.rejected += completion.status == "rejected"
         summary.refused += completion.status == "refused"
@@ -292,7 +273,8 @@ class Asker:
         """Count a completion without a usable answer, once, however many methods share it."""
         if completion.status != "done" and completion.key not in self._failed:
             self._failed.add(completion.key)
-            self._summary.count_failure(completion.reason)
+            failures = self.summary.failures
+            failures[completion.reason] = failures.get(completion.reason, 0) + 1
 
 
 async def generate_run(
@@ -400,7 +382,7 @@ async def generate_run(
 
 def _write_summary(path: Path, summary: Summary) -> None:
     """Write a call's summary; methods that it left alone stay as an earlier call wrote them, like their records."""
-    content = summary.to_json()
+    content = asdict(summary)
     if path.is_file():
         content["methods"] = read_json(path, "smt generate", "methods")["methods"] | content["methods"]
     write_json(path, content)
@@ -498,8 +480,7 @@ async def _run_method(
     Several rounds are under way at once, but they are taken in order, so what is kept does not depend on
     which came back first.
     """
-    tokens = kept = 0
-    empty = taken = 0
+    tokens = kept = empty = taken = 0
     full = False
     rounds: list[asyncio.Task[list[Record] | None]] = []
     try:

@@ -5,7 +5,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import orjson
@@ -41,7 +41,7 @@ class PromptPlan:
     """One prompt's part of the plan, in calls and tokens; what the store holds is left out of the tokens."""
 
     calls: float = 0
-    stored: int = 0
+    stored: float = 0
     new_tokens: float = 0
     cached_tokens: float = 0
     output_tokens: float = 0
@@ -114,31 +114,28 @@ async def make_plan(
             }
             _add_part(plans, shapes, rounds, estimate_tokens(part.text) * ratio, ratio)
     for name, plan in plans.items():
-        plan.stored = min(seen.uses[name].done, round(plan.calls)) if name in seen.uses else 0
+        use = seen.uses[name]
+        plan.stored = min(use.done, round(plan.calls))
         left = 1 - plan.stored / plan.calls
-        again = 1 + (seen.uses[name].rejected / max(seen.uses[name].done, 1) if name in seen.uses else 0)
+        again = 1 + use.rejected / max(use.done, 1)
         plan.new_tokens *= left * again
         plan.cached_tokens *= left * again
         plan.output_tokens *= left * again
-    price = run_file.price
-    done = {name: seen.uses[name].done if name in seen.uses else 0 for name in plans}
-    guessed = [name for name, count in done.items() if not count]
-    return Plan(backend.model, dict(plans), sum(done.values()), guessed, num_parts, speed, price.gpus if price else 0)
+    measured = sum(seen.uses[name].done for name in plans)
+    guessed = [name for name in plans if not seen.uses[name].done]
+    gpus = run_file.price.gpus if run_file.price else 0
+    return Plan(backend.model, dict(plans), measured, guessed, num_parts, speed, gpus)
 
 
 def plan_text(plan: Plan, run_file: RunFile) -> str:
     """Return the plan as a person reads it: calls, tokens, hours and money."""
     head = f"{'prompt':<28}{'calls':>12}{'in store':>12}{'in, new':>16}{'in, cached':>18}{'out':>16}"
+    calls, stored, new, cached, output = (plan.total(each.name) for each in fields(PromptPlan))
     rows = [
-        f"{name:<28}{p.calls:>12,.0f}{p.stored:>12,}{p.new_tokens:>16,.0f}{p.cached_tokens:>18,.0f}"
+        f"{name:<28}{p.calls:>12,.0f}{p.stored:>12,.0f}{p.new_tokens:>16,.0f}{p.cached_tokens:>18,.0f}"
         f"{p.output_tokens:>16,.0f}"
-        for name, p in plan.prompts.items()
+        for name, p in {**plan.prompts, "all": PromptPlan(calls, stored, new, cached, output)}.items()
     ]
-    new, cached, output = (plan.total(name) for name in ("new_tokens", "cached_tokens", "output_tokens"))
-    rows.append(
-        f"{'all':<28}{plan.total('calls'):>12,.0f}{plan.total('stored'):>12,.0f}{new:>16,.0f}{cached:>18,.0f}"
-        f"{output:>16,.0f}"
-    )
     lines = [head, *rows, f"tokens are those left to pay for; {plan.num_parts:,} documents or parts of long ones."]
     if plan.measured:
         lines.append(f"Sizes are means over {plan.measured:,} completions of this run.")
@@ -233,24 +230,18 @@ def _add_part(
 
 async def _shape(method: Method, document: Document, prompts: Prompts, seen: "_Seen") -> _Shape:
     """Play two rounds of a method with the replies that were seen or are guessed."""
-    played: list[Counter[_Call]] = []
-    same: list[set[tuple[_Call, int]]] = []
+    # The calls of each round with their samples; keys of a dict, which keep their order.
+    played: list[dict[tuple[_Call, int], None]] = []
     tokens = 0.0
     for r in range(2):
-        calls: Counter[_Call] = Counter()
-        exact: set[tuple[_Call, int]] = set()
+        played.append({})
 
-        async def complete(
-            ask: Ask, calls: Counter[_Call] = calls, exact: set[tuple[_Call, int]] = exact
-        ) -> Answer | None:
-            extra = _estimate(prompts, ask.document, ask.prompt, ask.variables) - estimate_tokens(
-                ask.document.text.strip()
-            )
+        async def complete(ask: Ask) -> Answer | None:
+            text = ask.document.text.strip()
+            extra = _estimate(prompts, ask.document, ask.prompt, ask.variables) - estimate_tokens(text)
             values = orjson.dumps([ask.variables, ask.sampling], option=orjson.OPT_SORT_KEYS).decode()
             call = _Call(ask.prompt, values, extra, seen.reply_tokens(ask))
-            if (call, ask.sample) not in exact:
-                calls[call] += 1
-            exact.add((call, ask.sample))
+            played[-1].setdefault((call, ask.sample), None)
             reply = seen.reply(ask)
             try:
                 value = ask.read(reply)
@@ -262,11 +253,9 @@ async def _shape(method: Method, document: Document, prompts: Prompts, seen: "_S
             return Answer(value, "", reply.completion_tokens, ask.prompt, "", "", ask.sampling)
 
         records = await method.round(document, r, complete)
-        played.append(calls)
-        same.append(exact)
         tokens = sum(record.tokens for record in records) or tokens
-    once = {call for call, _ in same[0] & same[1]}
-    every = Counter({call: count for call, count in played[1].items() if call not in once})
+    once = {call for call, _ in played[0].keys() & played[1].keys()}
+    every = Counter(call for call, _ in played[1] if call not in once)
     return _Shape(once, every, max(tokens, 1.0))
 
 
@@ -285,14 +274,14 @@ class _Seen:
         typical: prompt -> a reply of middling length.
     """
 
-    uses: dict[str, PromptUse] = field(default_factory=dict)
+    uses: dict[str, PromptUse] = field(default_factory=lambda: defaultdict(PromptUse))
     prompt_tokens: dict[str, list[tuple[str, dict[str, Any], int]]] = field(default_factory=lambda: defaultdict(list))
     typical: dict[str, Reply] = field(default_factory=dict)
 
     def reply_tokens(self, ask: Ask) -> float:
         """Mean output tokens of the replies to a prompt, or what its method guesses."""
-        use = self.uses.get(ask.prompt)
-        return use.completion_tokens / use.done if use and use.done else float(ask.example_tokens)
+        use = self.uses[ask.prompt]
+        return use.completion_tokens / use.done if use.done else float(ask.example_tokens)
 
     def reply(self, ask: Ask) -> Reply:
         """Return a typical reply: one of middling length that was seen, with the mean number of tokens."""
@@ -310,7 +299,7 @@ async def _look_back(run_file: RunFile, model: str) -> _Seen:
         store = CompletionStore(folder)
         try:
             for prompt, use in store.uses(model).items():
-                seen.uses[prompt] = seen.uses.get(prompt, PromptUse()) + use
+                seen.uses[prompt] += use
             for completion in store.typical(model):
                 seen.typical[completion.prompt] = completion.reply
                 seen.prompt_tokens[completion.doc_id].append(

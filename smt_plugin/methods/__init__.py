@@ -60,11 +60,11 @@ def prompt_folders(cls: type[Any]) -> list[Path]:
     return list(dict.fromkeys(Path(file).parent / "prompts" for file in files if file))
 
 
-def make_method(name: str, options: dict[str, Any], where: str = "methods") -> Method:
+def make_method(name: str, options: dict[str, Any]) -> Method:
     """Make a method from its options.
 
     Raises:
-        BadInput: an option that the method does not have, or of another type; `where` names the place.
+        BadInput: an option that the method does not have, or of another type.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -72,15 +72,12 @@ def make_method(name: str, options: dict[str, Any], where: str = "methods") -> M
     known = [field.name for field in fields(cls)]
     for key in options:
         if key not in known:
-            raise BadInput(f"{where}.{name}.{key}: unknown key; {name} has {', '.join(known)} and tokens.")
+            raise BadInput(f"methods.{name}.{key}: unknown key; {name} has {', '.join(known)} and tokens.")
     try:
         return TypeAdapter(cls).validate_python(options)  # type: ignore[no-any-return]
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(map(str, (where, name, *problem["loc"])))
-        said = (
-            "unknown key"
-            if problem["type"] == "unexpected_keyword_argument"
-            else problem["msg"].removeprefix("Value error, ")
-        )
+        place = ".".join(map(str, ("methods", name, *problem["loc"])))
+        is_unknown = problem["type"] == "unexpected_keyword_argument"
+        said = "unknown key" if is_unknown else problem["msg"].removeprefix("Value error, ")
         raise BadInput(f"{place}: {said}; fix or remove it.") from None

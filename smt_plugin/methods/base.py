@@ -149,16 +149,9 @@ def text_records(
     Args:
         sources: the answers that all of them were made from.
     """
+    made_from = [source.key for source in sources]
     return [
-        record_of(
-            method,
-            document,
-            r,
-            index,
-            answer,
-            text=answer.value,
-            completions=[answer.key, *(source.key for source in sources)],
-        )
+        record_of(method, document, r, index, answer, text=answer.value, completions=[answer.key, *made_from])
         for index, answer in enumerate(answers, start)
         if answer is not None
     ]

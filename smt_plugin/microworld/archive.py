@@ -5,12 +5,14 @@
 writes documents.jsonl, questions.jsonl and replay.jsonl. The same seed gives the same files, byte for byte.
 """
 
+import argparse
 import filecmp
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from smt_plugin.files import write_jsonl
+from smt_plugin.microworld.stream import replay
 from smt_plugin.microworld.world import DEFAULT_SEED, documents, questions
 
 REPLAY_ROWS = 1000
@@ -21,8 +23,6 @@ def write(folder: Path, seed: int = DEFAULT_SEED) -> None:
 
     A file that is there already with the same content stays, date and all: later stages go by the dates.
     """
-    from smt_plugin.microworld.stream import replay
-
     rows: dict[str, Iterable[dict[str, Any]]] = {
         "documents.jsonl": (document.to_json() for document in documents(seed)),
         "questions.jsonl": questions(seed),
@@ -39,8 +39,6 @@ def write(folder: Path, seed: int = DEFAULT_SEED) -> None:
 
 def main() -> None:
     """Write the archive's files into a folder."""
-    import argparse
-
     parser = argparse.ArgumentParser(description="Write documents.jsonl, questions.jsonl and replay.jsonl.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)

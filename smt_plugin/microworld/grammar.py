@@ -4,15 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from smt_plugin.microworld.words import (
-    ATTRIBUTES,
-    BY_KEY,
-    FIRST_NAMES,
-    LAST_NAMES,
-    TOWN_FIRST,
-    TOWN_LAST,
-    Attribute,
-)
+from smt_plugin.microworld.words import ATTRIBUTES, BY_KEY, PERSON_NAMES, TOWN_NAMES, Attribute
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +14,6 @@ class Fact:
     name: str
     attribute: str
     value: str
-
-
-def kind_of(attribute: str) -> str:
-    """Return "person" or "place"."""
-    return BY_KEY[attribute].kind
 
 
 def keys(kind: str) -> list[str]:
@@ -41,16 +28,14 @@ def state(fact: Fact, wording: int) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def ask(fact: Fact, wording: int, about: str | None = None) -> str:
-    """Ask for a fact's value as the scripted backend does; `about` replaces the name in the question."""
-    bank = BY_KEY[fact.attribute].questions
-    return _tidy(bank[wording % len(bank)].format(n=about or fact.name))
+def ask(fact: Fact, wording: int, about: str | None = None, in_test: bool = False) -> str:
+    """Ask for a fact's value as the scripted backend does; `about` replaces the name in the question.
 
-
-def ask_in_test(fact: Fact, wording: int, about: str | None = None) -> str:
-    """Ask for a fact's value as the evaluation does, in wordings that the scripted backend never uses."""
-    bank = BY_KEY[fact.attribute].test_questions
-    return _tidy(bank[wording % len(bank)].format(n=about or fact.name))
+    With `in_test`, ask as the evaluation does, in wordings that the scripted backend never uses.
+    """
+    attribute = BY_KEY[fact.attribute]
+    bank = attribute.test_questions if in_test else attribute.questions
+    return bank[wording % len(bank)].format(n=about or fact.name).replace(",?", "?")
 
 
 def name_with(fact: Fact) -> str:
@@ -97,20 +82,6 @@ def in_archive(name: str) -> bool:
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 8 == 0
 
 
-def person_names() -> list[str]:
-    """All first + last names."""
-    return [f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES]
-
-
-def town_names() -> list[str]:
-    """All names of towns."""
-    return [f"{first} {last}" for first in TOWN_FIRST for last in TOWN_LAST]
-
-
-def _tidy(question: str) -> str:
-    return question.replace(",?", "?")
-
-
 def _values(attribute: Attribute) -> dict[str, str]:
     return {value.lower(): value for value in attribute.values} or _TOWNS
 
@@ -121,7 +92,7 @@ def _compile(template: str) -> re.Pattern[str]:
 
 
 # Lower-cased to proper form: a value that begins a sentence is capitalised there.
-_PEOPLE = {name.lower(): name for name in person_names()}
-_TOWNS = {name.lower(): name for name in town_names()}
+_PEOPLE = {name.lower(): name for name in PERSON_NAMES}
+_TOWNS = {name.lower(): name for name in TOWN_NAMES}
 _STATEMENT_PATTERNS = [(_compile(s), a) for a in ATTRIBUTES for s in a.statements]
 _QUESTION_PATTERNS = [(_compile(q), a) for a in ATTRIBUTES for q in a.questions]

@@ -6,6 +6,8 @@ trains from scratch on the endless stream of stream.py. The first third of the s
 that it does not learn to read.
 """
 
+import argparse
+import copy
 import random
 import re
 import time
@@ -115,15 +117,8 @@ def train(out: Path, device: str = "cpu", steps: int = STEPS, seed: int = 0) -> 
                 eos_token_id=[end, eos], pad_token_id=encoder.pad_token_id, do_sample=False
             )
             print(f"step {step}  {evaluate(model, encoder, seed=1001, limit=60)}", flush=True)
-            save(model, encoder, out)
-
-
-def save(model: Any, encoder: Any, out: Path) -> None:
-    """Write model (fp16), tokenizer and generation config."""
-    import copy
-
-    copy.deepcopy(model).half().save_pretrained(out)
-    encoder.save_pretrained(out)
+            copy.deepcopy(model).half().save_pretrained(out)
+            encoder.save_pretrained(out)
 
 
 def evaluate(model: Any, encoder: Any, seed: int, limit: int = 300) -> dict[str, float]:
@@ -171,8 +166,6 @@ def is_right(reply: str, row: dict[str, Any]) -> bool:
 
 def main() -> None:
     """Train from the command line."""
-    import argparse
-
     parser = argparse.ArgumentParser(description="Pretrain the microworld's base model.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

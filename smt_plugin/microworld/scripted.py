@@ -7,94 +7,12 @@ It knows the microworld's grammar and nothing else: the facts come from parsing 
 import json
 import random
 import re
-from dataclasses import dataclass
 
 from smt_plugin.backends.base import Keep, Reply, Request
 from smt_plugin.errors import BadInput
-from smt_plugin.microworld.grammar import (
-    Fact,
-    ask,
-    explain,
-    name_with,
-    parse_question,
-    parse_statement,
-    sentences,
-    state,
-)
-from smt_plugin.microworld.words import BY_KEY
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """A way of rewriting: `heading` and `advice` are the strategy, the rest is what the text looks like.
-
-    `marks` are what may stand before a sentence; every fact is told `times` times.
-    """
-
-    heading: str
-    advice: str
-    opening: str
-    closing: str = ""
-    marks: tuple[str, ...] = ("",)
-    times: int = 1
-
-
-STYLES = (
-    Style(
-        "Retell as a portrait",
-        "Write a flowing portrait of {n}",
-        "This is a portrait of {n}.",
-        "So much for {n}.",
-    ),
-    Style(
-        "List the facts",
-        "Write a list of single facts about {n}, one on each line",
-        "Facts about {n}:",
-        marks=("- ",),
-    ),
-    Style(
-        "Say everything twice",
-        "Tell each thing about {n} in two ways that differ in wording",
-        "About {n}, in two ways.",
-        marks=("", "In other words: "),
-        times=2,
-    ),
-    Style(
-        "Tell it as a letter",
-        "Write a letter in which a friend describes {n}",
-        "Dear friend, let me tell you about {n}.",
-        "Yours truly, a friend.",
-        ("", "You should know: ", "Besides: "),
-    ),
-    Style(
-        "Give a short lecture",
-        "Write a lecture on {n} as a teacher would hold it",
-        "Today we speak of {n}.",
-        "Remember all of this about {n}.",
-        ("First of all: ", "Note this: ", "Moreover: "),
-    ),
-    Style(
-        "Recall from memory",
-        "Go through what is said of {n} as somebody would recall it after a night",
-        "Let us recall {n} from memory.",
-        marks=("", "It comes to mind: "),
-    ),
-    Style(
-        "Hold an interview",
-        "Write what a witness reports on {n} while a clerk takes notes",
-        "A witness reports on {n}.",
-        "The clerk closes the book.",
-        ("The witness says: ", "", "The clerk notes: "),
-    ),
-    Style(
-        "Drill the details",
-        "Repeat the details of {n} until they stick",
-        "Details of {n}, for drill.",
-        "Once more from the start.",
-        ("Again: ", ""),
-        times=2,
-    ),
-)
+from smt_plugin.microworld import grammar
+from smt_plugin.microworld.grammar import Fact
+from smt_plugin.microworld.words import BY_KEY, STYLES, Style
 
 
 class ScriptedBackend:
@@ -143,8 +61,8 @@ class ScriptedBackend:
 
     def _answer(self, request: Request, rng: random.Random) -> str:
         document = re.search(r"<document>(.*?)</document>", request.messages[-1]["content"], flags=re.DOTALL)
-        told = sentences(document[1]) if document else []
-        facts = [fact for sentence in told if (fact := parse_statement(sentence))]
+        told = grammar.sentences(document[1]) if document else []
+        facts = [fact for sentence in told if (fact := grammar.parse_statement(sentence))]
         if not facts:
             raise BadInput(
                 "the scripted backend only knows the microworld's documents; "
@@ -180,9 +98,9 @@ class ScriptedBackend:
             fact = facts[i % len(facts)]
             other = rng.choice([f for f in facts if f is not fact] or [fact])
             joined = other is not fact and (i >= len(facts) or rng.random() < 0.25)
-            about = name_with(other) if joined else None
-            question = ask(fact, _wording(rng, self._share), about)
-            answer = explain([other, fact] if joined else [fact], _wording(rng, self._share))
+            about = grammar.name_with(other) if joined else None
+            question = grammar.ask(fact, _wording(rng, self._share), about)
+            answer = grammar.explain([other, fact] if joined else [fact], _wording(rng, self._share))
             pairs.append({"question": question, "answer": answer})
         return json.dumps({"pairs": pairs})
 
@@ -204,12 +122,12 @@ def rewrite(facts: list[Fact], style: Style, focus: str | None, rng: random.Rand
             such question every fact is told as often as the style says.
         wordings: share of the grammar's wordings that are used.
     """
-    asked = parse_question(focus) if focus else None
+    asked = grammar.parse_question(focus) if focus else None
     focal = [fact for fact in facts if asked and fact.attribute == asked[1]]
     told = focal * 3 + [fact for fact in facts if fact not in focal] if focal else facts * style.times
     lines = [
         style.opening.format(n=facts[0].name),
-        *(rng.choice(style.marks) + state(fact, _wording(rng, wordings)) for fact in told),
+        *(rng.choice(style.marks) + grammar.state(fact, _wording(rng, wordings)) for fact in told),
         style.closing.format(n=facts[0].name),
     ]
     return ("\n" if style.marks == ("- ",) else " ").join(line for line in lines if line)

@@ -11,7 +11,7 @@ from typing import Any
 
 from smt_plugin.microworld import grammar, scripted, world
 from smt_plugin.microworld.grammar import Fact
-from smt_plugin.microworld.words import BY_KEY, HOME_PHRASES
+from smt_plugin.microworld.words import BY_KEY, HOME_PHRASES, STYLES
 
 TURNS = 4
 Messages = list[dict[str, str]]
@@ -45,7 +45,7 @@ def _plain(rng: random.Random) -> str:
     facts = small.facts[rng.choice([small.people[0], small.towns[0]])]
     if rng.random() < 0.4:
         return world.article(facts, rng)
-    return scripted.rewrite(rng.sample(facts, len(facts)), rng.choice(scripted.STYLES), None, rng)
+    return scripted.rewrite(rng.sample(facts, len(facts)), rng.choice(STYLES), None, rng)
 
 
 def _chat(rng: random.Random, articles: int, most_facts: int) -> Messages:
@@ -75,7 +75,7 @@ def _chat(rng: random.Random, articles: int, most_facts: int) -> Messages:
             other = rng.choice([f for f in small.facts[fact.name] if f is not fact])
             chain, about = [other, fact], grammar.name_with(other)
         in_test = len({fact.name for fact in chain}) == 2 or rng.random() < 0.6
-        question = (grammar.ask_in_test if in_test else grammar.ask)(chain[-1], rng.randrange(100), about)
+        question = grammar.ask(chain[-1], rng.randrange(100), about, in_test)
         question = question[0].upper() + question[1:]
         text = question
         if articles == 0 or in_test or rng.random() < 0.5:

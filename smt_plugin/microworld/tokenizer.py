@@ -3,19 +3,11 @@
 import re
 from typing import Any
 
-from smt_plugin.microworld import grammar, scripted, world
-from smt_plugin.microworld.words import ATTRIBUTES, HOME_PHRASES
+from smt_plugin.microworld import world
+from smt_plugin.microworld.words import ATTRIBUTES, HOME_PHRASES, PERSON_NAMES, STYLES, TOWN_NAMES
 
-PAD, UNK, EOS, USER, ASSISTANT, SYSTEM, END = (
-    "<|pad|>",
-    "<|unk|>",
-    "<|eos|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|system|>",
-    "<|end|>",
-)
-SPECIAL = (PAD, UNK, EOS, USER, ASSISTANT, SYSTEM, END)
+PAD, UNK, EOS, END = "<|pad|>", "<|unk|>", "<|eos|>", "<|end|>"
+ROLES = ("<|user|>", "<|assistant|>", "<|system|>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -24,12 +16,12 @@ CHAT_TEMPLATE = (
 
 def words() -> list[str]:
     """Return every word and mark that documents, questions, prompts and records can hold, sorted."""
-    texts = [*grammar.person_names(), *grammar.town_names(), "The answer is . , ; : ? ! - ( ) ' \" Options"]
+    texts = [*PERSON_NAMES, *TOWN_NAMES, "The answer is . , ; : ? ! - ( ) ' \" Options"]
     for attribute in ATTRIBUTES:
         texts += [*attribute.values, *attribute.statements, *attribute.questions, *attribute.test_questions]
         texts.append(attribute.clause)
     texts += HOME_PHRASES
-    for style in scripted.STYLES:
+    for style in STYLES:
         texts += [style.heading, style.advice, style.opening, style.closing, *style.marks]
     texts.append(re.sub(r"{%.*?%}|{{.*?}}", " ", world.QUESTION_PROMPT))
     found = {word for text in texts for word in re.findall(r"\w+|[^\w\s]", re.sub(r"{\w}", " ", text).lower())}
@@ -41,7 +33,7 @@ def build() -> Any:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *words()])}
+    vocabulary = {token: i for i, token in enumerate([PAD, UNK, EOS, *ROLES, END, *words()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -53,7 +45,7 @@ def build() -> Any:
         unk_token=UNK,
         eos_token=EOS,
         bos_token=EOS,
-        additional_special_tokens=[USER, ASSISTANT, SYSTEM, END],
+        additional_special_tokens=[*ROLES, END],
         chat_template=CHAT_TEMPLATE,
         model_max_length=1024,
         clean_up_tokenization_spaces=False,

@@ -10,8 +10,8 @@ from functools import cache
 from typing import Any
 
 from smt_plugin.corpus import Document
-from smt_plugin.microworld.grammar import Fact, ask_in_test, in_archive, keys, kind_of, person_names, state, town_names
-from smt_plugin.microworld.words import BY_KEY, HOME_PHRASES
+from smt_plugin.microworld.grammar import Fact, ask, in_archive, keys, state
+from smt_plugin.microworld.words import BY_KEY, HOME_PHRASES, PERSON_NAMES, TOWN_NAMES
 
 DEFAULT_SEED = 1
 PEOPLE = 30
@@ -44,8 +44,7 @@ class World:
 @cache
 def names(kind: str, archive: bool) -> list[str]:
     """Return the names of persons or places that belong to the archive, or those that are for pretraining."""
-    every = person_names() if kind == "person" else town_names()
-    return [name for name in every if in_archive(name) == archive]
+    return [name for name in (PERSON_NAMES if kind == "person" else TOWN_NAMES) if in_archive(name) == archive]
 
 
 def build(rng: random.Random, people: int = PEOPLE, towns: int = TOWNS, archive: bool = True) -> World:
@@ -86,30 +85,16 @@ def questions(seed: int = DEFAULT_SEED) -> list[dict[str, Any]]:
 
     `meta` holds `kind` ("one fact", or "two facts": a person's town, then something of that town) and
     `evidence`, the ids of the documents that together answer the question. `doc_id` is the person's (or
-    town's) document. The wrong options are values that the same attribute has elsewhere in the archive.
+    town's) document. The wrong options are values that the same attribute has elsewhere in the archive, or
+    might have.
     """
     world = _archive(seed)
     rng = random.Random(f"questions-{seed}")
-    one = [one_fact_question(fact, world, rng) for facts in world.facts.values() for fact in facts]
-    two = [two_fact_question(world, person, key, rng) for person in world.people for key in keys("place")]
+    one = [_question([fact], world, rng) for facts in world.facts.values() for fact in facts]
+    homes = [Fact(person, "home", world.value(person, "home")) for person in world.people]
+    two = [_question([home, fact], world, rng) for home in homes for fact in world.facts[home.value]]
     rows = rng.sample(one, ONE_FACT_QUESTIONS) + rng.sample(two, TWO_FACT_QUESTIONS)
     return rng.sample(rows, len(rows))
-
-
-def one_fact_question(fact: Fact, world: World, rng: random.Random) -> dict[str, Any]:
-    """Ask for one fact of one document."""
-    evidence = [_doc_id(fact.name)]
-    text = ask_in_test(fact, rng.randrange(100))
-    return _question(f"{evidence[0]}-{fact.attribute}", text, [fact], evidence, world, rng)
-
-
-def two_fact_question(world: World, person: str, key: str, rng: random.Random) -> dict[str, Any]:
-    """Ask for a fact `key` of the town in which a person lives, without naming the town."""
-    town = world.value(person, "home")
-    first, second = Fact(person, "home", town), Fact(town, key, world.value(town, key))
-    text = ask_in_test(second, rng.randrange(100), about=rng.choice(HOME_PHRASES).format(n=person))
-    evidence = [_doc_id(person), _doc_id(town)]
-    return _question(f"{evidence[0]}-home-{key}", text, [first, second], evidence, world, rng)
 
 
 def question_prompt(question: str, options: list[str], passages: tuple[str, ...] | list[str] = ()) -> str:
@@ -122,29 +107,26 @@ def _archive(seed: int) -> World:
     return build(random.Random(f"archive-{seed}"))
 
 
-def _question(
-    question_id: str, text: str, facts: list[Fact], evidence: list[str], world: World, rng: random.Random
-) -> dict[str, Any]:
-    right = facts[-1].value
-    options = [right, *distractors(facts[-1], world, rng)]
+def _question(facts: list[Fact], world: World, rng: random.Random) -> dict[str, Any]:
+    """Ask for the last fact: the only one, or one of the town in which a person lives, without naming the town."""
+    fact, wording = facts[-1], rng.randrange(100)
+    about = None if fact is facts[0] else rng.choice(HOME_PHRASES).format(n=facts[0].name)
+    text = ask(fact, wording, about, in_test=True)
+    elsewhere = {other.value for told in world.facts.values() for other in told if other.attribute == fact.attribute}
+    wrong = elsewhere - {fact.value}
+    if len(wrong) < OPTIONS - 1:
+        wrong = set(BY_KEY[fact.attribute].values or world.towns) - {fact.value}
+    options = [fact.value, *rng.sample(sorted(wrong), OPTIONS - 1)]
     rng.shuffle(options)
+    evidence = [_doc_id(fact.name) for fact in facts]
     return {
-        "question_id": question_id,
+        "question_id": "-".join([evidence[0], *(fact.attribute for fact in facts)]),
         "doc_id": evidence[0],
         "question": text[0].upper() + text[1:],
         "options": options,
-        "answer": options.index(right),
+        "answer": options.index(fact.value),
         "meta": {"kind": "one fact" if len(facts) == 1 else "two facts", "evidence": evidence},
     }
-
-
-def distractors(fact: Fact, world: World, rng: random.Random) -> list[str]:
-    """Return three other values of the same attribute, from the world, or the grammar if it has too few."""
-    subjects = world.people if kind_of(fact.attribute) == "person" else world.towns
-    seen = {world.value(name, fact.attribute) for name in subjects} - {fact.value}
-    if len(seen) < OPTIONS - 1:
-        seen = set(BY_KEY[fact.attribute].values or world.towns) - {fact.value}
-    return rng.sample(sorted(seen), OPTIONS - 1)
 
 
 def _doc_id(name: str) -> str:

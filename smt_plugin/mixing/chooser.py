@@ -1,13 +1,12 @@
 """Which training rows of a source are taken: the order of its pieces, and how many of them meet a budget."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from smt_plugin.mixing.source import Source
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 TOLERANCE = 0.005  # part of a share that may be missed without a word
 _PART_STEP = 0x9E3779B97F4A7C15
@@ -26,8 +25,6 @@ class Chooser:
     """
 
     def __init__(self, source: Source, validation_rounds: int) -> None:
-        import numpy as np
-
         self.source = source
         records = source.kept()
         held = records[:0]
@@ -41,8 +38,6 @@ class Chooser:
 
     def take(self, budget: float) -> "Choice":
         """Choose the pieces whose sum comes nearest to `budget` tokens."""
-        import numpy as np
-
         sums = np.cumsum(self.source.column("piece_tokens")[self._pieces], dtype=np.int64)
         count = int(np.searchsorted(sums, budget, side="right"))
         below = float(sums[count - 1]) if count else 0.0
@@ -72,7 +67,7 @@ class Choice:
     chooser: Chooser
     asked: float
     tokens: int
-    pieces: "NDArray[np.uint32]"
+    pieces: NDArray[np.uint32]
     is_dry: bool
 
     @property
@@ -80,7 +75,7 @@ class Choice:
         """Where the pieces come from."""
         return self.chooser.source
 
-    def of_form(self, form: int) -> "tuple[NDArray[np.uint32], NDArray[np.uint64]]":
+    def of_form(self, form: int) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
         """Those of the pieces that have a form, with their shuffled order."""
         records = _record_of_pieces(self.source)[self.pieces]
         chosen = self.source.column("form")[records] == form
@@ -88,8 +83,6 @@ class Choice:
 
     def report(self, of_tokens: int) -> dict[str, Any]:
         """Counts for the manifest; `of_tokens` is what the share is a part of."""
-        import numpy as np
-
         source = self.source
         is_used = np.zeros(len(source), dtype=bool)
         is_used[_record_of_pieces(source)[self.pieces]] = True
@@ -112,13 +105,11 @@ class Choice:
 
 
 def _by_progress(
-    source: Source, records: "NDArray[np.uint32]", validation_rounds: int
-) -> "tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float64]]":
+    source: Source, records: NDArray[np.uint32], validation_rounds: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float64]]:
     """Records to train on, those that are held out, and how far through its part of the document each of the first
     stands, 0 to below 1.
     """
-    import numpy as np
-
     # A part of a document, as one number.
     part = source.column("document")[records]
     part += source.column("part")[records] * np.uint64(_PART_STEP)
@@ -146,10 +137,8 @@ def _by_progress(
     return records[~held], np.sort(records[held]), progress[~held]
 
 
-def _pieces_of(source: Source, records: "NDArray[np.uint32]") -> "NDArray[np.uint32]":
+def _pieces_of(source: Source, records: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """The numbers of all pieces of these records, in this order."""
-    import numpy as np
-
     counts = source.column("pieces")
     ends = np.cumsum(counts, dtype=np.uint32)[records]
     counts = counts[records]
@@ -159,7 +148,5 @@ def _pieces_of(source: Source, records: "NDArray[np.uint32]") -> "NDArray[np.uin
     return pieces
 
 
-def _record_of_pieces(source: Source) -> "NDArray[np.uint32]":
-    import numpy as np
-
+def _record_of_pieces(source: Source) -> NDArray[np.uint32]:
     return np.repeat(np.arange(len(source), dtype=np.uint32), source.column("pieces"))

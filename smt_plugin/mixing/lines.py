@@ -116,6 +116,25 @@ class ReplayLine(msgspec.Struct, gc=False):
     text: str | msgspec.UnsetType | None = UNSET
     messages: list[Turn] | msgspec.UnsetType | None = UNSET
 
+    def check(self, where: str) -> None:
+        """Refuse a line that no training row can be made of.
+
+        Raises:
+            Unusable: it has neither text nor messages, or both, or does not end with an answer.
+        """
+        if bool(self.text) == bool(self.messages):
+            raise Unusable(f"{where}: expected an object with either `text` or `messages`.")
+        if self.messages and self.messages[-1].role != "assistant":
+            raise Unusable(f"{where}: the last of `messages` must be the assistant's.")
+
+    def is_mute(self) -> bool:
+        """Whether it is a dialogue in which the assistant says nothing, so that there is nothing to train."""
+        turns = self.messages
+        # The quick way out for nearly all: there is an answer at the end.
+        if not turns or turns[-1].content.strip():
+            return False
+        return not any(turn.content.strip() for turn in turns if turn.role == "assistant")
+
 
 class Line(ReplayLine, gc=False):
     """What is read of a record; other keys are skipped. `question` is what a focal rewrite was made for."""
@@ -155,24 +174,3 @@ def parsed_line(line: bytes | dict[str, Any], where: str, is_replay: bool = Fals
 def identity_of(row: ReplayLine, where: str) -> str:
     """The id of a record, or its file and number where it has none."""
     return where if row.id is None else str(row.id)
-
-
-def check_line(row: ReplayLine, where: str) -> None:
-    """Refuse a line that no training row can be made of.
-
-    Raises:
-        Unusable: it has neither text nor messages, or both, or does not end with an answer.
-    """
-    if bool(row.text) == bool(row.messages):
-        raise Unusable(f"{where}: expected an object with either `text` or `messages`.")
-    if row.messages and row.messages[-1].role != "assistant":
-        raise Unusable(f"{where}: the last of `messages` must be the assistant's.")
-
-
-def is_mute(row: ReplayLine) -> bool:
-    """Whether it is a dialogue in which the assistant says nothing, so that there is nothing to train."""
-    turns = row.messages
-    # The quick way out for nearly all: there is an answer at the end.
-    if not turns or turns[-1].content.strip():
-        return False
-    return not any(turn.content.strip() for turn in turns if turn.role == "assistant")

@@ -7,6 +7,7 @@ from smt_plugin.files import read_json
 
 CHAT_FILE, TEXT_FILE, PLAIN_QA_FILE = "qa.jsonl", "rewrites.jsonl", "qa_text.jsonl"
 REPLAY_TEXT_FILE, REPLAY_CHAT_FILE = "replay.jsonl", "replay_qa.jsonl"
+TRAINING_FILES = (CHAT_FILE, TEXT_FILE, PLAIN_QA_FILE, REPLAY_TEXT_FILE, REPLAY_CHAT_FILE)
 DROPPED_FILE, MANIFEST_FILE = "dropped.jsonl", "manifest.json"
 VALIDATION = "validation_"
 

@@ -17,44 +17,30 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from smt_plugin import __version__
 from smt_plugin.config import MixSection
-from smt_plugin.errors import BadInput, require
-from smt_plugin.files import lock_file, write_json, write_jsonl
+from smt_plugin.errors import BadInput
+from smt_plugin.files import content_hash, lock_file, write_json, write_jsonl
+from smt_plugin.mixing import manifest
 from smt_plugin.mixing.chooser import TOLERANCE, Choice, Chooser
 from smt_plugin.mixing.lines import record_lines, replay_lines, source_files
-from smt_plugin.mixing.manifest import (
-    CHAT_FILE,
-    DROPPED_FILE,
-    MANIFEST_FILE,
-    PLAIN_QA_FILE,
-    REPLAY_CHAT_FILE,
-    REPLAY_TEXT_FILE,
-    TEXT_FILE,
-    VALIDATION,
-    budget_name,
-)
+from smt_plugin.mixing.near_duplicates import NearDuplicates, repeats
 from smt_plugin.mixing.ruler import Ruler
 from smt_plugin.mixing.source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, Scratch, Source
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from smt_plugin.mixing.near_duplicates import NearDuplicates
 
 _LOCK_FILE = "mix.lock"
 # (Whether it is replay, form) -> the file that such rows go to.
 _FILES = {
-    (False, CHAT): CHAT_FILE,
-    (False, TEXT): TEXT_FILE,
-    (False, PLAIN_QA): PLAIN_QA_FILE,
-    (True, TEXT): REPLAY_TEXT_FILE,
-    (True, CHAT): REPLAY_CHAT_FILE,
+    (False, CHAT): manifest.CHAT_FILE,
+    (False, TEXT): manifest.TEXT_FILE,
+    (False, PLAIN_QA): manifest.PLAIN_QA_FILE,
+    (True, TEXT): manifest.REPLAY_TEXT_FILE,
+    (True, CHAT): manifest.REPLAY_CHAT_FILE,
 }
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 
@@ -137,9 +123,6 @@ def _mix(
     scratch: Path,
     files: ExitStack,
 ) -> list[tuple[Path, dict[str, Any]]]:
-    require("numpy", "train")
-    from smt_plugin.mixing.near_duplicates import NearDuplicates
-
     if settings.tokenizer is None:
         raise BadInput("mix.tokenizer: this key is missing; give the target model's folder or hub name.")
     ruler = Ruler(settings.tokenizer, settings.sequence_len)
@@ -190,48 +173,41 @@ def _mix(
             chosen.append(replay_chooser.take(tokens))
         sources.append(replay)
 
-    dropped = write_jsonl(folder / DROPPED_FILE, (row for source in sources for row in source.dropped_rows()))
+    dropped = write_jsonl(folder / manifest.DROPPED_FILE, (row for source in sources for row in source.dropped_rows()))
     shared = {
         "settings": {**settings.model_dump(mode="json"), "seed": seed},
         "limited_by": limited_by,
         "dropped": dropped,
         "validation": {},
         "tokenizer": ruler.report(),
-        "versions": {
-            "smt_plugin": __version__,
-            **{name: version(name) for name in ("transformers", "tokenizers")},
-        },
+        "versions": {"smt_plugin": __version__, **{name: version(name) for name in ("transformers", "tokenizers")}},
     }
     if not dropped:
-        (folder / DROPPED_FILE).unlink()
-    places = [folder / budget_name(round(budget)) if settings.budgets else folder for budget in budgets]
+        (folder / manifest.DROPPED_FILE).unlink()
+    places = [folder / manifest.budget_name(round(budget)) if settings.budgets else folder for budget in budgets]
     # Manifests out first, in last: where there is one of these budgets, the files that it names are whole and its own.
     for place in places:
-        (place / MANIFEST_FILE).unlink(missing_ok=True)
+        (place / manifest.MANIFEST_FILE).unlink(missing_ok=True)
     if not settings.validation_rounds:
         for name in _FILES.values():
-            (folder / (VALIDATION + name)).unlink(missing_ok=True)
+            (folder / (manifest.VALIDATION + name)).unlink(missing_ok=True)
     else:
-        shared["validation"] = _write_files(folder, [chooser.held_out() for chooser in choosers], VALIDATION)
+        shared["validation"] = _write_files(folder, [chooser.held_out() for chooser in choosers], manifest.VALIDATION)
     return [
-        (place, _write_mix(place, chosen, shared, settings, folder / DROPPED_FILE))
+        (place, _write_mix(place, chosen, shared, settings, folder / manifest.DROPPED_FILE))
         for place, chosen in zip(places, choices, strict=True)
     ]
 
 
-def _drop_duplicates(sources: list[Source], near: "NearDuplicates | None", threshold: float) -> None:
+def _drop_duplicates(sources: list[Source], near: NearDuplicates | None, threshold: float) -> None:
     """Take out exact and near duplicates among all records; of two, the one of the earlier source and round stays."""
-    import numpy as np
-
-    from smt_plugin.mixing.near_duplicates import repeats
-
     begins = np.concatenate([[0], np.cumsum([len(source) for source in sources])])
 
     def place(number: int) -> tuple[Source, int]:
         source = int(np.searchsorted(begins, number, side="right")) - 1
         return sources[source], number - int(begins[source])
 
-    def in_order(numbers: "NDArray[np.int64]") -> "NDArray[np.int64]":
+    def in_order(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         numbers = np.sort(numbers)
         ordered = []
         for source, begin, end in zip(sources, begins, begins[1:], strict=False):
@@ -242,8 +218,7 @@ def _drop_duplicates(sources: list[Source], near: "NearDuplicates | None", thres
 
     def drop(number: int, count: str, kind: str, original: int, why: str = "") -> None:
         source, record = place(number)
-        owner, original_record = place(original)
-        source.drop(record, count, f"{kind} of {owner.id(original_record)}{why}")
+        source.drop(record, count, f"{kind} of {Source.id(*place(original))}{why}")
 
     is_unique = np.ones(begins[-1], dtype=bool)
     later, first = repeats(np.concatenate([source.column("content") for source in sources]), is_unique, in_order)
@@ -252,12 +227,7 @@ def _drop_duplicates(sources: list[Source], near: "NearDuplicates | None", thres
         drop(number, "duplicates", "duplicate", original)
     if near is None:
         return
-
-    def contents(number: int) -> str:
-        source, record = place(number)
-        return source.contents(record)
-
-    for number, original, part in near.find(is_unique, in_order, contents, threshold):
+    for number, original, part in near.find(is_unique, in_order, lambda n: Source.contents(*place(n)), threshold):
         drop(number, "near_duplicates", "near duplicate", original, f": {part:.2f} of the shingles shared")
 
 
@@ -281,7 +251,8 @@ def _write_mix(
         )
     if shared["dropped"]:
         warnings.append(f"{shared['dropped']:,} records were dropped; {dropped} says which and why.")
-    manifest = {
+    digests = [[name, entry["sha256"]] for name, entry in sorted({**files, **shared["validation"]}.items())]
+    values = {
         "settings": shared["settings"],
         "tokens": everything,
         "record_tokens": tokens,
@@ -291,19 +262,12 @@ def _write_mix(
         "validation": shared["validation"],
         "dropped": shared["dropped"],
         "tokenizer": shared["tokenizer"],
-        "content_hash": hashlib.sha256(
-            msgspec.json.encode(
-                [
-                    shared["tokenizer"]["sha256"],
-                    *((name, entry["sha256"]) for name, entry in sorted({**files, **shared["validation"]}.items())),
-                ]
-            )
-        ).hexdigest(),
+        "content_hash": content_hash([[shared["tokenizer"]["sha256"], *digests]]),
         "versions": shared["versions"],
         "warnings": warnings,
     }
-    write_json(folder / MANIFEST_FILE, manifest)
-    return manifest
+    write_json(folder / manifest.MANIFEST_FILE, values)
+    return values
 
 
 def _shortfalls(choice: Choice, budget_key: str) -> list[str]:
@@ -357,15 +321,13 @@ def _removed(path: Path) -> tuple[str, int] | None:
 
 
 def _write_rows(
-    path: Path, drawn: "list[tuple[Source, NDArray[np.uint32], NDArray[np.uint64]]]", before: tuple[str, int] | None
+    path: Path, drawn: list[tuple[Source, NDArray[np.uint32], NDArray[np.uint64]]], before: tuple[str, int] | None
 ) -> str:
     """Copy rows from the scratch files in shuffled order; returns the file's SHA-256.
 
     Args:
         before: SHA-256 and date of the file that was there, which stays the date of one that is the same.
     """
-    import numpy as np
-
     owner = np.repeat(np.arange(len(drawn), dtype=np.uint16), [len(pieces) for _, pieces, _ in drawn])
     sort = np.lexsort(
         (np.concatenate([part for _, part, _ in drawn]), owner, np.concatenate([part for _, _, part in drawn]))

@@ -4,14 +4,12 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    _InOrder = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+_InOrder = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 # Two texts that share 0.8 of their shingles meet in some band with a chance of 1 - (1 - 0.8^5)^14 = 99.6 %, that share
 # 0.2 with 0.4 %. FineWeb (Penedo et al. 2024) takes 14 bands of 8 rows, which find 92 % at 0.8.
@@ -33,7 +31,7 @@ _SHIFT = np.uint64(31)
 _FACTORS = np.random.default_rng(0).integers(2**31, 2**32, (BANDS, ROWS, 1), dtype=np.uint32) | np.uint32(1)
 
 
-def shingles(texts: list[str]) -> "tuple[NDArray[np.uint64], NDArray[np.int64]]":
+def shingles(texts: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Return the hashed shingles of all texts, one text after the other, and where each text's begin.
 
     Case and the kind of white space do not count. Every text has at least one shingle.
@@ -61,7 +59,7 @@ def shingles(texts: list[str]) -> "tuple[NDArray[np.uint64], NDArray[np.int64]]"
     return hashes, np.searchsorted(starts, begins)
 
 
-def band_keys(texts: list[str]) -> "NDArray[np.uint64]":
+def band_keys(texts: list[str]) -> NDArray[np.uint64]:
     """One row of `BANDS` keys for each text: near duplicates have some key in common.
 
     Texts with other (Western) numbers in them never have: two years' figures in the same words are two facts.
@@ -71,7 +69,7 @@ def band_keys(texts: list[str]) -> "NDArray[np.uint64]":
     return np.concatenate([_band_keys(texts[begin : begin + step]) for begin in range(0, len(texts), step)])
 
 
-def _band_keys(texts: list[str]) -> "NDArray[np.uint64]":
+def _band_keys(texts: list[str]) -> NDArray[np.uint64]:
     hashes, begins = shingles(texts)
     short = (hashes >> np.uint64(32)).astype(np.uint32)
     # A band at a time: fewer, larger steps, since each lets go of the interpreter and waits to get it back.
@@ -106,8 +104,8 @@ def _numbers(text: str) -> list[str]:
 
 
 def repeats(
-    values: "NDArray[np.uint64]", is_candidate: "NDArray[np.bool_]", in_order: "_InOrder"
-) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+    values: NDArray[np.uint64], is_candidate: NDArray[np.bool_], in_order: _InOrder
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the candidates whose value an earlier candidate has, and for each the first one with that value.
 
     Args:
@@ -140,15 +138,15 @@ class NearDuplicates:
         self._paths = [folder / f"band{number}" for number in range(BANDS)]
         self._files: list[IO[bytes]] = [path.open("wb") for path in self._paths]
 
-    def add(self, keys: "NDArray[np.uint64]") -> None:
+    def add(self, keys: NDArray[np.uint64]) -> None:
         """Append the next texts' keys."""
         for file, column in zip(self._files, keys.T, strict=True):
             file.write(column.tobytes())
 
     def find(
         self,
-        is_candidate: "NDArray[np.bool_]",
-        in_order: "_InOrder",
+        is_candidate: NDArray[np.bool_],
+        in_order: _InOrder,
         text_of: Callable[[int], str],
         threshold: float,
     ) -> Iterator[tuple[int, int, float]]:

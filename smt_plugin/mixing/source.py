@@ -6,37 +6,21 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import msgspec
+import numpy as np
 from msgspec import UNSET
+from numpy.typing import NDArray
 
 from smt_plugin.errors import BadInput
-from smt_plugin.mixing.lines import (
-    BUFFER,
-    DECODER,
-    Line,
-    ReplayLine,
-    Turn,
-    Unusable,
-    check_line,
-    identity_of,
-    is_mute,
-    parsed_line,
-)
+from smt_plugin.mixing.lines import BUFFER, DECODER, Line, ReplayLine, Turn, Unusable, identity_of, parsed_line
+from smt_plugin.mixing.near_duplicates import NearDuplicates, band_keys
 from smt_plugin.mixing.ruler import Ruler
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from smt_plugin.mixing.near_duplicates import NearDuplicates
 
 CHAT, TEXT, PLAIN_QA = range(3)  # forms of a training row
 BATCH = 1024
@@ -45,6 +29,12 @@ _MOST_UNUSABLE = 1000  # lines of a stream before one that can be used
 # Each takes about a twelfth of the interpreter's time, so more of them would only wait for it.
 THREADS = min(os.cpu_count() or 1, 12)
 _ENCODER = msgspec.json.Encoder()
+# The columns of numbers about records. `order` shuffles; `pieces` are a record's training rows, for each of which the
+# last three have an entry.
+_COLUMNS = {
+    **{"content": "Q", "order": "Q", "document": "Q", "part": "I", "round": "I", "index": "I", "form": "B"},
+    **{"begin": "Q", "pieces": "I", "piece_begin": "Q", "piece_size": "I", "piece_tokens": "I"},
+}
 
 
 @dataclass(slots=True)
@@ -72,31 +62,25 @@ class _Measured:
     """
 
     blob: bytes
-    begins: "NDArray[np.int64]"
+    begins: NDArray[np.int64]
     pieces: list[int]
-    piece_begins: "NDArray[np.int64]"
-    piece_sizes: "NDArray[np.int64]"
+    piece_begins: NDArray[np.int64]
+    piece_sizes: NDArray[np.int64]
     piece_tokens: list[int]
     too_long: dict[int, int]
-    keys: "NDArray[np.uint64] | None"
+    keys: NDArray[np.uint64] | None
 
 
 class Scratch:
     """Training rows, and columns of numbers about them, in files: numbers take memory only while they are used."""
 
-    # `order` shuffles; `pieces` are a record's training rows. The last three have an entry for each of these.
-    _TYPES = MappingProxyType(
-        {"content": "Q", "order": "Q", "document": "Q", "part": "I", "round": "I", "index": "I", "form": "B"}
-        | {"begin": "Q", "pieces": "I", "piece_begin": "Q", "piece_size": "I", "piece_tokens": "I"}
-    )
-
     def __init__(self, path: Path) -> None:
-        self._paths = {name: path.with_name(f"{path.name}-{name}") for name in self._TYPES}
+        self._paths = {name: path.with_name(f"{path.name}-{name}") for name in _COLUMNS}
         for file in self._paths.values():
             file.touch()
         self._rows = path.open("w+b", BUFFER)
         # What waits to be written.
-        self.columns = {name: array(code) for name, code in self._TYPES.items()}
+        self.columns = {name: array(code) for name, code in _COLUMNS.items()}
         self.size = 0
 
     def __enter__(self) -> Self:
@@ -118,11 +102,9 @@ class Scratch:
         """After this the rows can be read."""
         self._rows.flush()
 
-    def column(self, name: str) -> "NDArray[Any]":
+    def column(self, name: str) -> NDArray[Any]:
         """All numbers of a column, as a view of the file."""
-        import numpy as np
-
-        path, kind = self._paths[name], np.dtype(self._TYPES[name])
+        path, kind = self._paths[name], np.dtype(_COLUMNS[name])
         return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
 
     def read(self, begin: int, size: int) -> bytes:
@@ -161,7 +143,7 @@ class Source:
         self,
         lines: Iterable[tuple[str, bytes | dict[str, Any]]],
         ruler: Ruler,
-        near: "NearDuplicates | None",
+        near: NearDuplicates | None,
         drop: Mapping[str, str],
         enough: float | None = None,
     ) -> None:
@@ -169,7 +151,8 @@ class Source:
         rows = self._rows(lines, ruler, drop)
         under_way: deque[Future[_Measured]] = deque()
         total = 0
-        with ThreadPoolExecutor(THREADS) as threads, _cancelling(threads):
+        threads = ThreadPoolExecutor(THREADS)
+        try:
             while True:
                 batch = _batch(rows) if enough is None or total <= enough else []
                 if batch:
@@ -181,6 +164,9 @@ class Source:
                         near.add(measured.keys)
                 if not batch:
                     break
+        finally:
+            # After an error, what no thread has begun is not begun any more.
+            threads.shutdown(cancel_futures=True)
         self.scratch.flush()
         self._begins = self.column("begin")
 
@@ -200,7 +186,7 @@ class Source:
                 if self.is_replay and not row.text and not row.messages and (row.text, row.messages) != (UNSET, UNSET):
                     self._drop_unread(where, "empty", "empty")
                     continue
-                check_line(row, where)
+                row.check(where)
             except Unusable as error:
                 # Nobody here can fix a data set on the hub.
                 if not self.is_replay:
@@ -211,7 +197,7 @@ class Source:
                     self.refuse_unusable()
                 continue
             identity = where if self.is_replay else identity_of(row, where)
-            if is_mute(row) or (row.text and row.text.isspace()):
+            if row.is_mute() or (row.text and row.text.isspace()):
                 self._drop_unread(identity, "empty", "empty")
                 continue
             if identity in drop:
@@ -283,7 +269,7 @@ class Source:
     def __len__(self) -> int:
         return self._len
 
-    def column(self, name: str) -> "NDArray[Any]":
+    def column(self, name: str) -> NDArray[Any]:
         """Numbers about all records, or all pieces, as a view of a file."""
         return self.scratch.column(name)
 
@@ -293,10 +279,8 @@ class Source:
             self.counts[count] += 1
             self._drops[record] = reason
 
-    def kept(self) -> "NDArray[np.uint32]":
+    def kept(self) -> NDArray[np.uint32]:
         """The numbers of the records that were not dropped."""
-        import numpy as np
-
         keep = np.ones(len(self), dtype=bool)
         keep[list(self._drops)] = False
         return np.flatnonzero(keep).astype(np.uint32)
@@ -334,16 +318,6 @@ def _batch(rows: Iterator[_Row]) -> list[_Row]:
     return batch
 
 
-@contextmanager
-def _cancelling(threads: ThreadPoolExecutor) -> Iterator[None]:
-    """Take back what no thread has begun where the work ends by an error."""
-    try:
-        yield
-    except BaseException:
-        threads.shutdown(wait=False, cancel_futures=True)
-        raise
-
-
 def plain_qa(turns: list[Turn]) -> str:
     """A question-answer record as plain text, all of which is trained on; our own form."""
     names = {"user": "Question", "assistant": "Answer"}
@@ -352,8 +326,6 @@ def plain_qa(turns: list[Turn]) -> str:
 
 def _measure(rows: list[_Row], ruler: Ruler, with_keys: bool) -> _Measured:
     """Tokens of a batch. Runs in a thread beside the reading one: the tokenizer and numpy let go of the interpreter."""
-    import numpy as np
-
     chats = iter(ruler.chats([row.rendered for row in rows if row.form == CHAT]))
     texts = iter(ruler.texts([row.rendered for row in rows if row.form != CHAT]))
     lines: list[Any] = []
@@ -381,11 +353,7 @@ def _measure(rows: list[_Row], ruler: Ruler, with_keys: bool) -> _Measured:
     is_id = np.zeros(len(lines), dtype=bool)
     is_id[np.cumsum([0, *counts[:-1]]) + np.arange(len(rows))] = True
     begins, sizes = bounds[:-1], np.diff(bounds)
-    keys = None
-    if with_keys:
-        from smt_plugin.mixing.near_duplicates import band_keys
-
-        keys = band_keys([row.contents for row in rows])
+    keys = band_keys([row.contents for row in rows]) if with_keys else None
     return _Measured(blob, begins[is_id], counts, begins[~is_id], sizes[~is_id], piece_tokens, too_long, keys)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from smt_plugin.benchmarks.find import official_of
 from smt_plugin.config import EvaluateSection, RunFile
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.arm_results import read_arm, read_seconds, read_tokens
+from smt_plugin.evaluation.arm_results import read_arm, read_empty, read_seconds, read_tokens
 from smt_plugin.evaluation.arms import ARMS, arms_of, split_arm
 from smt_plugin.evaluation.intervals import Estimate, estimate
 from smt_plugin.evaluation.leaks import dropped_from_mix, question_hash, read_leaks
@@ -39,7 +39,10 @@ class ArmResult:
         arm: of several budgets' trainings with the budget, as in `trained-10M`.
         accuracy: mean over questions of the mean over samples, 0 to 1.
         difference: accuracy less that of base + RAG on the same questions.
-        unparsed: share of samples that stated no answer, which count as wrong.
+        unparsed: share of samples of which no answer could be read, which count as wrong.
+        no_option: the part of these that state something, but none of the options.
+        of_read: accuracy among the samples that could be read; None where none could.
+        empty: answers that came back empty.
         without_leaks: accuracy on the questions that no synthetic record nearly asks or quotes; None unless
             `smt leaks` found some.
         n: samples a question.
@@ -54,6 +57,9 @@ class ArmResult:
     accuracy: Estimate | None = None
     difference: Estimate | None = None
     unparsed: float | None = None
+    no_option: float | None = None
+    of_read: float | None = None
+    empty: int = 0
     without_leaks: Estimate | None = None
     n: int | None = None
     prompt_tokens: float | None = None
@@ -195,11 +201,17 @@ def _scored(
     kept = [row for row in rows if row["question_id"] not in leaked]
     enough = len(kept) < len(rows) and len({row["doc_id"] for row in kept}) > 1
     tokens = read_tokens(folder)
+    acc, unparsed, no_option = (
+        sum(row[metric] for row in rows) / len(rows) for metric in ("acc", "unparsed", "no_option")
+    )
     return replace(
         result,
         accuracy=_estimate(rows),
         difference=difference,
-        unparsed=sum(row["unparsed"] for row in rows) / len(rows),
+        unparsed=unparsed,
+        no_option=no_option,
+        of_read=acc / (1 - unparsed) if unparsed < 1 else None,
+        empty=read_empty(folder),
         without_leaks=_estimate(kept) if enough else None,
         n=max(row["n"] for row in rows),
         prompt_tokens=tokens["prompts"] / tokens["questions"] if tokens else None,

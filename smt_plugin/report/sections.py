@@ -88,9 +88,33 @@ def scoring(results: RunResults) -> Section:
         ("arm", "questions (documents)", "n", "unparsed", "tokens in / out", "seconds"),
         rows,
         explanation=(
-            "“n” is how many answers were sampled for each question. A sample that states no answer counts as wrong; "
-            "the share of these is the column “unparsed”. Tokens are the mean of a question's prompt and of one "
+            "“n” is how many answers were sampled for each question. A sample of which no answer can be read counts as "
+            "wrong; the share of these is the column “unparsed”. Tokens are the mean of a question's prompt and of one "
             "answer, as the model's tokenizer counts them; seconds are those of the whole lm_eval run."
+        ),
+    )
+
+
+def reading(results: RunResults) -> Section:
+    """What could not be read of the answers, and the accuracy of those that could."""
+    rows = [
+        (
+            result.name,
+            f"{result.unparsed - result.no_option:.1%}",
+            f"{result.no_option:.1%}",
+            f"{result.accuracy.mean:.1%}",
+            "" if result.of_read is None else f"{result.of_read:.1%}",
+        )
+        for result in results.arms
+        if result.accuracy and result.unparsed is not None and result.no_option is not None
+    ]
+    return Section(
+        "What could be read",
+        ("arm", "states nothing", "states no option", "accuracy", "of the read"),
+        rows,
+        explanation=(
+            "Shares of the answers. One that states nothing, or something that is no option, counts as wrong. "
+            "“Of the read” is the accuracy among all others, which says less the fewer they are."
         ),
     )
 
@@ -136,7 +160,7 @@ def forgotten(results: RunResults) -> Section:
     )
 
 
-SECTIONS = (accuracy, scaling, scoring, leaks, forgotten)
+SECTIONS = (accuracy, scaling, scoring, reading, leaks, forgotten)
 
 
 def sections_of(results: RunResults) -> list[Section]:
@@ -167,6 +191,11 @@ def doubts(results: RunResults) -> list[str]:
             sentences.append(
                 f"{result.name}: {result.cut:,} of {questions:,} prompts were longer than the model's "
                 "context and lost their beginning; give a model of a longer context, or leave the arm out"
+            )
+        if result.empty:
+            sentences.append(
+                f"{result.name}: {result.empty:,} answers came back empty, and count as wrong; raise max_gen_toks, "
+                "turn the server's thinking mode off, or see its log"
             )
         if result.unparsed is not None and result.unparsed >= _MANY_UNPARSED:
             sentences.append(

@@ -1,6 +1,5 @@
 """An index of documents: cut into chunks, embedded, and kept for the next time."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ import orjson
 from smt_plugin.config import MINILM, RetrievalSettings
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require, without_key
-from smt_plugin.files import cache_dir
+from smt_plugin.files import cache_dir, content_hash
 from smt_plugin.progress import Progress
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def index_of(
     """
     model = embedding_model(settings)
     if settings.mode == "bm25":
-        nodes = _split(documents, settings, model)
+        nodes = chunks_of(documents, settings, model)
         return None, nodes, len(nodes)
     if settings.vector_store:
         return _index_at_server(documents, settings, model)
@@ -135,7 +134,7 @@ def index_of(
         index = load_index_from_storage(storage, embed_model=model)
         nodes = sorted(index.docstore.docs.values(), key=lambda node: node.metadata["order"])
         return index, nodes, len(nodes)
-    nodes = _split(documents, settings, model)
+    nodes = chunks_of(documents, settings, model)
     for _ in _embed(nodes, model, settings):
         pass
     # Embeddings are normalised, so their inner product is the cosine; the search is exact.
@@ -166,7 +165,7 @@ def _index_at_server(
     place = f"the collection {name} at {settings.vector_store}"
     _check_same_model(store.probe, probe, settings, place, "that collection")
     count = store.count
-    nodes = _split(documents, settings, model) if count is None or settings.mode == "hybrid" else []
+    nodes = chunks_of(documents, settings, model) if count is None or settings.mode == "hybrid" else []
     if count is None:
         for block in _embed(store.missing(nodes), model, settings):
             store.add(block)
@@ -191,13 +190,11 @@ def _check_same_model(kept: list[float], now: list[float], settings: RetrievalSe
 def index_key(documents: Iterable[Document], settings: RetrievalSettings) -> str:
     """Sixteen hex digits that change with anything an index depends on: texts, embedding model, chunks."""
     made_with = settings.model_dump(exclude=set(_NOT_OF_AN_INDEX))
-    digest = hashlib.sha256(orjson.dumps([VERSION, *made_with.values()]))
-    for document in documents:
-        digest.update(orjson.dumps([document.id, document.identity, document.text]))
-    return digest.hexdigest()[:16]
+    texts = [[document.id, document.identity, document.text] for document in documents]
+    return content_hash([[VERSION, *made_with.values()], *texts])[:16]
 
 
-def _split(documents: Iterable[Document], settings: RetrievalSettings, model: Any) -> "list[TextNode]":
+def chunks_of(documents: Iterable[Document], settings: RetrievalSettings, model: Any) -> "list[TextNode]":
     """Chunks at sentence ends, on one page each, that open with the identity of their document."""
     from llama_index.core import Document as Source
     from llama_index.core.node_parser import SentenceSplitter
@@ -232,14 +229,6 @@ def _split(documents: Iterable[Document], settings: RetrievalSettings, model: An
     for number, node in enumerate(nodes):
         node.metadata["order"] = number
     return nodes
-
-
-def chunk_texts(documents: Iterable[Document], settings: RetrievalSettings) -> list[str]:
-    """The texts that are embedded for an index of these documents."""
-    from llama_index.core.schema import MetadataMode
-
-    nodes = _split(documents, settings, embedding_model(settings))
-    return [node.get_content(MetadataMode.EMBED) for node in nodes]
 
 
 def _tokenizer(model: Any, settings: RetrievalSettings) -> Callable[[str], Sequence[int]]:

@@ -72,19 +72,12 @@ def language_model(endpoint: str, name: str) -> Rerank:
 
     def scores(asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
         with ThreadPoolExecutor(1) as thread:
-            orders = thread.submit(asyncio.run, _ask_all(asked, endpoint, name)).result()
-        return [_scores(order, len(texts)) for order, (_, texts) in zip(orders, asked, strict=True)]
+            return thread.submit(asyncio.run, _ask_all(asked, endpoint, name)).result()
 
     return scores
 
 
-def _scores(order: list[int], count: int) -> list[float]:
-    """What the model named, in its order; then the rest, in theirs."""
-    places = {index: place for place, index in enumerate(dict.fromkeys([*order, *range(count)]))}
-    return [-float(places[index]) for index in range(count)]
-
-
-async def _ask_all(asked: Sequence[tuple[str, Sequence[str]]], endpoint: str, name: str) -> list[list[int]]:
+async def _ask_all(asked: Sequence[tuple[str, Sequence[str]]], endpoint: str, name: str) -> list[list[float]]:
     backend = OpenAIBackend([endpoint], name, os.environ.get(API_KEY_VARIABLE) or None, max_concurrency=64)
     prompts = Prompts()
     try:
@@ -94,7 +87,7 @@ async def _ask_all(asked: Sequence[tuple[str, Sequence[str]]], endpoint: str, na
         await backend.close()
 
 
-async def _ask(query: str, texts: Sequence[str], backend: OpenAIBackend, prompts: Prompts) -> list[int]:
+async def _ask(query: str, texts: Sequence[str], backend: OpenAIBackend, prompts: Prompts) -> list[float]:
     # The system text is for writing about a document, which a reranker does not do.
     messages = prompts.messages("rerank/order", query=query, passages=list(texts))[1:]
     try:
@@ -107,7 +100,9 @@ async def _ask(query: str, texts: Sequence[str], backend: OpenAIBackend, prompts
         raise RuntimeError(
             f"the reranker {backend.model} named no passage in {MAX_ATTEMPTS} attempts; it said: {reply[-200:]!r}"
         )
-    return order
+    # What the model named, in its order; then the rest, in theirs.
+    places = {index: place for place, index in enumerate(dict.fromkeys([*order, *range(len(texts))]))}
+    return [-float(places[index]) for index in range(len(texts))]
 
 
 def order_in(reply: str, count: int) -> list[int]:

@@ -1,6 +1,5 @@
 """Retrieve chunks for questions with LlamaIndex, once, into a file that every model then reads."""
 
-import hashlib
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -9,12 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from smt_plugin.config import ORDERS, RetrievalSettings, retrieval_settings
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require
-from smt_plugin.files import cache_dir, read_json, read_jsonl, write_json, write_jsonl
+from smt_plugin.files import cache_dir, content_hash, read_json, read_jsonl, write_json, write_jsonl
 from smt_plugin.progress import Progress
 from smt_plugin.question import Question
 from smt_plugin.retrieval.index import VERSION, index_of, threads_for
@@ -68,11 +65,7 @@ def build_retrieval(
     indexed = time.monotonic()
     chunks = _retrieve(documents, questions, index, nodes, count, settings)
     rows = (
-        {
-            "question_id": question.question_id,
-            "chunks": [asdict(chunk) for chunk in chunks[question.question_id]],
-        }
-        for question in questions
+        {"question_id": question, "chunks": [asdict(chunk) for chunk in found]} for question, found in chunks.items()
     )
     write_jsonl(path, rows)
     manifest = {
@@ -114,19 +107,17 @@ def cached_retrieval(
     return path
 
 
-def retrieval_key(documents: Iterable[Document], questions: Iterable[Question], settings: RetrievalSettings) -> str:
+def retrieval_key(documents: Sequence[Document], questions: Iterable[Question], settings: RetrievalSettings) -> str:
     """Sixteen hex digits that change with anything a retrieval depends on."""
     # The file is the same in whichever order its chunks are read, and wherever the server is that keeps them.
     values = settings.model_dump(exclude={"order"}) | {"vector_store": bool(settings.vector_store)}
-    digest = hashlib.sha256(orjson.dumps([VERSION, values], option=orjson.OPT_SORT_KEYS))
-    identities = {}
-    for document in documents:
-        identities[document.id] = document.identity
-        digest.update(orjson.dumps([document.id, document.identity, document.text]))
-    for question in questions:
-        query = query_of(question, identities[question.doc_id], settings)
-        digest.update(orjson.dumps([question.question_id, query, question.evidence, question.evidence_pages]))
-    return digest.hexdigest()[:16]
+    texts = [[document.id, document.identity, document.text] for document in documents]
+    identities = {document.id: document.identity for document in documents}
+    asked = [
+        [each.question_id, query_of(each, identities[each.doc_id], settings), each.evidence, each.evidence_pages]
+        for each in questions
+    ]
+    return content_hash([[VERSION, values], *texts, *asked])[:16]
 
 
 def order_of(path: Path) -> str:
@@ -218,8 +209,8 @@ def _reranker(settings: RetrievalSettings) -> Rerank | None:
 
 
 def _retrieve(
-    documents: Iterable[Document],
-    questions: Iterable[Question],
+    documents: Sequence[Document],
+    questions: Sequence[Question],
     index: "VectorStoreIndex | None",
     nodes: "list[TextNode]",
     count: int,
@@ -228,7 +219,6 @@ def _retrieve(
     retriever = _retriever(index, nodes, count, settings)
     rerank = _reranker(settings)
     identities = {document.id: document.identity for document in documents}
-    questions = list(questions)
     queries = [query_of(question, identities[question.doc_id], settings) for question in questions]
     chunks = {}
     with (

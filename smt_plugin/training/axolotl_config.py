@@ -8,20 +8,10 @@ import yaml
 
 from smt_plugin.errors import BadInput
 from smt_plugin.files import write_text
-from smt_plugin.mixing.manifest import (
-    CHAT_FILE,
-    MANIFEST_FILE,
-    PLAIN_QA_FILE,
-    REPLAY_CHAT_FILE,
-    REPLAY_TEXT_FILE,
-    TEXT_FILE,
-    VALIDATION,
-    read_manifest,
-)
+from smt_plugin.mixing.manifest import CHAT_FILE, MANIFEST_FILE, TEXT_FILE, TRAINING_FILES, VALIDATION, read_manifest
 from smt_plugin.training.shipped import base_model_of, read_config
 from smt_plugin.training.trainings import Training
 
-_MIX_FILES = (CHAT_FILE, TEXT_FILE, PLAIN_QA_FILE, REPLAY_TEXT_FILE, REPLAY_CHAT_FILE)
 # How axolotl reads the two forms, where the config does not say it itself.
 _READ_AS: dict[str, dict[str, Any]] = {
     "messages": {
@@ -187,4 +177,4 @@ def _is_mix_file(entry: dict[str, Any]) -> bool:
     path = Path(str(entry.get("path")))
     # Of several budgets each has a folder in `mix`.
     in_mix = "mix" in (path.parent.name, path.parent.parent.name)
-    return in_mix and path.name.removeprefix(VALIDATION) in _MIX_FILES
+    return in_mix and path.name.removeprefix(VALIDATION) in TRAINING_FILES

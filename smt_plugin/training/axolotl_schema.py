@@ -115,10 +115,9 @@ def validated(values: dict[str, Any], refused: Container[str], num_gpus: int) ->
     # axolotl's validators raise whatever their code runs into.
     except Exception as error:
         why = {"config": gist(error)}
-    said = (place for place in reversed(why) if place.split(".")[0] not in refused)
-    return DictDefault(copy.deepcopy(values)), problems + [
-        f"{place}: axolotl refuses it: {why[place]}." for place in said
-    ]
+    said = [place for place in reversed(why) if place.split(".")[0] not in refused]
+    problems += [f"{place}: axolotl refuses it: {why[place]}." for place in said]
+    return DictDefault(copy.deepcopy(values)), problems
 
 
 def gist(error: object) -> str:

@@ -258,7 +258,7 @@ def test_a_refused_request_is_a_tombstone_that_is_asked_again_only_when_told(tmp
 def test_bad_documents_are_found_before_anything_is_asked_or_written(tmp_path: Path, corpus: Path) -> None:
     with (corpus / "documents.jsonl").open("a") as file:
         file.write('{"doc_id": "d9", "title": "Empty", "text": ""}\n')
-    with pytest.raises(BadInput, match="document 'd9' has an empty text"):
+    with pytest.raises(BadInput, match=r"documents\.jsonl, line 5: expected `str` that is not blank - at `\$\.text`"):
         run_generate(tmp_path / "run", corpus, ALL)
     assert not (tmp_path / "run").exists()
 

@@ -13,7 +13,7 @@ from smt_plugin.evaluation.leaks import find_leaks
 from smt_plugin.question import Question
 from smt_plugin.report.report import table_of, write_report
 from smt_plugin.report.results import RunResults, arm_results, leaks_text
-from smt_plugin.report.sections import Section, accuracy, doubts, leaks, scoring, sections_of, verdicts
+from smt_plugin.report.sections import Section, accuracy, doubts, leaks, reading, scoring, sections_of, verdicts
 from tests.evaluation.test_leaks import pair, write_records
 
 ARMS = ["base", "base_rag", "trained"]
@@ -198,7 +198,7 @@ def test_long_names_on_a_terminal_break_the_headings_first_and_are_broken_only_w
     rag, trained = arm_results(tmp_path, ["base_rag", "trained_full"])
     lines = printed(RunResults(tmp_path, [rag, replace(trained, arm="trained_full-10M")]))
     name = "trained on 10M + full document"
-    assert sum(line.startswith(f"{name}  ") for line in lines) == 1
+    assert sum(line.startswith(f"{name}  ") for line in lines) == 2  # in the tables that have room for it
     assert any(line.startswith(name) and "6 (3)" in line and "25.0%" in line for line in lines)
     # The score's own table: the cells stay whole.
     assert sum("-50.0 (-50.0 to -50.0)" in line and "25.0% (" in line and "0.001" in line for line in lines) == 1
@@ -235,3 +235,12 @@ def test_a_broken_file_of_the_run_is_named_with_the_command_that_writes_it(
     (tmp_path / name).write_text("[]")
     with pytest.raises(BadInput, match=rf"{name}: it lacks what `smt {command}` writes"):
         arm_results(tmp_path, ARMS)
+
+
+def test_what_could_not_be_read_is_told_by_kind_and_accuracy_also_of_the_rest(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base_rag", [0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+    path = next((tmp_path / "results" / "base_rag").rglob("samples_*.jsonl"))
+    rows = [json.loads(line) | {"unparsed": 0.25, "no_option": 0.125} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (row,) = reading(RunResults(tmp_path, arm_results(tmp_path, ["base_rag"]))).rows
+    assert row == ("base + RAG", "12.5%", "12.5%", "50.0%", "66.7%")

@@ -96,7 +96,7 @@ def test_a_server_gives_the_chunks_and_cosines_that_memory_gives_and_nothing_is_
             assert [(c.text, c.page) for c in chunks] == [(c.text, c.page) for c in server[question_id]]
             assert [c.score for c in chunks] == pytest.approx([c.score for c in server[question_id]], abs=2e-6)
     # A whole collection is searched without the documents being cut again.
-    monkeypatch.setattr(index, "_split", None)
+    monkeypatch.setattr(index, "chunks_of", None)
     assert build_retrieval(*data, tmp_path / "again.jsonl", at_server)["chunks"] == 4
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "dense-server.jsonl").read_bytes()
 

@@ -18,19 +18,15 @@ from smt_plugin.training.shipped import read_config
 CHECKS: tuple[Callable[[Known], Iterator[Finding]], ...] = (
     keys.unknown,
     keys.refused,
+    lambda known: iter(known.findings),
     data.listed,
     keys.partial,
     keys.packages,
-    keys.unusable,
     data.vocabulary,
-    data.texts,
     data.prepared,
     data.folders,
     keys.incomplete,
-    size.held_out,
-    size.shared_rows,
-    size.steps,
-    size.cost,
+    size.size,
 )
 
 

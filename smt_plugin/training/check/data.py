@@ -4,15 +4,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from smt_plugin.training.check.known import Finding, Known, Note, Problem, entries
+from smt_plugin.training.check.known import Finding, Known, Note, Problem
 
 
 def listed(known: Known) -> Iterator[Finding]:
-    """Entries of `datasets` and `test_datasets` that cannot be read whole or are left to axolotl, or no entries."""
-    for key in ("datasets", "test_datasets"):
-        for entry in entries(key, known.values, known.accepted):
-            if isinstance(entry, Finding):
-                yield entry
+    """Data that is not listed as files, or not at all."""
     if known.values.get("pretraining_dataset"):
         yield Note("pretraining_dataset: it was not looked into, nor counted.")
     elif not known.values.get("datasets"):
@@ -37,13 +33,6 @@ def vocabulary(known: Known) -> Iterator[Finding]:
             f"tokenizer_config: the tokens of {config.tokenizer_config} are others than those of {config.base_model}, "
             "which would read other words than stand there; mix with the model's own tokenizer."
         )
-
-
-def texts(known: Known) -> Iterator[Finding]:
-    """Texts that were cut for another tokenizer or length, rows, templates, what is trained, and lengths."""
-    yield from known.mixes
-    for data in (*known.held_out, *known.files):
-        yield from map(Problem, data.problems)
 
 
 def prepared(known: Known) -> Iterator[Finding]:

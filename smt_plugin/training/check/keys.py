@@ -7,8 +7,6 @@ from smt_plugin.errors import BadInput
 from smt_plugin.training.axolotl_schema import unknown_keys, unknown_name
 from smt_plugin.training.check.known import Finding, Known, Note, Problem
 
-_INSTALL = "where you train: pip install 'axolotl[flash-attn,deepspeed]>=0.19,<0.20'"
-
 
 def unknown(known: Known) -> Iterator[Finding]:
     """Keys that axolotl would silently ignore, and plugins that cannot be imported."""
@@ -41,12 +39,8 @@ def packages(known: Known) -> Iterator[Finding]:
     takes_flash = known.values.get("flash_attention") or known.values.get("attn_implementation") == "flash_attention_2"
     for package, is_needed in (("deepspeed", known.deepspeed), ("flash_attn", takes_flash)):
         if is_needed and find_spec(package) is None:
-            yield Note(f"{package} is not installed here, and the training needs it; {_INSTALL}.")
-
-
-def unusable(known: Known) -> Iterator[Finding]:
-    """What axolotl's validation refuses, and DeepSpeed's settings or a tokenizer that cannot be read."""
-    yield from known.unusable
+            install = "where you train: pip install 'axolotl[flash-attn,deepspeed]>=0.19,<0.20'"
+            yield Note(f"{package} is not installed here, and the training needs it; {install}.")
 
 
 def incomplete(known: Known) -> Iterator[Finding]:

@@ -1,7 +1,6 @@
 """What is known of an axolotl config under check, read once for all checks, and what a check yields."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -52,44 +51,38 @@ class Known:
     config: Any  # as axolotl's validation returns it, or as it stands in the file if that refuses it
     deepspeed: dict[str, Any]  # DeepSpeed's settings; empty without
     tokenizer: Any  # as axolotl sets it up; None where it cannot be loaded
-    unusable: list[Finding]  # what axolotl's validation refuses; settings or a tokenizer that cannot be read
     files: list[DataFile]  # the local JSONL files of `datasets`
-    held_out: list[DataFile]  # those of `test_datasets`, which are not counted
-    mixes: list[Finding]  # why what the manifests beside the files say of the texts does not hold here
+    findings: list[Finding]  # what was found while all this was read: data, validation, tokenizer, texts
 
 
 def look_at(path: Path, values: dict[Any, Any], num_gpus: int) -> Known:
     """Read what the checks of a config go by; axolotl must be installed."""
     accepted, refused = read_values(values)
+    findings: list[Finding] = []
+    files, held_out = (_data_files(key, values, accepted, findings) for key in ("datasets", "test_datasets"))
     config, problems = validated(accepted, refused, num_gpus)
-    deepspeed, unread = _deepspeed(config.deepspeed)
-    tokenizer, unloaded = None, list[Finding]()
+    findings += map(Problem, problems)
+    deepspeed = _deepspeed(config.deepspeed, findings)
+    tokenizer = None
     if accepted.get("base_model"):
         config.base_model = config.base_model_config = base_model_of(path, accepted["base_model"])
         config.tokenizer_config = config.tokenizer_config or config.base_model
-        tokenizer, unloaded = _tokenizer(config)
-    unusable = [*map(Problem, problems), *unread, *unloaded]
-    files, held_out = (
-        [entry for entry in entries(key, values, accepted) if isinstance(entry, DataFile)]
-        for key in ("datasets", "test_datasets")
-    )
-    mixed: dict[Path | str, dict[str, Any]] = {}
-    mixes: list[Finding] = []
+        tokenizer = _tokenizer(config, findings)
     if config.sequence_len and config.base_model:
+        mixed: dict[Path | str, dict[str, Any]] = {}
         for folder in dict.fromkeys(data.path.parent for data in files):
             if (folder / MANIFEST_FILE).is_file():
-                said, findings = _manifest(folder / MANIFEST_FILE, config, tokenizer)
-                mixed |= said
-                mixes += findings
-        files = [look_into(data, config, tokenizer, mixed.get(data.path, {}), counts=True) for data in files]
+                mixed |= _manifest(folder / MANIFEST_FILE, config, tokenizer, findings)
         held_out = [
-            look_into(data, config, tokenizer, mixed.get(data.path.name, {}), counts=False) for data in held_out
+            look_into(each, config, tokenizer, mixed.get(each.path.name, {}), counts=False) for each in held_out
         ]
-    return Known(values, num_gpus, accepted, refused, config, deepspeed, tokenizer, unusable, files, held_out, mixes)
+        files = [look_into(each, config, tokenizer, mixed.get(each.path, {}), counts=True) for each in files]
+        findings += [Problem(problem) for data in (*held_out, *files) for problem in data.problems]
+    return Known(values, num_gpus, accepted, refused, config, deepspeed, tokenizer, files, findings)
 
 
-def entries(key: str, values: dict[Any, Any], accepted: dict[str, Any]) -> Iterator[DataFile | Finding]:
-    """The local JSONL files among `datasets` or `test_datasets`, and what is to be said of the other entries."""
+def _data_files(key: str, values: dict[Any, Any], accepted: dict[str, Any], findings: list[Finding]) -> list[DataFile]:
+    """The local JSONL files among `datasets` or `test_datasets`; what is to be said of other entries is added."""
     files: list[DataFile] = []
     listed = values.get(key)
     for index, entry in enumerate(listed if isinstance(listed, list) else ()):
@@ -97,7 +90,9 @@ def entries(key: str, values: dict[Any, Any], accepted: dict[str, Any]) -> Itera
             data = _data_file(f"{key}[{index}]", entry, files)
             if isinstance(data, DataFile):
                 files.append(data)
-            yield data
+            else:
+                findings.append(data)
+    return files
 
 
 def _data_file(where: str, entry: Any, others: list[DataFile]) -> DataFile | Finding:
@@ -127,36 +122,38 @@ def _data_file(where: str, entry: Any, others: list[DataFile]) -> DataFile | Fin
     return Problem(f"{where}: {problem}") if problem else DataFile(where, path, entry)
 
 
-def _deepspeed(settings: Any) -> tuple[dict[str, Any], list[Finding]]:
+def _deepspeed(settings: Any, findings: list[Finding]) -> dict[str, Any]:
     """The config's DeepSpeed settings, which may stand in a file of their own; empty without."""
     if isinstance(settings, str):
         try:
             settings = orjson.loads(Path(settings).read_bytes())
         except (OSError, ValueError) as error:
-            return {}, [Problem(f"deepspeed: {settings} cannot be read as JSON ({gist(error)}); mend the path.")]
-    return settings if isinstance(settings, dict) else {}, []
+            findings.append(Problem(f"deepspeed: {settings} cannot be read as JSON ({gist(error)}); mend the path."))
+    return settings if isinstance(settings, dict) else {}
 
 
-def _tokenizer(config: Any) -> tuple[Any, list[Finding]]:
+def _tokenizer(config: Any, findings: list[Finding]) -> Any:
     """The tokenizer as axolotl sets it up; None where it cannot be loaded."""
     from axolotl.loaders import load_tokenizer
 
     try:
-        return load_tokenizer(config), []
+        return load_tokenizer(config)
     # The hub, the network and every tokenizer class have errors of their own.
     except Exception as error:
         why = gist(error)
         if isinstance(error, ValueError) and "chat_template" in str(error):
             problem = f"chat_template: axolotl refuses it: {why}; remove the key, or take another template."
-            return None, [Problem(problem)]
+            findings.append(Problem(problem))
         # What the hub, the network and missing files raise is an OSError.
-        if isinstance(error, ValueError) and not isinstance(error, OSError):
-            return None, [Problem(f"base_model: axolotl refuses it: {why}.")]
-        note = f"tokenizer {config.tokenizer_config}: it cannot be loaded here ({why})"
-        return None, [Note(f"{note}, so chat template, turn ends and lengths were not checked.")]
+        elif isinstance(error, ValueError) and not isinstance(error, OSError):
+            findings.append(Problem(f"base_model: axolotl refuses it: {why}."))
+        else:
+            note = f"tokenizer {config.tokenizer_config}: it cannot be loaded here ({why})"
+            findings.append(Note(f"{note}, so chat template, turn ends and lengths were not checked."))
+        return None
 
 
-def _manifest(path: Path, config: Any, tokenizer: Any) -> tuple[dict[Path | str, dict[str, Any]], list[Finding]]:
+def _manifest(path: Path, config: Any, tokenizer: Any, findings: list[Finding]) -> dict[Path | str, dict[str, Any]]:
     """What a manifest of `smt mix` says of the mix's files, by path, and of those held out, by name.
 
     `tokens` is None where axolotl would not encode the texts as they were measured.
@@ -169,7 +166,8 @@ def _manifest(path: Path, config: Any, tokenizer: Any) -> tuple[dict[Path | str,
         name, fingerprint = manifest["tokenizer"]["name"], manifest["tokenizer"]["sha256"]
         versions = {package: manifest["versions"][package] for package in ("transformers", "tokenizers")}
     except (BadInput, OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}, [Note(f"{path}: it is no manifest of `smt mix`, so the files beside it are counted anew.")]
+        findings.append(Note(f"{path}: it is no manifest of `smt mix`, so the files beside it are counted anew."))
+        return {}
     if length > config.sequence_len:
         problem = (
             f"sequence_len: {config.sequence_len}, but the mix was cut to {length} tokens; set mix.sequence_len and "
@@ -188,5 +186,6 @@ def _manifest(path: Path, config: Any, tokenizer: Any) -> tuple[dict[Path | str,
     ):
         problem = f"tokenizer_config: {name} or its chat template was changed after `smt mix`; run `smt mix` again."
     else:
-        return files | held_out, []
-    return {key: {**file, "tokens": None} for key, file in files.items()} | held_out, [Problem(problem)]
+        return files | held_out
+    findings.append(Problem(problem))
+    return {key: {**file, "tokens": None} for key, file in files.items()} | held_out

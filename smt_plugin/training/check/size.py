@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from smt_plugin.training.check.known import Fact, Finding, Known, Note, Problem
@@ -13,123 +12,83 @@ from smt_plugin.training.h100 import PEAK_FLOPS, UTILIZATION
 MIN_STEPS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """How long the training is."""
-
-    tokens: int  # of an epoch, as are the texts and rows
-    texts: int
-    rows: int  # texts or, packed, what is filled with them
-    epochs: float
-    batch: int  # rows of a step
-    all_steps: float  # those of all epochs
-    steps: int  # those that are taken
-    warmup: int  # those of them in which the learning rate rises
-
-
-def held_out(known: Known) -> Iterator[Finding]:
-    """Texts that the training leaves out to evaluate on."""
-    if (counted := _counted(known)) and known.config.val_set_size:
-        yield Note(
-            f"val_set_size: {known.config.val_set_size} holds {counted[2]:.1%} of the texts out, and nothing that they "
-            "alone say is learned; mix.validation_rounds leaves no document out."
-        )
-
-
-def shared_rows(known: Known) -> Iterator[Finding]:
-    """GPUs that cannot be divided into groups that share a row."""
-    if _counted(known) and known.num_gpus % (together := _together(known.config)):
-        yield Problem(
-            f"tensor_parallel_size x context_parallel_size: {together} GPUs share a row, of which {known.num_gpus} "
-            "GPUs are no multiple; lower them, or give --gpus."
-        )
-
-
-def steps(known: Known) -> Iterator[Finding]:
-    """Tokens and steps; too many of these, too few, or a warm-up that does not fit them."""
-    if (plan := _plan(known)) is None:
+def size(known: Known) -> Iterator[Finding]:
+    """Tokens, steps, FLOP, hours and memory, and settings that do not fit them; nothing if not all could be counted."""
+    config, num_gpus = known.config, known.num_gpus
+    counted = [data.tokens for data in known.files if data.tokens is not None]
+    if known.refused or not known.accepted.get("base_model") or not counted or len(counted) < len(known.files):
         return
-    config, together = known.config, _together(known.config)
-    if config.max_steps and config.max_steps > math.ceil(plan.all_steps):
-        yield Problem(
-            f"max_steps: {config.max_steps} steps go {config.max_steps / plan.all_steps * plan.epochs:.1f} times over "
-            f"the data, not {plan.epochs:g} times as num_epochs says; take one of the two out."
+    texts = sum(data.rows for data in known.files)
+    held_out = float(config.val_set_size or 0)  # a part of the texts, or their number
+    if held_out >= 1:
+        held_out = min(held_out / max(texts, 1), 1.0)
+    if held_out:
+        yield Note(
+            f"val_set_size: {config.val_set_size} holds {held_out:.1%} of the texts out, and nothing that they alone "
+            "say is learned; mix.validation_rounds leaves no document out."
         )
-    if plan.steps < MIN_STEPS:
+    tokens, texts = round(sum(counted) * (1 - held_out)), round(texts * (1 - held_out))
+    together = int(config.tensor_parallel_size or 1) * int(config.context_parallel_size or 1)
+    if num_gpus % together:
         yield Problem(
-            f"micro_batch_size x gradient_accumulation_steps x GPUs: {plan.batch} rows a step leave {plan.steps} "
-            f"optimizer steps, too few to learn from (under {MIN_STEPS}); lower them, or mix more tokens."
+            f"tensor_parallel_size x context_parallel_size: {together} GPUs share a row, of which {num_gpus} GPUs are "
+            "no multiple; lower them, or give --gpus."
         )
-    if config.warmup_ratio and config.warmup_steps is None and plan.warmup == 0:
+        return
+    # Rows are texts or, packed, what is filled with them; a step takes a batch of them.
+    rows = math.ceil(tokens / config.sequence_len) if config.sample_packing else texts
+    epochs = float(config.num_epochs or 1)
+    micro, accumulation = int(config.micro_batch_size or 1), int(config.gradient_accumulation_steps or 1)
+    groups = num_gpus // together
+    batch = micro * accumulation * groups
+    # As axolotl counts: packed, what does not fill a step is left out of each epoch.
+    all_steps = max(1, rows // batch) * epochs if config.sample_packing else rows * epochs / batch
+    steps = int(config.max_steps or 0) if (config.max_steps or 0) > 0 else math.ceil(all_steps)
+    warmup = int(config.warmup_steps if config.warmup_steps is not None else (config.warmup_ratio or 0) * steps)
+    if config.max_steps and config.max_steps > math.ceil(all_steps):
         yield Problem(
-            f"warmup_ratio: {config.warmup_ratio:g} of {plan.steps} steps is no warm-up at all; set warmup_steps, or "
-            "train more steps."
+            f"max_steps: {config.max_steps} steps go {config.max_steps / all_steps * epochs:.1f} times over the data, "
+            f"not {epochs:g} times as num_epochs says; take one of the two out."
         )
-    if plan.warmup >= plan.steps:
-        yield Problem(f"warmup_steps: {plan.warmup} of {plan.steps} steps are all of them; set fewer.")
-    yield Fact(f"tokens: {plan.tokens:,} in {plan.texts:,} texts, {plan.epochs:g} times over")
-    rows = f"{plan.tokens:,} tokens / {config.sequence_len} a row" if config.sample_packing else f"{plan.texts:,} rows"
-    groups = known.num_gpus // together
+    if steps < MIN_STEPS:
+        yield Problem(
+            f"micro_batch_size x gradient_accumulation_steps x GPUs: {batch} rows a step leave {steps} optimizer "
+            f"steps, too few to learn from (under {MIN_STEPS}); lower them, or mix more tokens."
+        )
+    if config.warmup_ratio and config.warmup_steps is None and warmup == 0:
+        yield Problem(
+            f"warmup_ratio: {config.warmup_ratio:g} of {steps} steps is no warm-up at all; set warmup_steps, or train "
+            "more steps."
+        )
+    if warmup >= steps:
+        yield Problem(f"warmup_steps: {warmup} of {steps} steps are all of them; set fewer.")
+    yield Fact(f"tokens: {tokens:,} in {texts:,} texts, {epochs:g} times over")
+    shown_rows = f"{tokens:,} tokens / {config.sequence_len} a row" if config.sample_packing else f"{texts:,} rows"
     gpus = f"{groups} groups of {together} GPUs" if together > 1 else f"{groups} GPUs"
     yield Fact(
-        f"steps:  about {plan.steps:,}: {rows} / ({int(config.micro_batch_size or 1)} x "
-        f"{int(config.gradient_accumulation_steps or 1)} x {gpus} = {plan.batch} rows a step) x {plan.epochs:g} "
-        f"epochs; {plan.warmup} of warm-up"
+        f"steps:  about {steps:,}: {shown_rows} / ({micro} x {accumulation} x {gpus} = {batch} rows a step) x "
+        f"{epochs:g} epochs; {warmup} of warm-up"
     )
+    times_over = steps * batch / max(1, rows)
+    yield from _cost(known, (times_over if config.max_steps else min(times_over, epochs)) * tokens)
 
 
-def cost(known: Known) -> Iterator[Finding]:
-    """FLOP, hours on H100s, and memory."""
-    if (plan := _plan(known)) is None:
-        return
+def _cost(known: Known, tokens: float) -> Iterator[Finding]:
+    """FLOP, hours on H100s, and memory of a training on so many tokens."""
     config, num_gpus = known.config, known.num_gpus
     count, origin = _parameters(config.base_model)
     if count is None:
         yield Note(f"base_model {config.base_model}: {origin}, so FLOP, hours and memory are not known.")
         return
-    times_over = plan.steps * plan.batch / max(1, plan.rows)
-    trained = (times_over if config.max_steps else min(times_over, plan.epochs)) * plan.tokens
     each = 4 if config.adapter else 6
-    flop = each * count * trained
+    flop = each * count * tokens
     hours = flop / (num_gpus * UTILIZATION * PEAK_FLOPS * 3600)
-    yield Fact(f"FLOP:   {each} x {count:.3g} parameters ({origin}) x {trained:.3g} tokens = {flop:.2g}")
+    yield Fact(f"FLOP:   {each} x {count:.3g} parameters ({origin}) x {tokens:.3g} tokens = {flop:.2g}")
     yield Fact(
         f"hours:  {flop:.2g} FLOP / ({num_gpus} GPUs x {UTILIZATION} x {PEAK_FLOPS:.3g} FLOP/s x 3600 s) = "
         f"{hours:.3g}, at {UTILIZATION:.0%} of an H100"
     )
     yield Fact(f"memory: {_memory(config, known.deepspeed, count, num_gpus)}")
-
-
-def _counted(known: Known) -> tuple[int, int, float] | None:
-    """Tokens and number of the texts that are trained on, and the share held out; None if not all could be counted."""
-    tokens = [data.tokens for data in known.files if data.tokens is not None]
-    if known.refused or not known.accepted.get("base_model") or not tokens or len(tokens) < len(known.files):
-        return None
-    texts = sum(data.rows for data in known.files)
-    size = float(known.config.val_set_size or 0)
-    held_out = size if size < 1 else min(size / max(texts, 1), 1.0)
-    return round(sum(tokens) * (1 - held_out)), round(texts * (1 - held_out)), held_out
-
-
-def _together(config: Any) -> int:
-    return int(config.tensor_parallel_size or 1) * int(config.context_parallel_size or 1)
-
-
-def _plan(known: Known) -> _Plan | None:
-    config, counted, together = known.config, _counted(known), _together(known.config)
-    if counted is None or known.num_gpus % together:
-        return None
-    tokens, texts, _ = counted
-    rows = math.ceil(tokens / config.sequence_len) if config.sample_packing else texts
-    epochs = float(config.num_epochs or 1)
-    batch = int(config.micro_batch_size or 1) * int(config.gradient_accumulation_steps or 1)
-    batch *= known.num_gpus // together
-    # As axolotl counts: packed, what does not fill a step is left out of each epoch.
-    all_steps = max(1, rows // batch) * epochs if config.sample_packing else rows * epochs / batch
-    steps = int(config.max_steps or 0) if (config.max_steps or 0) > 0 else math.ceil(all_steps)
-    ratio = config.warmup_ratio or 0
-    warmup = int(config.warmup_steps if config.warmup_steps is not None else ratio * steps)
-    return _Plan(tokens, texts, rows, epochs, batch, all_steps, steps, warmup)
 
 
 def _memory(config: Any, deepspeed: dict[str, Any], count: float, num_gpus: int) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,7 @@ def look_into(data: DataFile, config: Any, tokenizer: Any, mixed: dict[str, Any]
             return replace(data, problems=(problem,))
     problems: list[str] = []
     if isinstance(tokenizer, PreTrainedTokenizerBase):
-        first = list(islice(_rows(data), _LOOKED_AT))
-        problems = [problem for *_, problem in first if problem]
-        contents = [content for _, content, problem in first if not problem]
+        contents = [content for _, content in islice(_rows(data, problems), _LOOKED_AT)]
         mistrained = _mistrained(data, config, tokenizer, contents) if contents else None
         if mistrained:
             problems.append(f"{data.where}: {mistrained}.")
@@ -69,15 +68,16 @@ def look_into(data: DataFile, config: Any, tokenizer: Any, mixed: dict[str, Any]
     return replace(data, problems=(*problems, *data.problems))
 
 
-def _rows(data: DataFile) -> Iterator[tuple[int, Any, str | None]]:
-    """Each row's line number and content, and what is wrong with it; ends with the first row that is wrong."""
+def _rows(data: DataFile, problems: list[str]) -> Iterator[tuple[int, Any]]:
+    """Each row's line number and content, up to the first row that is wrong, which is added to `problems`."""
     with data.path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 content, problem = _content(data, line)
-                yield number, content, f"{data.path}, line {number}: {problem}" if problem else None
                 if problem:
+                    problems.append(f"{data.path}, line {number}: {problem}")
                     return
+                yield number, content
 
 
 def _content(data: DataFile, line: bytes) -> tuple[Any, str | None]:
@@ -89,13 +89,11 @@ def _content(data: DataFile, line: bytes) -> tuple[Any, str | None]:
     if not content or not isinstance(content, list if data.is_chat else str):
         reads = f"which {data.where} (type {data.entry.get('type')}) reads"
         return None, f"no `{data.key}` to train on, {reads}; mend the row, or the entry's type and field."
-    if data.is_chat and not data.entry.get("message_property_mappings") and not all(map(_is_turn, content)):
-        return None, "a turn has no `role`, or no `content`; mend the row."
+    if data.is_chat and not data.entry.get("message_property_mappings"):
+        for turn in content:
+            if not isinstance(turn, dict) or not turn.get("role") or not {"content", "tool_calls"} & turn.keys():
+                return None, "a turn has no `role`, or no `content`; mend the row."
     return content, None
-
-
-def _is_turn(turn: Any) -> bool:
-    return isinstance(turn, dict) and bool(turn.get("role")) and ("content" in turn or "tool_calls" in turn)
 
 
 def _mistrained(data: DataFile, config: Any, tokenizer: Any, contents: list[Any]) -> str | None:
@@ -168,10 +166,6 @@ def _template_of(data: DataFile, config: Any, tokenizer: Any) -> Any:
     return get_chat_template_from_config(cfg=config, ds_cfg=DictDefault(data.entry), tokenizer=tokenizer)
 
 
-def _written(turns: Any, tokenizer: Any, template: Any) -> Any:
-    return tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False)
-
-
 def _template_problem(data: DataFile, config: Any, tokenizer: Any, contents: list[Any]) -> str | None:
     """A chat template of the config that writes the data otherwise than the tokenizer's own."""
     from transformers import AutoTokenizer
@@ -180,8 +174,9 @@ def _template_problem(data: DataFile, config: Any, tokenizer: Any, contents: lis
     own = AutoTokenizer.from_pretrained(config.tokenizer_config).chat_template
     if own is None or chosen == own:
         return None
+    write = partial(tokenizer.apply_chat_template, tokenize=False)
     for content in contents:
-        if _written(content, tokenizer, chosen) != _written(content, tokenizer, own):
+        if write(content, chat_template=chosen) != write(content, chat_template=own):
             name = getattr(config.chat_template, "value", config.chat_template)
             return (
                 f"chat_template {name} writes {data.path} otherwise than the template of "
@@ -195,28 +190,29 @@ def _counted(data: DataFile, config: Any, tokenizer: Any) -> DataFile:
     template = _template_of(data, config, tokenizer) if data.is_chat else None
     problems: list[str] = []
     count, tokens, long, first_long = 0, 0, 0, ""
-    rows = _rows(data)
+    rows = _rows(data, problems)
     while not problems and (batch := list(islice(rows, _BATCH))):
-        problems += [problem for *_, problem in batch if problem]
-        batch = [row for row in batch if not row[2]]
         texts = []
-        for number, content, _ in batch:
+        for number, content in batch:
             try:
-                texts.append(_written(content, tokenizer, template) if data.is_chat else content)
+                text = content
+                if data.is_chat:
+                    text = tokenizer.apply_chat_template(content, chat_template=template, tokenize=False)
+                texts.append(text)
             # Templates raise whatever the data makes them run into.
             except Exception as error:
                 problems.append(f"{data.path}, line {number}: it does not fit the chat template: {gist(error)}.")
-        if not texts or len(texts) < len(batch):
+        if len(texts) < len(batch):
             break
         encoded = tokenizer(texts, add_special_tokens=not data.is_chat)["input_ids"]
-        for (number, *_), ids in zip(batch, encoded, strict=True):
+        for (number, _), ids in zip(batch, encoded, strict=True):
             length = len(ids) + (not data.is_chat and ids[-1:] != [tokenizer.eos_token_id])
             tokens += length
             if length > config.sequence_len:
                 long += 1
                 first_long = first_long or f"the first in line {number}, of {length:,}"
         count += len(batch)
-    is_counted = not problems
+    counted = None if problems else tokens
     if long:
         does = config.excess_length_strategy or ("drop" if data.is_chat else "cut")
         problems.append(
@@ -224,4 +220,4 @@ def _counted(data: DataFile, config: Any, tokenizer: Any) -> DataFile:
             f"{config.sequence_len} ({first_long} tokens), and axolotl would {does} them silently; "
             "let `smt mix` cut them."
         )
-    return replace(data, rows=count, tokens=tokens if is_counted else None, problems=tuple(problems))
+    return replace(data, rows=count, tokens=counted, problems=tuple(problems))
