@@ -113,14 +113,9 @@ def _changes(run: Path, model: str) -> list[Change]:
                 task,
                 model,
                 metric,
-                *(
-                    estimate(values, ids)
-                    for values in (
-                        [old[key] for key in ids],
-                        [new[key] for key in ids],
-                        [new[key] - old[key] for key in ids],
-                    )
-                ),
+                estimate([old[key] for key in ids], ids),
+                estimate([new[key] for key in ids], ids),
+                estimate([new[key] - old[key] for key in ids], ids, difference=True),
             )
         )
     return changes

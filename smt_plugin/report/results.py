@@ -131,7 +131,8 @@ def _arm_result(
     if reference and arm != REFERENCE:
         if {row["question_id"] for row in rows} != set(reference):
             raise BadInput(f"the arms {arm} and {REFERENCE} answered different questions; run `smt evaluate` anew.")
-        difference = estimate([row["acc"] - reference[row["question_id"]]["acc"] for row in rows], doc_ids)
+        pairs = [row["acc"] - reference[row["question_id"]]["acc"] for row in rows]
+        difference = estimate(pairs, doc_ids, difference=True)
     prompt_tokens, answer_tokens, cut = None, None, 0
     if (tokens := read_tokens(folder)) and tokens["questions"]:
         prompt_tokens = tokens["prompts"] / tokens["questions"]
