@@ -14,8 +14,9 @@ from smt_plugin.errors import BadInput, require
 
 Floats = NDArray[np.float64]
 
-# The three were chosen by `benchmarks/intervals.py`: the first two are the narrowest that hold in all its cells. Of the
-# first depends how much two invented documents weigh, of the second only the degrees of freedom.
+# The first two were chosen by simulation (`benchmarks/intervals.py`): with smaller ones, too few intervals hold the
+# truth in some of its cells, or just enough. On the first depends the weight of the invented documents, on the second
+# only the degrees of freedom. The third is our choice: from fewer, an interval says next to nothing.
 PSEUDO_CORRELATION = 0.15
 WORKING_CORRELATION = 0.01
 LEAST_DOCUMENTS = 4.0
@@ -66,13 +67,14 @@ def estimate(values: Sequence[float], doc_ids: Sequence[str], *, difference: boo
     documents = len(names)
     if documents < 2:
         raise BadInput(f"{len(y)} questions about {documents} document(s) give no interval; use at least two.")
-    mean, sizes = float(y.mean()), np.bincount(cluster).astype(float)
+    sums, sizes = (np.bincount(cluster, weights=weights).astype(float) for weights in (y, None))
+    mean = float(y.mean())
     highest = max(1.0, float(np.abs(y).max()))
     lowest = -highest if difference or y.min() < 0 else 0.0
     effective = float(effective_documents(sizes))
     if refusal := _refusal(documents, effective):
         return Estimate(mean, lowest, highest, 1.0, len(y), documents, "refused", effective, refusal)
-    low, high, p_value, freedom = (float(x) for x in intervals(np.bincount(cluster, y), sizes, lowest, highest))
+    low, high, p_value, freedom = (float(x) for x in intervals(sums, sizes, lowest, highest))
     method = f"cluster-robust t, {freedom:.1f} degrees of freedom"
     if not y.any():
         p_value = 1.0
@@ -83,7 +85,7 @@ def estimate(values: Sequence[float], doc_ids: Sequence[str], *, difference: boo
 def effective_documents(sizes: Floats) -> Floats:
     """How many documents of equal sizes say as much as these, of shape (..., documents), where answers about one agree.
 
-    Kish (1965), Survey Sampling, section 11.7: the square of the sum over the sum of the squares.
+    The square of the sum over the sum of the squares (Kish 1992, Journal of Official Statistics 8, of weights).
     """
     return np.asarray(sizes.sum(-1) ** 2 / (sizes**2).sum(-1))
 
@@ -103,16 +105,16 @@ def intervals(sums: Floats, sizes: Floats, lowest: float, highest: float) -> tup
     """Return low, high, p-value of "the mean is 0" and degrees of freedom of the mean over questions.
 
     Cluster-robust t interval: variance CR2 with Satterthwaite's degrees of freedom (Bell and McCaffrey 2002, Survey
-    Methodology 28; Pustejovsky and Tipton 2018, JBES 36, sections 2 and 3). Of a mean they have closed forms: with a
-    document's share w of the questions and its sum e of residuals, the variance of the total is the sum of
-    e^2 / (1 - w). The degrees of freedom take any two answers about a document as correlated by WORKING_CORRELATION.
+    Methodology 28; Pustejovsky and Tipton 2018, doi:10.1080/07350015.2016.1247004). Of a mean they have closed forms:
+    with a document's share w of the questions and its sum e of residuals, the variance of the sum of all values is the
+    sum of e^2 / (1 - w). The degrees of freedom take two answers about a document as correlated by WORKING_CORRELATION.
 
     Before that, two invented documents are added, all of one's values the lowest and all of the other's the highest
-    there can be, so that an interval near a bound, and of values that never vary, is not too narrow (Agresti and Coull
-    1998, American Statistician 52; of paired differences Bonett and Price 2012, JEBS 37). Each counts as one question
-    that is independent of the others, and so for as many as a document's questions do for one: 1 + (m - 1)
-    PSEUDO_CORRELATION, the design effect of documents with m questions (Kish 1965, section 5.4), where m is the mean
-    size of a question's document. Intervals are cut at the bounds, and always hold the mean of the real values.
+    there can be, so that an interval near a bound, or of values that never vary, is not too narrow (Agresti and Coull
+    1998, American Statistician 52; of paired differences Bonett and Price 2012, JEBS 37). Each weighs as much as one
+    independent question, which is that of 1 + (m - 1) PSEUDO_CORRELATION questions that share their document with m - 1
+    others (the design effect of Kish 1965, Survey Sampling), where m is the mean over questions of the size of their
+    document. Intervals are cut at the bounds, and always hold the mean of the real values.
 
     Args:
         sums, sizes: of each document's values, and how many those are; shape (..., documents).
