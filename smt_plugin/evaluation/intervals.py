@@ -104,28 +104,45 @@ def _refusal(documents: int, effective: float) -> str | None:
 def intervals(sums: Floats, sizes: Floats, lowest: float, highest: float) -> tuple[Floats, Floats, Floats, Floats]:
     """Return low, high, p-value of "the mean is 0" and degrees of freedom of the mean over questions.
 
-    Cluster-robust t interval: variance CR2 with Satterthwaite's degrees of freedom (Bell and McCaffrey 2002, Survey
-    Methodology 28; Pustejovsky and Tipton 2018, doi:10.1080/07350015.2016.1247004). Of a mean they have closed forms:
-    with a document's share w of the questions and its sum e of residuals, the variance of the sum of all values is the
-    sum of e^2 / (1 - w). The degrees of freedom take two answers about a document as correlated by WORKING_CORRELATION.
+    A cluster-robust t interval of the values and of two invented documents, all of one's values the lowest and all of
+    the other's the highest there can be, so that an interval near a bound, or of values that never vary, is not too
+    narrow (Agresti and Coull 1998, American Statistician 52; of paired differences Bonett and Price 2012, JEBS 37).
+    Each weighs as much as one independent question, which is that of 1 + (m - 1) PSEUDO_CORRELATION questions that
+    share their document with m - 1 others (the design effect of Kish 1965, Survey Sampling), where m is the mean over
+    questions of the size of their document.
 
-    Before that, two invented documents are added, all of one's values the lowest and all of the other's the highest
-    there can be, so that an interval near a bound, or of values that never vary, is not too narrow (Agresti and Coull
-    1998, American Statistician 52; of paired differences Bonett and Price 2012, JEBS 37). Each weighs as much as one
-    independent question, which is that of 1 + (m - 1) PSEUDO_CORRELATION questions that share their document with m - 1
-    others (the design effect of Kish 1965, Survey Sampling), where m is the mean over questions of the size of their
-    document. Intervals are cut at the bounds, and always hold the mean of the real values.
+    Such weights draw a difference towards 0. Equally good arms do not need them, and a real difference of few answers
+    needs them at the far end only. So of differences the end nearer to 0, and with it the p-value, is that of invented
+    documents of one question each. Intervals are cut at the bounds, and always hold the mean of the real values.
 
     Args:
         sums, sizes: of each document's values, and how many those are; shape (..., documents).
-        lowest, highest: bounds of a value.
+        lowest, highest: bounds of a value; the lowest is 0 of accuracies and -highest of differences.
+    """
+    weight = 1 + ((sizes**2).sum(-1, keepdims=True) / sizes.sum(-1, keepdims=True) - 1) * PSEUDO_CORRELATION
+    low, high, p_value, freedom = _t_interval(sums, sizes, weight, lowest, highest)
+    if lowest < 0:
+        near_low, near_high, p_value, freedom = _t_interval(sums, sizes, np.ones_like(weight), lowest, highest)
+        total = sums.sum(-1)
+        low = np.where(total > 0, near_low, np.minimum(low, near_low))
+        high = np.where(total < 0, near_high, np.maximum(high, near_high))
+    return low, high, p_value, freedom
+
+
+def _t_interval(
+    sums: Floats, sizes: Floats, weight: Floats, lowest: float, highest: float
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """The interval with invented documents of a weight: variance CR2, Satterthwaite's degrees of freedom.
+
+    Bell and McCaffrey 2002, Survey Methodology 28; Pustejovsky and Tipton 2018, doi:10.1080/07350015.2016.1247004. Of a
+    mean both have closed forms: with a document's share w of the questions and its sum e of residuals, the variance of
+    the sum of all values is the sum of e^2 / (1 - w). The degrees of freedom take two answers about a document as
+    correlated by WORKING_CORRELATION.
     """
     special = require("scipy.special", "eval")
     mean = sums.sum(-1) / sizes.sum(-1)
-    weight = 1 + ((sizes**2).sum(-1, keepdims=True) / sizes.sum(-1, keepdims=True) - 1) * PSEUDO_CORRELATION
     sums = np.concatenate([sums, lowest * weight, highest * weight], axis=-1)
     sizes = np.concatenate([sizes, weight, weight], axis=-1)
-
     total = sizes.sum(-1, keepdims=True)
     centre = sums.sum(-1, keepdims=True) / total
     w = sizes / total

@@ -36,30 +36,40 @@ def test_one_question_a_document_gives_the_textbook_t_interval_of_the_values_and
     assert (result.low, result.high) == (pytest.approx(low), pytest.approx(high))
 
 
+def by_matrices(sums: np.ndarray, sizes: np.ndarray, weight: float, lowest: float) -> tuple[float, float, float]:
+    """The mean, CR2's standard error and Satterthwaite's degrees of freedom, with two documents of a weight added.
+
+    By a regression of the documents' means, weighted by their sizes, on a constant.
+    """
+    sums, sizes = np.array([*sums, lowest * weight, weight]), np.array([*sizes, weight, weight])
+    shares = sizes / sizes.sum()
+    residual_maker = np.eye(len(sizes)) - np.outer(np.ones(len(sizes)), shares)
+    adjusted = shares * [linalg.fractional_matrix_power(np.array([[1 - share]]), -0.5)[0, 0] for share in shares]
+    working = np.diag((1 + (sizes - 1) * WORKING_CORRELATION) / sizes)
+    half = np.diag(adjusted) @ residual_maker
+    moments = half @ working @ half.T
+    freedom = np.trace(moments) ** 2 / np.trace(moments @ moments)
+    return sums.sum() / sizes.sum(), np.linalg.norm(half @ (sums / sizes)), freedom
+
+
 def test_uneven_documents_give_what_cr2_and_satterthwaite_give_by_their_matrices() -> None:
     rng = np.random.default_rng(2)
     sizes = np.array([30.0, 7.0, 1.0, 12.0, 1.0])
     sums = np.array([rng.random(int(size)).sum() for size in sizes])
-    low, high, p_value, freedom = intervals(sums, sizes, -1.0, 1.0)
-
     weight = 1 + ((sizes**2).sum() / sizes.sum() - 1) * PSEUDO_CORRELATION
-    all_sums, all_sizes = np.array([*sums, -weight, weight]), np.array([*sizes, weight, weight])
-    total, count = all_sizes.sum(), len(all_sizes)
-    # A regression of the documents' means, weighted by their sizes, on a constant.
-    hat = np.outer(np.ones(count), all_sizes) / total
-    residual_maker = np.eye(count) - hat
-    errors = residual_maker @ (all_sums / all_sizes)
-    shares = all_sizes / total
-    adjusted = [linalg.fractional_matrix_power(np.array([[1 - share]]), -0.5)[0, 0] for share in shares]
-    variance = sum((share * a * e) ** 2 for share, a, e in zip(shares, adjusted, errors, strict=True))
-    working = np.diag((1 + (all_sizes - 1) * WORKING_CORRELATION) / all_sizes)
-    half = np.diag(shares * adjusted) @ residual_maker
-    moments = half @ working @ half.T
-    expected = np.trace(moments) ** 2 / np.trace(moments @ moments)
-    centre = all_sums.sum() / total
-    assert freedom == pytest.approx(expected)
-    assert (low, high) == pytest.approx(stats.t.interval(0.95, expected, centre, np.sqrt(variance)))
-    assert p_value == pytest.approx(2 * stats.t.sf(centre / np.sqrt(variance), expected))
+
+    centre, error, freedom = by_matrices(sums, sizes, weight, 0.0)
+    accuracy = intervals(sums, sizes, 0.0, 1.0)
+    assert accuracy[:2] == pytest.approx(stats.t.interval(0.95, freedom, centre, error))
+    assert accuracy[3] == pytest.approx(freedom)
+
+    # Of a difference the far end is that of heavy invented documents, and the near one that of light ones.
+    far_centre, far_error, far_freedom = by_matrices(sums / 4, sizes, weight, -1.0)
+    centre, error, freedom = by_matrices(sums / 4, sizes, 1.0, -1.0)
+    low, high, p_value, _ = intervals(sums / 4, sizes, -1.0, 1.0)
+    assert low == pytest.approx(stats.t.interval(0.95, freedom, centre, error)[0])
+    assert high == pytest.approx(stats.t.interval(0.95, far_freedom, far_centre, far_error)[1])
+    assert p_value == pytest.approx(2 * stats.t.sf(centre / error, freedom))
 
 
 def test_questions_that_agree_within_a_document_give_a_wider_interval() -> None:
@@ -154,6 +164,7 @@ def test_twenty_documents_keep_coverage_and_false_positives(sizes: str, accuracy
     assert rates.difference_coverage >= 0.93
     assert rates.false_positives <= 0.07
     assert rates.width <= 1.5 or accuracy == 0.98
+    assert rates.power > 0.1
 
 
 @pytest.mark.slow
