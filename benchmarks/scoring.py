@@ -39,7 +39,7 @@ def main() -> None:
                 for n in range(count)
             ),
         )
-        estimate([0.0, 1.0, 1.0], ["a", "a", "b"])  # loads statsmodels
+        estimate([0.0, 1.0, 1.0, 1.0], list("abcd"))  # loads scipy
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.monotonic()
         values, doc_ids = [], []

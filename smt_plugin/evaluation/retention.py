@@ -106,7 +106,7 @@ def _changes(folder: Path, model: str) -> list[Change]:
                 metric,
                 before=estimate(list(old.values()), ids),
                 after=estimate([new[key] for key in ids], ids),
-                difference=estimate([new[key] - old[key] for key in ids], ids),
+                difference=estimate([new[key] - old[key] for key in ids], ids, difference=True),
             )
         )
     return changes

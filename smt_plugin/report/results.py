@@ -21,6 +21,7 @@ from smt_plugin.records import generated_folders
 from smt_plugin.training.trainings import Training, trainings_of
 
 REFERENCE = "base_rag"
+READING = "base_full"
 ARM_NAMES = {
     "base": "base, closed-book",
     "base_rag": "base + RAG",
@@ -39,6 +40,7 @@ class ArmResult:
         arm: of several budgets' trainings with the budget, as in `trained-10M`.
         accuracy: mean over questions of the mean over samples, 0 to 1.
         difference: accuracy less that of base + RAG on the same questions.
+        to_reading: of a trained arm, accuracy less that of base + full document on the same questions.
         unparsed: share of samples of which no answer could be read, which count as wrong.
         no_option: the part of these that state something, but none of the options.
         of_read: accuracy among the samples that could be read; None where none could.
@@ -56,6 +58,7 @@ class ArmResult:
     arm: str
     accuracy: Estimate | None = None
     difference: Estimate | None = None
+    to_reading: Estimate | None = None
     unparsed: float | None = None
     no_option: float | None = None
     of_read: float | None = None
@@ -73,6 +76,11 @@ class ArmResult:
         """What a reader calls the arm: `trained_rag-10M` is "trained on 10M + RAG"."""
         kind, budget = split_arm(self.arm)
         return ARM_NAMES[kind].replace("trained", f"trained on {budget}") if budget else ARM_NAMES[kind]
+
+    @property
+    def kind(self) -> str:
+        """The arm without its budget."""
+        return split_arm(self.arm)[0]
 
     @property
     def is_trained(self) -> bool:
@@ -157,7 +165,8 @@ def arm_results(
     }
     if not answered:
         raise BadInput(f"{run / 'results'} holds no finished arm; run `smt evaluate` first.")
-    reference = {row["question_id"]: row["acc"] for row in answered.get(REFERENCE, ())}
+    others = {arm: {row["question_id"]: row["acc"] for row in answered.get(arm, ())} for arm in (REFERENCE, READING)}
+    reference = others[REFERENCE]
     leaks = read_leaks(run, sources)
     for arm, rows in answered.items():
         if leaks and any(
@@ -179,7 +188,7 @@ def arm_results(
     leaked = set(leaks["leaked"] if leaks else ())
     results = [ArmResult(arm, mix_tokens=_mix_tokens(training)) for arm, training in arms.items()]
     return [
-        _scored(result, answered[result.arm], reference, leaked, run) if result.arm in answered else result
+        _scored(result, answered[result.arm], others, leaked, run) if result.arm in answered else result
         for result in results
     ]
 
@@ -191,13 +200,18 @@ def _mix_tokens(training: Training | None) -> int | None:
 
 
 def _scored(
-    result: ArmResult, rows: list[dict[str, Any]], reference: dict[str, float], leaked: set[str], run: Path
+    result: ArmResult, rows: list[dict[str, Any]], others: Mapping[str, dict[str, float]], leaked: set[str], run: Path
 ) -> ArmResult:
     """The result of an arm with all that its answers (`rows`) and its folder say."""
     folder = run / "results" / result.arm
-    difference = None
-    if reference and result.arm != REFERENCE:
-        difference = _estimate([row | {"acc": row["acc"] - reference[row["question_id"]]} for row in rows])
+    ids = [row["doc_id"] for row in rows]
+
+    def less(other: dict[str, float]) -> Estimate | None:
+        """The accuracy less another arm's on the same questions; None where that did not answer them."""
+        if other.keys() != {row["question_id"] for row in rows}:
+            return None
+        return estimate([row["acc"] - other[row["question_id"]] for row in rows], ids, difference=True)
+
     kept = [row for row in rows if row["question_id"] not in leaked]
     enough = len(kept) < len(rows) and len({row["doc_id"] for row in kept}) > 1
     tokens = read_tokens(folder)
@@ -207,7 +221,8 @@ def _scored(
     return replace(
         result,
         accuracy=_estimate(rows),
-        difference=difference,
+        difference=less(others[REFERENCE]) if result.arm != REFERENCE else None,
+        to_reading=less(others[READING]) if result.is_trained else None,
         unparsed=unparsed,
         no_option=no_option,
         of_read=acc / (1 - unparsed) if unparsed < 1 else None,

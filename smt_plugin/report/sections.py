@@ -50,7 +50,8 @@ def accuracy(results: RunResults) -> Section:
         else:
             cells = (_interval(scored), *_compared(difference))
         rows.append((result.name, *cells))
-    methods = sorted({result.accuracy.method for result in results.arms if result.accuracy})
+    estimates = [scored for result in results.arms for scored in (result.accuracy, result.difference) if scored]
+    methods = sorted({scored.method for scored in estimates})
     return Section(
         "Accuracy, with 95 % intervals clustered by document",
         ("arm", "accuracy", "less base + RAG, paired", "p"),
@@ -169,17 +170,32 @@ def sections_of(results: RunResults) -> list[Section]:
 
 
 def verdicts(results: RunResults) -> list[str]:
-    """Answer for each trained arm whether training beat retrieval, by the paired interval."""
+    """Answer by paired intervals: do the weights beat retrieval, add to it, and come near to reading the document?"""
     sentences = []
     for result in results.arms:
         difference = result.difference
-        if difference is None or not result.is_trained:
+        if not result.is_trained or difference is None:
             continue
-        answer = "Yes" if difference.low > 0 else "No" if difference.high < 0 else "Not shown"
-        place = f"{abs(difference.mean) * 100:.1f} points {'above' if difference.mean > 0 else 'below'}"
-        interval = f"{difference.low * 100:+.1f} to {difference.high * 100:+.1f}"
-        sentences.append(f"{answer}: {result.name}, is {place} base + RAG (95 % interval {interval}).")
+        if result.kind != "trained_full":
+            asks = "Did training beat retrieval?" if result.kind == "trained" else "Does training add to retrieval?"
+            answer = "Yes: " if difference.low > 0 else "No: " if difference.high < 0 else "Not shown: "
+            answer = "" if difference.refusal else answer
+            sentences.append(f"{asks} {answer}{result.name}{_place(difference, 'base + RAG')}.")
+        if result.to_reading is not None:
+            place = _place(result.to_reading, "base + full document")
+            sentences.append(f"Against reading the document: {result.name}{place}.")
     return sentences
+
+
+def _place(difference: Estimate, other: str) -> str:
+    """Where an arm stands beside another, as the end of a sentence that begins with its name."""
+    if difference.refusal:
+        return f": {difference.refusal}"
+    interval = f"(95 % interval {difference.low * 100:+.1f} to {difference.high * 100:+.1f})"
+    if difference.method == "no difference seen":
+        return f": no difference to {other} was seen {interval}"
+    side = "above" if difference.mean > 0 else "below"
+    return f", is {abs(difference.mean) * 100:.1f} points {side} {other} {interval}"
 
 
 def doubts(results: RunResults) -> list[str]:
@@ -206,14 +222,21 @@ def doubts(results: RunResults) -> list[str]:
 
 
 def _interval(scored: Estimate) -> str:
+    if scored.refusal:
+        return f"{scored.mean:.1%} (too few documents)"
     return f"{scored.mean:.1%} ({scored.low * 100:.1f} to {scored.high * 100:.1f})"
 
 
 def _questions(scored: Estimate) -> str:
-    return f"{scored.questions} ({scored.documents})"
+    """Counts; and how many documents of equal sizes would say as much, where theirs differ much."""
+    is_uneven = scored.effective_documents < 0.9 * scored.documents
+    effective = f", as {scored.effective_documents:.0f} equal" if is_uneven else ""
+    return f"{scored.questions} ({scored.documents}{effective})"
 
 
 def _compared(difference: Estimate) -> tuple[str, str]:
     """A difference in points with its interval, and its p-value."""
+    if difference.refusal:
+        return f"{difference.mean * 100:+.1f} (too few documents)", ""
     p_value = f"{difference.p_value:.3f}" if difference.p_value >= 0.001 else "< 0.001"
     return f"{difference.mean * 100:+.1f} ({difference.low * 100:+.1f} to {difference.high * 100:+.1f})", p_value

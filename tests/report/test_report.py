@@ -45,35 +45,56 @@ def cell(section: Section, column: str, row: int = 0) -> str:
 
 
 def test_the_table_has_means_intervals_counts_and_paired_differences(tmp_path: Path) -> None:
-    finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0])
-    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5])
-    finish_arm(tmp_path, "trained", [1.0, 1.0, 0.75, 1.0, 1.0, 0.5])
+    finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0] * 4)
+    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5] * 4)
+    finish_arm(tmp_path, "trained", [1.0, 1.0, 0.75, 1.0, 1.0, 0.25] * 4)
     base, rag, trained = arm_results(tmp_path, ARMS)
     assert base.accuracy is not None
     assert base.difference is not None
     assert base.accuracy.mean == 0.25
-    assert (base.accuracy.questions, base.accuracy.documents) == (6, 3)
+    assert (base.accuracy.questions, base.accuracy.documents) == (24, 12)
     assert base.difference.mean == -0.5
-    assert base.difference.method == "no variance seen"
+    # That no variance was seen does not mean that there is none.
+    assert base.difference.low < -0.5 < base.difference.high < 0
     assert rag.difference is None
     assert trained.difference is not None
-    assert trained.difference.mean == pytest.approx(0.125)
+    assert trained.difference.mean == pytest.approx(1 / 12)
     assert trained.difference.low < 0 < trained.difference.high
-    assert cell(scoring(RunResults(tmp_path, [trained])), "questions (documents)") == "6 (3)"
+    assert cell(scoring(RunResults(tmp_path, [trained])), "questions (documents)") == "24 (12)"
 
 
 def test_the_question_of_the_report_is_answered_by_the_paired_interval(tmp_path: Path) -> None:
-    finish_arm(tmp_path, "base_rag", [0.5, 0.5, 0.25, 0.5, 0.5, 0.5])
+    finish_arm(tmp_path, "base_rag", [0.5, 0.5, 0.25, 0.5, 0.5, 0.5] * 4)
+    finish_arm(tmp_path, "base_full", [1.0, 1.0, 0.75, 1.0, 1.0, 1.0] * 4)
     for arm, less in (("base", 0.0), ("trained", -0.25), ("trained_rag", 0.5)):
-        finish_arm(tmp_path, arm, [0.5 + less, 0.5 + less, 0.25 + less, 0.5 + less, 0.5 + less, 0.25 + less])
-    finish_arm(tmp_path, "trained_full", [0.0, 1.0, 0.25, 0.5, 1.0, 0.5])
-    results = RunResults(tmp_path, arm_results(tmp_path, [*ARMS, "trained_rag", "trained_full"]))
-    closed, rag, full = verdicts(results)
-    assert closed.startswith("No: trained, closed-book, is 29.2 points below base + RAG (95 % interval -")
-    assert rag.startswith("Yes: trained + RAG, is 45.8 points above base + RAG (95 % interval +")
-    assert full.startswith("Not shown: trained + full document, is 8.3 points above base + RAG (95 % interval -")
+        finish_arm(tmp_path, arm, [0.5 + less, 0.5 + less, 0.25 + less, 0.5 + less, 0.5 + less, 0.25 + less] * 4)
+    results = RunResults(tmp_path, arm_results(tmp_path, [*ARMS, "base_full", "trained_rag"]))
+    closed, closed_reading, rag, rag_reading = verdicts(results)
+    assert closed.startswith(
+        "Did training beat retrieval? No: trained, closed-book, is 29.2 points below base + RAG (95 %"
+    )
+    assert rag.startswith(
+        "Does training add to retrieval? Yes: trained + RAG, is 45.8 points above base + RAG (95 % inter"
+    )
+    assert closed_reading.startswith(
+        "Against reading the document: trained, closed-book, is 79.2 points below base + full d"
+    )
+    assert rag_reading.startswith(
+        "Against reading the document: trained + RAG, is 4.2 points below base + full document (95"
+    )
     html = html_of(results)
-    assert all(sentence.split(" (")[0] in html for sentence in (closed, rag, full))
+    assert all(sentence.split(" (")[0] in html for sentence in (closed, rag, closed_reading))
+
+
+def test_too_few_documents_give_no_verdict_and_equal_arms_no_difference(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base_rag", [0.5, 0.5, 0.5, 0.5])
+    finish_arm(tmp_path, "trained", [1.0, 1.0, 1.0, 1.0])
+    (sentence,) = verdicts(RunResults(tmp_path, arm_results(tmp_path, ["base_rag", "trained"])))
+    assert sentence.startswith("Did training beat retrieval? trained, closed-book: no verdict from 2 doc")
+    finish_arm(tmp_path / "b", "base_rag", [0.5, 0.5, 0.5, 0.5] * 5)
+    finish_arm(tmp_path / "b", "trained", [0.5, 0.5, 0.5, 0.5] * 5)
+    (sentence,) = verdicts(RunResults(tmp_path, arm_results(tmp_path / "b", ["base_rag", "trained"])))
+    assert sentence.startswith("Did training beat retrieval? Not shown: trained, closed-book: no difference to ")
 
 
 def test_cut_prompts_and_answers_that_cannot_be_read_are_said(tmp_path: Path) -> None:
@@ -180,34 +201,34 @@ def printed(results: RunResults) -> list[str]:
 
 
 def test_the_tables_for_the_terminal_fit_80_columns_with_their_headings_whole(tmp_path: Path) -> None:
-    finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0])
-    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5])
+    finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0] * 4)
+    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5] * 4)
     lines = printed(RunResults(tmp_path, arm_results(tmp_path, [*ARMS, "trained_full"])))
     for words in ("less base + RAG, paired", "unparsed", "tokens in / out", "seconds", "another seed"):
         assert sum(words in line for line in lines) == 1
     # One line an arm, also where it is missing.
-    assert sum("-50.0 (-50.0 to -50.0)" in line and line.startswith("base, closed-book") for line in lines) == 1
+    assert sum("-50.0 (-" in line and line.startswith("base, closed-book") for line in lines) == 1
     assert sum(line.startswith("trained + full document") and "missing" in line for line in lines) == 1
 
 
 def test_long_names_on_a_terminal_break_the_headings_first_and_are_broken_only_where_that_is_not_enough(
     tmp_path: Path,
 ) -> None:
-    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5])
-    finish_arm(tmp_path, "trained_full", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0])
+    finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5] * 4)
+    finish_arm(tmp_path, "trained_full", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0] * 4)
     rag, trained = arm_results(tmp_path, ["base_rag", "trained_full"])
     lines = printed(RunResults(tmp_path, [rag, replace(trained, arm="trained_full-10M")]))
     name = "trained on 10M + full document"
     assert sum(line.startswith(f"{name}  ") for line in lines) == 2  # in the tables that have room for it
-    assert any(line.startswith(name) and "6 (3)" in line and "25.0%" in line for line in lines)
+    assert any(line.startswith(name) and "24 (12)" in line and "25.0%" in line for line in lines)
     # The score's own table: the cells stay whole.
-    assert sum("-50.0 (-50.0 to -50.0)" in line and "25.0% (" in line and "0.001" in line for line in lines) == 1
+    assert sum("-50.0 (-" in line and "25.0% (" in line and "0.0" in line for line in lines) == 1
 
 
 def test_a_section_of_ones_own_is_in_html_terminal_and_json_and_one_without_rows_is_in_json_only(
     tmp_path: Path,
 ) -> None:
-    finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25])
+    finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25] * 4)
     results = RunResults(tmp_path, arm_results(tmp_path, ["base"]), {"run": "run"}, outdated=["base"])
     own = Section("Of <its> own", ("what", "much"), [("a", "1")], "Noted.", "Explained.", "<svg>x</svg>", {"own": [1]})
     html = write_report(results, [*sections_of(results), own]).read_text()
@@ -228,7 +249,7 @@ def test_a_section_of_ones_own_is_in_html_terminal_and_json_and_one_without_rows
 def test_a_broken_file_of_the_run_is_named_with_the_command_that_writes_it(
     tmp_path: Path, name: str, command: str
 ) -> None:
-    finish_arm(tmp_path, "base", [0.0, 0.5, 0.5])
+    finish_arm(tmp_path, "base", [0.0, 0.5, 0.5] * 4)
     (tmp_path / name).write_text("{")
     with pytest.raises(BadInput, match=rf"{name}: not valid JSON \(.*\); remove it and run `smt {command}` again"):
         arm_results(tmp_path, ARMS)
