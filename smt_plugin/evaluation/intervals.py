@@ -10,7 +10,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from smt_plugin.errors import BadInput, require
+from smt_plugin.errors import require
 
 Floats = NDArray[np.float64]
 
@@ -58,15 +58,10 @@ def estimate(values: Sequence[float], doc_ids: Sequence[str], *, difference: boo
             taken for the largest there can be.
         doc_ids: of each value.
         difference: the values are differences, though none may be negative.
-
-    Raises:
-        BadInput: fewer than two documents.
     """
     y = np.asarray(values, dtype=float)
     names, cluster = np.unique(np.asarray(doc_ids), return_inverse=True)
     documents = len(names)
-    if documents < 2:
-        raise BadInput(f"{len(y)} questions about {documents} document(s) give no interval; use at least two.")
     sums, sizes = (np.bincount(cluster, weights=weights).astype(float) for weights in (y, None))
     mean = float(y.mean())
     highest = max(1.0, float(np.abs(y).max()))
@@ -98,7 +93,7 @@ def _refusal(documents: int, effective: float) -> str | None:
     sizes = (
         f"{LEAST_DOCUMENTS:.0f}" if not alike else f"about {needed} of such sizes, or {LEAST_DOCUMENTS:.0f} of equal"
     )
-    return f"no verdict from {documents} documents{alike}; it takes {sizes}"
+    return f"no verdict from {documents} document{'s' * (documents > 1)}{alike}; it takes {sizes}"
 
 
 def intervals(sums: Floats, sizes: Floats, lowest: float, highest: float) -> tuple[Floats, Floats, Floats, Floats]:

@@ -153,7 +153,7 @@ def arm_results(
 
     Raises:
         BadInput: an unknown arm, no arm is there, two arms answered different questions, or other ones than those in
-            which leaks were looked for, or an arm has answers about fewer than two documents.
+            which leaks were looked for, or an arm answered only what retrieval was tuned on.
     """
     arms = arms_of(names, trainings or [Training(run)])
     tuned = read_tuned(run)
@@ -176,12 +176,10 @@ def arm_results(
                 f"the arm {arm} answered other questions than `smt leaks` looked for; run `smt evaluate` and `smt "
                 "leaks` again."
             )
-        documents = {row["doc_id"] for row in rows}
-        if len(documents) < 2:
-            less = f" other than the {len(tuned_on)} that retrieval was tuned on" if tuned_on else ""
+        if not rows:
             raise BadInput(
-                f"the arm {arm} answered questions about {len(documents)} document(s){less}, and an interval needs "
-                "two; raise or remove evaluate.limit, or add questions about others, and run `smt evaluate` again."
+                f"the arm {arm} answered no question but those about the {len(tuned_on)} documents that retrieval was "
+                "tuned on; raise or remove evaluate.limit, or add questions about others, and run `smt evaluate` again."
             )
         if arm != REFERENCE and reference and {row["question_id"] for row in rows} != reference.keys():
             raise BadInput(f"the arms {arm} and {REFERENCE} answered different questions; run `smt evaluate` anew.")
@@ -213,7 +211,7 @@ def _scored(
         return estimate([row["acc"] - other[row["question_id"]] for row in rows], ids, difference=True)
 
     kept = [row for row in rows if row["question_id"] not in leaked]
-    enough = len(kept) < len(rows) and len({row["doc_id"] for row in kept}) > 1
+    enough = 0 < len(kept) < len(rows)
     tokens = read_tokens(folder)
     acc, unparsed, no_option = (
         sum(row[metric] for row in rows) / len(rows) for metric in ("acc", "unparsed", "no_option")

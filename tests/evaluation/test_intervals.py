@@ -3,7 +3,6 @@ import pytest
 from scipy import linalg, stats
 
 from benchmarks.intervals import QUALITY_HELD_OUT, Cell, simulate
-from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.intervals import (
     PSEUDO_CORRELATION,
     WORKING_CORRELATION,
@@ -150,9 +149,10 @@ def test_a_metric_with_values_above_one_is_bounded_by_the_largest_seen() -> None
     assert 0 <= result.low < result.mean < result.high <= 40
 
 
-def test_a_single_document_gives_no_interval() -> None:
-    with pytest.raises(BadInput, match="give no interval"):
-        estimate([0.0, 1.0], ["a", "a"])
+def test_a_single_document_gives_no_verdict() -> None:
+    result = estimate([0.0, 1.0], ["a", "a"])
+    assert result.refusal == "no verdict from 1 document; it takes 4"
+    assert (result.low, result.high, result.p_value) == (0, 1, 1)
 
 
 @pytest.mark.parametrize("accuracy", [0.1, 0.5, 0.98])

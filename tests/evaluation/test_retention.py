@@ -117,11 +117,11 @@ def test_different_questions_or_tasks_are_not_compared(tmp_path: Path) -> None:
         retention_results(tmp_path)
 
 
-def test_one_question_a_task_is_refused_with_the_key_that_gives_more(tmp_path: Path) -> None:
+def test_one_question_a_task_gives_no_verdict(tmp_path: Path) -> None:
     for name in ("base", "trained"):
         write_samples(tmp_path, name, [1.0])
-    with pytest.raises(BadInput, match=r"asked 1 question\(s\), .* evaluate\.retention\.limit, and run"):
-        retention_results(tmp_path)
+    (change,) = retention_results(tmp_path)
+    assert (change.before.mean, change.difference.refusal) == (1.0, "no verdict from 1 document; it takes 4")
 
 
 def test_a_model_whose_path_lm_eval_would_cut_at_a_comma_is_refused(tmp_path: Path) -> None:

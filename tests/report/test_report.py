@@ -136,13 +136,18 @@ def test_a_run_without_results_says_what_to_do(tmp_path: Path) -> None:
         arm_results(tmp_path, ARMS)
 
 
-def test_arms_without_questions_about_two_documents_are_refused_with_the_key_that_gives_more(tmp_path: Path) -> None:
+def test_an_arm_of_one_document_has_no_verdict_and_one_of_none_is_refused_with_the_key_that_gives_more(
+    tmp_path: Path,
+) -> None:
     finish_arm(tmp_path, "base", [0.5, 1.0])
-    with pytest.raises(BadInput, match=r"questions about 1 document\(s\), and .* needs two; raise .* evaluate\.limit"):
-        arm_results(tmp_path, ARMS)
+    results = RunResults(tmp_path, arm_results(tmp_path, ARMS))
+    assert cell(accuracy(results), "accuracy") == "75.0% (too few documents)"
+    assert "too few documents" in html_of(results)
     tuned = {"by": "recall", "chosen": {}, "held_out": ["d0"], "questions": 2, "tried": []}
     (tmp_path / "tune.json").write_text(json.dumps(tuned))
-    with pytest.raises(BadInput, match=r"arm base .* about 0 document\(s\) other than the 1 that .* evaluate\.limit"):
+    with pytest.raises(
+        BadInput, match=r"arm base answered no question but those about the 1 documents .* evaluate\.limit"
+    ):
         arm_results(tmp_path, ARMS)
 
 
