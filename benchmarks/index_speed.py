@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 
 from llama_index.core.schema import MetadataMode
 
-from smt_plugin.benchmarks.find import BENCHMARKS, load
+from smt_plugin.benchmarks import names
+from smt_plugin.benchmarks.find import load
 from smt_plugin.config import RetrievalSettings
 from smt_plugin.retrieval.index import chunks_of, embedding_model
 from smt_plugin.retrieval.retrieve import build_retrieval, query_of
@@ -23,7 +24,7 @@ from smt_plugin.retrieval.retrieve import build_retrieval, query_of
 def main() -> None:
     """Print the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("benchmark", choices=names())
     parser.add_argument("folder", type=Path)
     parser.add_argument("--documents", type=int, default=4, help="only so many, the first")
     parser.add_argument("--rounds", type=int, default=3)

@@ -145,7 +145,7 @@ def of_answers(*arms: Answers, combine: Callable[..., float] = lambda value: val
     if any(set(arm) != set(first) for arm in arms):
         raise SystemExit("arms answered different questions")
     values = [combine(*(arm[question][0] for arm in arms)) for question in first]
-    return estimate(values, [document for _, document in first.values()])
+    return estimate(values, [document for _, document in first.values()], difference=len(arms) > 1)
 
 
 def less(a: float, b: float) -> float:

@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from smt_plugin.benchmarks.find import BENCHMARKS, load
+from smt_plugin import benchmarks
+from smt_plugin.benchmarks.find import load
 from smt_plugin.config import MINILM, MODES, retrieval_settings
 from smt_plugin.retrieval.retrieve import build_retrieval
 
@@ -17,7 +18,7 @@ from smt_plugin.retrieval.retrieve import build_retrieval
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("benchmark", choices=benchmarks.names())
     parser.add_argument("folder", type=Path)
     parser.add_argument("--chunk-tokens", type=int, nargs="+", default=[200])
     parser.add_argument("--mode", choices=MODES, nargs="+", default=MODES)
