@@ -51,7 +51,7 @@ def accuracy(results: RunResults) -> Section:
             cells = (_interval(scored), *_compared(difference))
         rows.append((result.name, *cells))
     estimates = [scored for result in results.arms for scored in (result.accuracy, result.difference) if scored]
-    methods = sorted({scored.method for scored in estimates})
+    methods = sorted({scored.method.partition(",")[0] for scored in estimates})
     return Section(
         "Accuracy, with 95 % intervals clustered by document",
         ("arm", "accuracy", "less base + RAG, paired", "p"),

@@ -70,7 +70,7 @@ def check_command_line(python: str, tmp_path: Path, data: Path) -> None:
     (path,) = (tmp_path / "out").rglob("results_*.json")
     results = json.loads(path.read_text())
     assert {"acc,all", "unparsed,all", "acc_stderr,all"} <= set(results["results"]["quality_smt"])
-    assert results["versions"]["quality_smt"] == 1.0
+    assert results["versions"]["quality_smt"] == 2.0
 
 
 def test_the_command_line_runs_every_arm_and_logs_each_question(tmp_path: Path, data: Path) -> None:

