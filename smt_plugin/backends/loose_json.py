@@ -41,6 +41,10 @@ _TOKEN = re.compile(r"[\[\]{}\"']")
 # What follows the end of a string: models forget to escape quotes within one.
 _AFTER_STRING = re.compile(r"\s*(?::|[}\]]|,\s*(?:[\"'\[{}\]\d-]|true|false|null))")
 _CLOSING = {"{": "}", "[": "]"}
+# More values than any reply should hold, and deeper nesting: what is beyond is a model gone astray.
+_MOST_VALUES = 100
+_DEEPEST = 20
+_HIDDEN = "\ue0fd"
 
 
 def printable(text: str) -> str:
@@ -136,32 +140,46 @@ def _is_command_there(place: re.Match[str], latex: bool) -> bool:
 
 
 def _repaired(text: str, keep_whole: bool) -> Any:
-    """Return the longest value in a text, its form repaired; raises ValueError if there is none."""
-    best, at = "", 0
-    while start := _START.search(text, at):
-        end, whole = _extent(text, start.start())
-        found = text[start.start() : end] if end else whole if keep_whole else ""
-        best = max(best, found, key=len)
-        at = end or start.start() + 1
-        if found and not end:
+    """Return the longest value in a text, its form repaired; raises ValueError if there is none.
+
+    Objects of one form that follow each other, as in JSON lines, are a list.
+    """
+    found: list[str] = []
+    at = 0
+    for _ in range(_MOST_VALUES):
+        if (start := _START.search(text, at)) is None:
             break
-    if not best:
+        end, whole = _extent(text, start.start())
+        at = end or start.start() + 1
+        if end:
+            found.append(text[start.start() : end])
+        elif whole:
+            found += [whole] if keep_whole else []
+            break
+    if not found:
         raise ValueError("no JSON")
+    longest = _load(max(found, key=len))
+    if len(found) == 1 or not isinstance(longest, dict) or any(isinstance(item, dict) for item in _listed(longest)):
+        return longest
+    values = [_load(value) for value in found]
+    return values if all(isinstance(value, dict) and value.keys() == longest.keys() for value in values) else longest
+
+
+def _listed(value: dict[str, Any]) -> list[Any]:
+    return [item for items in value.values() if isinstance(items, list) for item in items]
+
+
+def _load(text: str) -> Any:
     try:
-        return orjson.loads(best)
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
-        pass
-    try:
-        # Its reading of doubled backslashes depends on what follows them, so it sees none.
-        hidden = json_repair.loads(best.replace(r"\\", "\ue0fd"))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    return _unhidden(hidden)
+        # How json_repair reads doubled backslashes depends on what follows them, so it sees none.
+        return _unhidden(json_repair.loads(text.replace(r"\\", _HIDDEN)))
 
 
 def _unhidden(value: Any) -> Any:
     if isinstance(value, str):
-        return value.replace("\ue0fd", "\\")
+        return value.replace(_HIDDEN, "\\")
     if isinstance(value, list):
         return [_unhidden(item) for item in value]
     return {key: _unhidden(item) for key, item in value.items()} if isinstance(value, dict) else value
@@ -179,9 +197,10 @@ def _extent(text: str, start: int) -> tuple[int, str]:
         at = token.end()
         if token[0] in _CLOSING:
             opened.append(token[0])
+            if len(opened) > _DEEPEST:
+                break
             continue
         if token[0] in "\"'":
-            # An apostrophe outside a string is a mark of its own only where a string may begin.
             if (end := _string_end(text, at, token[0])) == 0:
                 break
             at = end

@@ -216,12 +216,15 @@ def parse_json(reply: Reply, keep_whole: bool = False) -> Any:
 
 
 def parse_items(reply: Reply, name: str) -> list[Any]:
-    """Return the whole items of `{name: [...]}`, or of a list of objects without a name; raises Unparsable."""
+    """Return the whole items of `{name: [...]}`, or of objects without that shell; raises Unparsable."""
     value = parse_json(reply, keep_whole=True)
-    items = value.get(name) if isinstance(value, dict) else value
-    if not isinstance(items, list) or (items is value and not any(isinstance(item, dict) for item in items)):
+    if isinstance(value, dict):
+        value = value.get(name, [value] if "question" in value else None)
+    elif isinstance(value, list) and not any(isinstance(item, dict) for item in value):
+        value = None
+    if not isinstance(value, list):
         raise Unparsable(f'no list "{name}"')
-    return items
+    return value
 
 
 def json_object(**properties: Any) -> dict[str, Any]:
