@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from smt_plugin.backends.base import BackendDown, CacheUse, Keep, Refused, Reply, Request, cancel_all
+from smt_plugin.backends.loose_json import read_body
 from smt_plugin.errors import BadInput, without_key
 
 if TYPE_CHECKING:
@@ -395,8 +396,8 @@ class OpenAIBackend:
         fault = ""
         if status == 200:
             try:
-                return reply_of(orjson.loads(content))
-            except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
+                return reply_of(read_body(content))
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError):
                 fault = ", but no OpenAI chat completion"
         message = self._clean(content[: 4 * _LONGEST_MESSAGE].decode(errors="replace"))
         if status in (400, 413, 422):

@@ -11,6 +11,7 @@ import orjson
 
 from smt_plugin.backends.base import Deferred, Keep, Refused, Reply, Request
 from smt_plugin.backends.endpoint import reply_of, request_body
+from smt_plugin.backends.loose_json import read_body
 from smt_plugin.errors import BadInput, why_no_file
 from smt_plugin.generation.completions import completion_key
 
@@ -151,7 +152,7 @@ class BatchImport:
             raise Deferred
         file = self._files[place[0]]
         file.seek(place[1])
-        result = orjson.loads(file.readline())
+        result = read_body(file.readline())
         self.taken += 1
         response = result.get("response") or {}
         body = response.get("body")
@@ -180,7 +181,7 @@ class BatchImport:
 def _read(line: bytes, path: Path, number: int) -> tuple[bytes, bool]:
     """Return the key of a result and whether it is an answer."""
     try:
-        result: Any = orjson.loads(line)
+        result: Any = read_body(line)
         return bytes.fromhex(result["custom_id"]), (result["response"] or {}).get("status_code") == 200
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BadInput(

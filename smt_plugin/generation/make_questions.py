@@ -16,7 +16,7 @@ from smt_plugin.errors import BadInput
 from smt_plugin.files import write_json, write_jsonl
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.generate import Asker, Summary, keep_busy
-from smt_plugin.methods.base import Answer, Ask, Unparsable, json_list, json_object, json_text, parse_json, stable_draw
+from smt_plugin.methods.base import Answer, Ask, Unparsable, json_list, json_object, json_text, parse_items, stable_draw
 from smt_plugin.prompts import Prompts
 from smt_plugin.question import Question, documents_hash, frozen_manifest, questions_file
 
@@ -164,11 +164,8 @@ def parse_questions(reply: Reply, free_form: bool) -> list[dict[str, Any]]:
     """Return the usable questions of a JSON reply: {question, answer}, or {question, right, wrong} with four
     different options.
     """
-    value = parse_json(reply)
-    rows = value.get("questions") if isinstance(value, dict) else None
-    if not isinstance(rows, list):
-        raise Unparsable('no list "questions"')
-    usable = [row for row in (_usable(row, free_form) for row in rows) if row is not None]
+    rows = (_usable(row, free_form) for row in parse_items(reply, "questions"))
+    usable = [row for row in rows if row is not None]
     if not usable:
         raise Unparsable("no question with its answer" if free_form else "no question with four different options")
     return usable

@@ -7,10 +7,20 @@ from typing import ClassVar
 
 from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
-from smt_plugin.methods.base import Ask, Complete, Sampled, Unparsable, text_records
+from smt_plugin.methods.base import Ask, Complete, Sampled, Unparsable, text_records, was_cut
 from smt_plugin.records import Record
 
 _HEADING = re.compile(r"^##(?!#)[ \t]*(?=\S)", re.MULTILINE)
+# What models write in place of "## ": headings of another level, bold lines, numbers, bold beginnings of lines.
+_OTHER_HEADINGS = [re.compile(rf"^#{{{level}}}(?!#)[ \t]*(?=\S)", re.MULTILINE) for level in (1, 3, 4, 5, 6)]
+_OTHER_MARKS = [
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        r"^(?=(\*\*|__)[^\n]+\1:?[ \t]*$)",
+        r"^(?:Strategy[ \t]+)?\d+[.):][ \t]+(?=\S)",
+        r"^(?:[-*][ \t]+)?(?=\*\*[^*\n]+\*\*)",
+    )
+]
 # A model that never stops listing must not multiply the calls of its document.
 MAX_STRATEGIES = 30
 # Eight strategies, our guess.
@@ -48,11 +58,21 @@ def strategies_ask(method: Sampled, document: Document, r: int) -> Ask:
 
 
 def parse_strategies(reply: Reply) -> list[str]:
-    """Return the distinct strategies of a reply, one from each `## ` heading to the next, heading included."""
-    starts = [match.end() for match in _HEADING.finditer(reply.text)]
-    if not starts:
+    """Return the distinct strategies of a reply, one from each `## ` heading to the next, heading included.
+
+    Where there is none, other headings, or else at least two bold lines or numbers, begin the strategies. The last one
+    of a reply that was cut is left out if there are others.
+    """
+    text = reply.text
+    # A single heading of a level may be the title of all.
+    several = (mark for mark in (*_OTHER_HEADINGS, *_OTHER_MARKS) if len(mark.findall(text)) > 1)
+    heading = _HEADING if _HEADING.search(text) else next(several, None)
+    heading = heading or next((mark for mark in _OTHER_HEADINGS if mark.search(text)), None)
+    if heading is None:
         raise Unparsable('no "## " heading')
-    parts = _HEADING.split(reply.text)[1:]
-    if reply.finish_reason == "length" and len(parts) > 1:
+    marks = list(heading.finditer(text))
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    parts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
+    if was_cut(reply) and len(parts) > 1:
         parts.pop()
     return list(dict.fromkeys(part.strip() for part in parts))[:MAX_STRATEGIES]

@@ -1,14 +1,14 @@
 """What a method is: document and round in, records out, through `complete` and nothing else."""
 
 import hashlib
+import math
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol
 
-import orjson
-
 from smt_plugin.backends.base import Reply
+from smt_plugin.backends.loose_json import printable, read_json
 from smt_plugin.backends.thoughts import without_thoughts
 from smt_plugin.corpus import Document
 from smt_plugin.records import Record
@@ -51,10 +51,13 @@ class Ask:
         """Return the value of a reply, without the thoughts that some models write before it; raises Unparsable."""
         if reply.finish_reason == "content_filter":
             raise Unparsable("cut off by the server's content filter")
-        text = without_thoughts(reply.text)
+        text = without_thoughts(printable(reply.text))
         if text is None:
             raise Unparsable("nothing but thoughts; turn the model's thinking off")
-        return self.parse(replace(reply, text=text))
+        # Some servers say "stop" whatever stopped the model.
+        full = reply.completion_tokens >= self.sampling.get("max_tokens", math.inf)
+        cut = full and not _ends_a_sentence(text.strip())
+        return self.parse(replace(reply, text=text, finish_reason="length" if cut else reply.finish_reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +166,34 @@ def stable_draw(size: int, *parts: object) -> int:
     return int.from_bytes(digest[:8], "big") % size
 
 
-_SENTENCE_END = re.compile(r"[.!?][\"')\]”’]*(?=\s|$)")
+# How servers call it when a reply ran into its limit of tokens.
+_CUT = re.compile(r"length|max_?(\w+_)?tokens|tokens?_limit|incomplete|truncated", re.IGNORECASE)
+# Ends of sentences: Latin ones before a space, and Unicode's Sentence_Terminal of the scripts that need none, with
+# Tibetan's shad; Thai, Lao and Khmer have line breaks only.
+_SENTENCE_END = re.compile(
+    r"""[.!?]["')\]”’]*(?=\s|$)|"""
+    r"[\u0589\u061d-\u061f\u06d4\u0700-\u0702\u07f9\u0837\u0839\u083d-\u083e\u0964-\u0965\u0f0d-\u0f0e"
+    r"\u104a-\u104b\u1362\u1367-\u1368\u166e\u1735-\u1736\u17d4-\u17d5\u1803\u1809\u1944-\u1945"
+    r"\u1aa8-\u1aab\u1b5a-\u1b5b\u1b5e-\u1b5f\u1c3b-\u1c3c\u1c7e-\u1c7f\u2024\u203c-\u203d\u2047-\u2049"
+    r"\u2e3c\u3002\ua4ff\ua60e-\ua60f\ua6f3\ua6f7\ua876-\ua877\ua8ce-\ua8cf\ua92f\ua9c8-\ua9c9"
+    r"\uaa5d-\uaa5f\uaaf0-\uaaf1\uabeb\ufe12\ufe15-\ufe16\ufe52\ufe56-\ufe57\uff01\uff0e\uff1f\uff61]"
+    r"""["')\]”’」』）】》〉»]*|[\u0e00-\u0eff\u1780-\u17ff](?=\n)"""
+)
+
+
+def was_cut(reply: Reply) -> bool:
+    """Whether a reply ran into `max_tokens`, in any server's words."""
+    return _CUT.search(reply.finish_reason) is not None
+
+
+def _ends_a_sentence(text: str) -> bool:
+    return any(match.end() == len(text) for match in _SENTENCE_END.finditer(text))
 
 
 def parse_text(reply: Reply) -> str:
     """Return a free text; one that ran into `max_tokens` is cut after its last whole sentence."""
     text = reply.text.strip()
-    if reply.finish_reason == "length":
+    if was_cut(reply):
         ends = list(_SENTENCE_END.finditer(text))
         if not ends:
             raise Unparsable("cut off by max_tokens before a first sentence ended")
@@ -179,22 +203,28 @@ def parse_text(reply: Reply) -> str:
     return text
 
 
-_FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n```$", re.DOTALL)
-_CONTROL = dict.fromkeys(range(32), " ")
+def parse_json(reply: Reply, keep_whole: bool = False) -> Any:
+    """Return the value of a reply in JSON, as `read_json` does; raises Unparsable.
 
-
-def parse_json(reply: Reply) -> Any:
-    """Return the value of a JSON reply, which may stand in a code fence.
-
-    Raw control characters count as spaces: models break lines inside a string, and vLLM lets one through as the last
-    character of a string that is as long as its schema allows.
+    Args:
+        keep_whole: of a reply that breaks off, return the list items that are whole.
     """
-    text = reply.text.strip()
-    fenced = _FENCE.match(text)
     try:
-        return orjson.loads((fenced[1] if fenced else text).translate(_CONTROL))
-    except orjson.JSONDecodeError:
-        raise Unparsable("JSON cut off by max_tokens" if reply.finish_reason == "length" else "not JSON") from None
+        return read_json(reply.text, keep_whole)
+    except ValueError:
+        raise Unparsable("JSON cut off by max_tokens" if was_cut(reply) else "not JSON") from None
+
+
+def parse_items(reply: Reply, name: str) -> list[Any]:
+    """Return the whole items of `{name: [...]}`, or of objects without that shell; raises Unparsable."""
+    value = parse_json(reply, keep_whole=True)
+    if isinstance(value, dict):
+        value = value.get(name, [value] if "question" in value else None)
+    elif isinstance(value, list) and not any(isinstance(item, dict) for item in value):
+        value = None
+    if not isinstance(value, list):
+        raise Unparsable(f'no list "{name}"')
+    return value
 
 
 def json_object(**properties: Any) -> dict[str, Any]:

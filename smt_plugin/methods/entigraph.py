@@ -80,7 +80,7 @@ class EntiGraph(Sampled):
 
     def parse(self, reply: Reply) -> dict[str, Any]:
         """Return {summary, entities} of a JSON reply, the entities distinct and at most `max_entities`."""
-        value = parse_json(reply)
+        value = parse_json(reply, keep_whole=True)
         summary, entities = (value.get("summary"), value.get("entities")) if isinstance(value, dict) else (None, None)
         if not isinstance(summary, str) or not summary.strip():
             raise Unparsable("no summary")

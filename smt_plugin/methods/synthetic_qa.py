@@ -15,7 +15,7 @@ from smt_plugin.methods.base import (
     json_list,
     json_object,
     json_text,
-    parse_json,
+    parse_items,
     record_of,
 )
 from smt_plugin.records import Record
@@ -90,20 +90,18 @@ def pairs_schema(num_pairs: int) -> dict[str, Any]:
 
 
 def parse_pairs(reply: Reply) -> list[dict[str, str]]:
-    """Return the non-empty, distinct {question, answer} pairs of a JSON reply, which may stand in a code fence."""
-    value = parse_json(reply)
-    pairs = value.get("pairs") if isinstance(value, dict) else None
-    if not isinstance(pairs, list):
-        raise Unparsable('no list "pairs"')
+    """Return the non-empty, distinct {question, answer} pairs of a JSON reply; raises Unparsable if there is none."""
     distinct: dict[str, dict[str, str]] = {}
-    for pair in pairs:
+    fault = "no pair with a question and an answer"
+    for pair in parse_items(reply, "pairs"):
         if not isinstance(pair, dict):
-            raise Unparsable("a pair is not an object")
+            fault = "a pair is not an object"
+            continue
         question, answer = pair.get("question"), pair.get("answer")
         if not isinstance(question, str) or not isinstance(answer, str):
-            raise Unparsable("a pair lacks its question or its answer")
-        if question.strip() and answer.strip():
+            fault = "a pair lacks its question or its answer"
+        elif question.strip() and answer.strip():
             distinct.setdefault(question.strip(), {"question": question.strip(), "answer": answer.strip()})
     if not distinct:
-        raise Unparsable("no pair with a question and an answer")
+        raise Unparsable(fault)
     return list(distinct.values())

@@ -508,6 +508,22 @@ def test_what_is_no_reply_is_asked_for_again() -> None:
     asyncio.run(run())
 
 
+def test_a_reply_with_half_a_surrogate_pair_is_read_and_not_paid_for_again() -> None:
+    body = {"choices": [{"message": {"content": "A lamp \ud83d, é."}, "finish_reason": "stop"}]}
+
+    async def odd(request: web.Request) -> web.Response:
+        return web.json_response(body)
+
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+            endpoint.faults[0] = odd
+            (reply,) = await ask(OpenAIBackend([endpoint.url], MODEL), REQUEST)
+            assert reply.text == "A lamp  , é."
+            assert len(endpoint.bodies) == 1
+
+    asyncio.run(run())
+
+
 def test_a_redirection_is_named_with_the_address_to_give_instead() -> None:
     async def moved(request: web.Request) -> web.Response:
         raise web.HTTPPermanentRedirect("https://other.example/v1/models")

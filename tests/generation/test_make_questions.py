@@ -199,6 +199,17 @@ def test_a_question_without_four_different_options_is_left_out(row: Any) -> None
         parse_questions(Reply(json.dumps({"questions": [row]}), "stop", 0, 0, 0), free_form=False)
 
 
+@pytest.mark.parametrize("free_form", [True, False])
+def test_a_question_that_was_cut_off_anywhere_is_dropped_and_those_before_it_are_kept(free_form: bool) -> None:
+    answers: dict[str, Any] = {"answer": "A"} if free_form else {"right": "A", "wrong": ["B", "C", "D"]}
+    rows = [{"question": f"{name}?", **answers} for name in ("Who", "Where")]
+    text = json.dumps({"questions": rows})
+    # Behind the third wrong option a question is whole, closed or not.
+    for end in range(text.index("}, {") + 1, text.rindex('"')):
+        assert parse_questions(Reply(text[:end], "length", 0, 0, 0), free_form) == rows[:1]
+    assert parse_questions(Reply(json.dumps(rows), "stop", 0, 0, 0), free_form) == rows
+
+
 def test_by_command_before_generation_which_then_leaves_the_set_alone(tmp_path: Path, corpus: Path) -> None:
     with serve_in_thread(examiner) as server:
         run_file = tmp_path / "smt.yaml"

@@ -23,7 +23,33 @@ def test_the_last_strategy_of_a_reply_that_was_cut_off_is_left_out() -> None:
 
 def test_a_reply_without_headings_is_unparsable() -> None:
     with pytest.raises(Unparsable, match='no "## " heading'):
-        parse_strategies(reply("1. One\n# Two\n### Three"))
+        parse_strategies(reply("Read it **twice**, then\nwrite 3. of it down."))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# All\n### One\nDo this.\n### Two\nDo that.",
+        "### One\nDo this.\n#### detail\n### Two\nDo that.",
+        "# One\nDo this.\n# Two\nDo that.",
+        "Here:\n1. **One**: Do this.\n   1. detail\n2. **Two**: Do that.",
+        "1) One. Do this.\n2) Two. Do that.",
+        "**One**\n1. Do this.\n2. Do it.\n\n**Two**:\nDo that.",
+        "- **One**: Do this.\n- **Two**: Do that.",
+    ],
+)
+def test_strategies_under_other_headings_numbers_or_bold_lines_are_read(text: str) -> None:
+    one, two = parse_strategies(reply(text))
+    assert "One" in one.splitlines()[0]
+    assert "Do this." in one
+    assert "Two" in two.splitlines()[0]
+    assert two.endswith("Do that.")
+    assert parse_strategies(reply(text, "MAX_TOKENS")) == [one]
+
+
+def test_headings_of_two_signs_are_the_strategies_whatever_else_there_is() -> None:
+    text = "# Plan\n## One\n1. Do this.\n2. Do it.\n**Note**\n**More**\n## Two\n### a\n### b\n"
+    assert parse_strategies(reply(text)) == ["One\n1. Do this.\n2. Do it.\n**Note**\n**More**", "Two\n### a\n### b"]
 
 
 def test_a_text_that_was_cut_off_ends_with_its_last_whole_sentence() -> None:
@@ -32,6 +58,39 @@ def test_a_text_that_was_cut_off_ends_with_its_last_whole_sentence() -> None:
     for text, finish_reason in (("No sentence at", "length"), ("  ", "stop")):
         with pytest.raises(Unparsable):
             parse_text(reply(text, finish_reason))
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("Nach Art. 5 gilt das. Und d", "Nach Art. 5 gilt das."),
+        ("灯塔归 Acme Inc. 管。她说：“好。”然后", "灯塔归 Acme Inc. 管。她说：“好。”"),
+        ("दीपक जला। वह", "दीपक जला।"),
+        ("هل عاد؟ ثم", "هل عاد؟"),
+        ("چراغ جلا۔ پھر", "چراغ جلا۔"),
+        ("Լույսը վառվեց։ Հետո", "Լույսը վառվեց։"),
+        ("መብራቱ በራ። ከዚያ", "መብራቱ በራ።"),
+        ("မီးလင်းသည်။ ထို", "မီးလင်းသည်။"),
+        ("灯が点いた｡次", "灯が点いた｡"),
+        ("ไฟติดแล้ว\nแล้วเขา", "ไฟติดแล้ว"),
+    ],
+)
+def test_a_text_that_was_cut_off_ends_with_the_last_whole_sentence_of_any_script(text: str, whole: str) -> None:
+    for word in ("length", "MAX_TOKENS", "max_tokens", "max_output_tokens", "model_length", "token_limit"):
+        assert parse_text(reply(text, word)) == whole
+    assert parse_text(reply(text)) == text
+
+
+def test_a_reply_as_long_as_it_may_be_was_cut_off_if_it_ends_in_the_midst_of_a_sentence() -> None:
+    ask = Ask(Document("d", "T", "D"), "wrap/rewrite", {}, {"max_tokens": 100}, 0, parse_text)
+    assert ask.read(reply("She left. And the")) == "She left."
+    assert ask.read(reply('She left. "And he!"')) == 'She left. "And he!"'
+    assert ask.read(Reply("She left. And the", "stop", 10, 0, 99)) == "She left. And the"
+
+
+def test_no_control_character_and_no_lone_surrogate_gets_into_a_text() -> None:
+    ask = Ask(Document("d", "T", "D"), "wrap/rewrite", {}, {}, 0, parse_text)
+    assert ask.read(reply("One\x00two\ud83d three\x85\r\nfour\tfive 😀.")) == "One two  three \nfour\tfive 😀."
 
 
 def test_a_round_gives_a_record_a_strategy_in_order_and_leaves_out_what_failed(document: Document) -> None:

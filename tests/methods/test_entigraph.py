@@ -56,3 +56,11 @@ def test_rounds_go_through_every_pair_and_then_every_triple_once(document: Docum
 def test_a_reply_of_another_form_is_unparsable_for_a_named_reason(value: object, reason: str) -> None:
     with pytest.raises(Unparsable, match=reason):
         EntiGraph().parse(Reply(json.dumps(value), "stop", 1, 0, 1))
+
+
+def test_a_list_of_entities_that_was_cut_off_keeps_the_whole_ones_if_the_summary_is_whole() -> None:
+    text = json.dumps({"summary": "Of a lamp.", "entities": ENTITIES})
+    cut = Reply(text[: text.index("og")], "length", 1, 0, 1)
+    assert EntiGraph().parse(cut) == {"summary": "Of a lamp.", "entities": ["keeper", "lamp"]}
+    with pytest.raises(Unparsable, match="JSON cut off by max_tokens"):
+        EntiGraph().parse(Reply(text[:18], "length", 1, 0, 1))

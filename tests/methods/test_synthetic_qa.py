@@ -47,6 +47,85 @@ def test_a_reply_of_another_form_is_unparsable_for_a_named_reason(text: str, fin
         parse_pairs(reply(text, finish_reason))
 
 
+PAIRS = [{"question": "Who keeps {it}?", "answer": "Ann [sic]."}, {"question": "Where?", "answer": "There."}]
+TEXT = json.dumps({"pairs": PAIRS})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Here are [two] pairs of {{it}}:\n{TEXT}\nI hope that {{helps}}!",
+        f"```JSON\n{TEXT}\n```",
+        f"~~~\n{TEXT}\n~~~",
+        f"```json{TEXT}```",
+        f"Sure.\n```json\n{TEXT}\n```\nAnything else?",
+        json.dumps(PAIRS),
+        "\n".join(map(json.dumps, PAIRS)),
+        TEXT.replace("}]}", ",},],}"),
+        TEXT.replace('"', "'"),
+        f'In the form {{"pairs": []}}:\n{TEXT}',
+        TEXT[:-1],
+        TEXT[:-2],
+    ],
+)
+def test_pairs_are_read_from_json_of_any_dress(text: str) -> None:
+    assert parse_pairs(reply(text)) == PAIRS
+
+
+def test_small_errors_inside_a_pair_cost_nothing() -> None:
+    assert parse_pairs(reply(TEXT.replace("Ann", 'the "old" keeper')))[0]["answer"] == 'the "old" keeper [sic].'
+    assert parse_pairs(reply(TEXT.replace("Ann", r"it\'s 5\% \ud83d")))[0]["answer"] == r"it's 5\%   [sic]."
+    assert parse_pairs(reply(TEXT.replace("[{", '["x", {"question": "Q?"}, {'))) == PAIRS
+
+
+@pytest.mark.parametrize("finish_reason", ["length", "stop"])
+def test_a_pair_that_was_cut_off_anywhere_is_dropped_and_those_before_it_are_kept(finish_reason: str) -> None:
+    first = TEXT.index("}, {") + 1
+    for end in range(first, len(TEXT) - 2):
+        assert parse_pairs(reply(TEXT[:end], finish_reason)) == PAIRS[:1]
+    for end in range(first):
+        with pytest.raises(Unparsable):
+            parse_pairs(reply(TEXT[:end], finish_reason))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        r"$v = \frac{s}{t} \times \beta$",
+        r"$\nu = 2$ and $\rho \ne \tau$, so $\forall x \to \bar{x}$",
+        r"\( \theta \neq \nabla f \) in \text{m}",
+        r"$\begin{matrix} a & b \\ c & d \end{matrix}$ \right. \rm \bf \triangle \notin \underline{x}",
+    ],
+)
+def test_latex_comes_out_as_it_was_written_with_single_and_with_doubled_backslashes(answer: str) -> None:
+    single = '{"pairs": [{"question": "Q?", "answer": "%s"}]}' % answer  # noqa: UP031
+    assert parse_pairs(reply(single)) == [{"question": "Q?", "answer": answer}]
+    doubled = json.dumps({"pairs": [{"question": "Q?", "answer": answer}]})
+    assert parse_pairs(reply(doubled)) == [{"question": "Q?", "answer": answer}]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "First.\nThen\tnext.\n\nnot so\nneither",
+        "Bene.\ne poi\nu Zagrebu",
+        "It costs $5.\ne tu? $6.",
+        'He said "no" to C:\\new, é 😀 / \\\\frac.',
+        "table\nexternal\nnumber\nto\nbeta\n\ttext",
+    ],
+)
+def test_what_strict_json_says_is_taken_at_its_word(answer: str) -> None:
+    for ascii_only in (True, False):
+        text = json.dumps({"pairs": [{"question": "Q?", "answer": answer}]}, ensure_ascii=ascii_only)
+        assert parse_pairs(reply(text)) == [{"question": "Q?", "answer": answer}]
+
+
+def test_a_model_that_nests_without_end_is_unparsable() -> None:
+    for text in ("[" * 20_000, '{"a":' * 5_000):
+        with pytest.raises(Unparsable, match="not JSON"):
+            parse_pairs(reply(text))
+
+
 def test_a_round_gives_a_record_a_pair_whose_tokens_add_up_to_the_call(document: Document) -> None:
     asked: list[Ask] = []
 
