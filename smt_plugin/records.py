@@ -104,18 +104,18 @@ def _shards(run: Path) -> dict[tuple[int, int], Path]:
     return {(int(name[1]), int(name[2])): path for name, path in named if name}
 
 
-def check_made(run: Path, method: str, methods: Collection[str], mend: str) -> None:
+def check_made(run: Path, method: str, methods: Collection[str], fix: str) -> None:
     """Refuse a method that has no records in a run and is not among the run file's `methods`.
 
     Args:
-        mend: what to do about it, the end of the sentence.
+        fix: what to do about it, the end of the sentence.
 
     Raises:
         BadInput: the method has no records and is not in the run file.
     """
     if method in methods or any((f / "records" / f"{method}.jsonl").is_file() for f in generated_folders(run, False)):
         return
-    raise BadInput(f"{method} has no records in {run} and is none of the run file's `methods`; {mend}.")
+    raise BadInput(f"{method} has no records in {run} and is none of the run file's `methods`; {fix}.")
 
 
 def record_files(run: Path, method: str) -> list[Path]:

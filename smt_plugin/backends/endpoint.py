@@ -194,9 +194,9 @@ class OpenAIBackend:
                 body = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = self._clean(str(error) or type(error).__name__)
-            return f"endpoint {endpoint} cannot be reached ({reason}); start the server or mend the address."
+            return f"endpoint {endpoint} cannot be reached ({reason}); start the server or fix the address."
         except ValueError:
-            return f"endpoint {endpoint} is no OpenAI-compatible server, by its answer to /models; mend the address."
+            return f"endpoint {endpoint} is no OpenAI-compatible server, by its answer to /models; fix the address."
         entries = body.get("data") if isinstance(body, dict) else None
         served = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
         if served and self.model not in served:
@@ -405,8 +405,8 @@ class OpenAIBackend:
         if 300 <= status < 400:
             raise BadInput(self._moved(endpoint.url, headers.get("Location", "")))
         if status in (401, 403, 404):
-            mend = "the address must end before /chat/completions, often in /v1" if status == 404 else "set another key"
-            raise BadInput(f"endpoint {endpoint.url} answered status {status} to a completion: {message}; {mend}.")
+            fix = "the address must end before /chat/completions, often in /v1" if status == 404 else "set another key"
+            raise BadInput(f"endpoint {endpoint.url} answered status {status} to a completion: {message}; {fix}.")
         overloaded = status in (429, 503, 529)
         retry_after = _seconds(headers.get("Retry-After"), headers.get("Date"))
         reason = f"status {status}{fault}: {message}".removesuffix(": ")

@@ -68,7 +68,7 @@ def connect(address: str, replicas: int, resources: dict[str, float]) -> bool:
             disconnect()
         raise BadInput(
             f"backend.ray: {replicas} replicas need {_words(resources)} each, on one node, but the cluster of "
-            f"{len(nodes)} node(s) with {_words(has)} in all has room for {room}; add nodes, or mend "
+            f"{len(nodes)} node(s) with {_words(has)} in all has room for {room}; add nodes, or fix "
             "`backend.replicas` or `backend.resources`."
         )
     return is_first

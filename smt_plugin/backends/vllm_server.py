@@ -151,7 +151,7 @@ class VLLMBackend(OpenAIBackend):
         name = f"{kind}-parallel-size"
         size = str(self._arguments.get(name, 1))
         if not (size.isdecimal() and int(size) > 0):
-            raise BadInput(f"backend.arguments.{name}: {size!r} is no number of GPUs; mend it.")
+            raise BadInput(f"backend.arguments.{name}: {size!r} is no number of GPUs; fix it.")
         return int(size)
 
     @property

@@ -24,8 +24,8 @@ def mix(run_file: Path, drop_leaks: bool) -> None:
     section, train = settings.mix, settings.train
     for name in section.shares:
         if name not in section.sources:
-            mend = "add it there or to `mix.sources`, or give `mix.shares` without it"
-            check_made(settings.run, name, settings.methods, mend)
+            fix = "add it there or to `mix.sources`, or give `mix.shares` without it"
+            check_made(settings.run, name, settings.methods, fix)
     trained = trained_config(settings.run, train.config, train.base_model)
     tokenizer = section.tokenizer or trained.get("tokenizer_config") or trained["base_model"]
     section = section.model_copy(update={"tokenizer": tokenizer})

@@ -164,7 +164,7 @@ def parse_questions(reply: Reply, free_form: bool) -> list[dict[str, Any]]:
     """Return the usable questions of a JSON reply: {question, answer}, or {question, right, wrong} with four
     different options.
     """
-    rows = (_usable(row, free_form) for row in parse_items(reply, "questions"))
+    rows = (_usable(row, free_form) for row in parse_items(reply, "questions", "question"))
     usable = [row for row in rows if row is not None]
     if not usable:
         raise Unparsable("no question with its answer" if free_form else "no question with four different options")

@@ -215,11 +215,15 @@ def parse_json(reply: Reply, keep_whole: bool = False) -> Any:
         raise Unparsable("JSON cut off by max_tokens" if was_cut(reply) else "not JSON") from None
 
 
-def parse_items(reply: Reply, name: str) -> list[Any]:
-    """Return the whole items of `{name: [...]}`, or of objects without that shell; raises Unparsable."""
+def parse_items(reply: Reply, name: str, field: str) -> list[Any]:
+    """Return the whole items of `{name: [...]}`, or of objects without that shell, which have a `field`.
+
+    Raises:
+        Unparsable: there are none.
+    """
     value = parse_json(reply, keep_whole=True)
     if isinstance(value, dict):
-        value = value.get(name, [value] if "question" in value else None)
+        value = value.get(name, [value] if field in value else None)
     elif isinstance(value, list) and not any(isinstance(item, dict) for item in value):
         value = None
     if not isinstance(value, list):

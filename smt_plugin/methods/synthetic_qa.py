@@ -93,7 +93,7 @@ def parse_pairs(reply: Reply) -> list[dict[str, str]]:
     """Return the non-empty, distinct {question, answer} pairs of a JSON reply; raises Unparsable if there is none."""
     distinct: dict[str, dict[str, str]] = {}
     fault = "no pair with a question and an answer"
-    for pair in parse_items(reply, "pairs"):
+    for pair in parse_items(reply, "pairs", "question"):
         if not isinstance(pair, dict):
             fault = "a pair is not an object"
             continue

@@ -54,7 +54,7 @@ def accuracy(results: RunResults) -> Section:
     methods = sorted({scored.method.partition(",")[0] for scored in estimates})
     return Section(
         "Accuracy, with 95 % intervals clustered by document",
-        ("arm", "accuracy", "less base + RAG, paired", "p"),
+        ("arm", "accuracy", "minus base + RAG, paired", "p"),
         rows,
         note="The intervals leave out what training again with another seed would change.",
         explanation=(
@@ -151,7 +151,7 @@ def forgotten(results: RunResults) -> Section:
     ]
     return Section(
         "What was forgotten: lm-eval's own tasks before and after training",
-        ("task", "model", "metric", "questions", "before", "after", "after less before, paired", "p"),
+        ("task", "model", "metric", "questions", "before", "after", "after minus before, paired", "p"),
         rows,
         explanation=(
             "In %, asked of the base and of the trained model alike; differences are paired on the same questions, "

@@ -98,7 +98,7 @@ def server_store(url: str, name: str, probe: Sequence[float]) -> Any:
     except Exception as error:  # whatever answers there, Chroma's client raises errors of many kinds
         said = without_key(str(error), key)
         raise BadInput(
-            f"the vector store at {url} cannot be used ({said}); start a Chroma server there (`chroma run`), or mend "
+            f"the vector store at {url} cannot be used ({said}); start a Chroma server there (`chroma run`), or fix "
             f"vector_store or {KEY_VARIABLE}."
         ) from None
     return ServerStore(chroma_collection=collection)

@@ -81,7 +81,7 @@ def unknown_name(key: str, value: Any) -> str | None:
     }
     if key not in names or value is None or value in names[key]:
         return None
-    return f"{key}: neither axolotl nor transformers knows {shown(value)}; mend its name."
+    return f"{key}: neither axolotl nor transformers knows {shown(value)}; fix its name."
 
 
 def validated(values: dict[str, Any], refused: Container[str], num_gpus: int) -> tuple[Any, list[str]]:
@@ -186,7 +186,7 @@ def _known_fields(values: dict[Any, Any]) -> dict[str, Any]:
         except Exception as error:
             raise BadInput(
                 f"plugins: {plugin} cannot be imported ({' '.join(str(error).split())}), and axolotl would train on "
-                "without it; mend the name or install it."
+                "without it; fix the name or install it."
             ) from None
     return known
 

@@ -217,7 +217,7 @@ def test_the_key_comes_from_the_environment_alone(
         for wrong in (None, "wrong"):
             if wrong:
                 monkeypatch.setenv("SMT_VECTOR_STORE_API_KEY", wrong)
-            with pytest.raises(BadInput, match=r"no such key.*mend vector_store or SMT_VECTOR_STORE_API_KEY") as error:
+            with pytest.raises(BadInput, match=r"no such key.*fix vector_store or SMT_VECTOR_STORE_API_KEY") as error:
                 build_retrieval(*data, tmp_path / "r.jsonl", settings)
             assert not wrong or wrong not in str(error.value)
         monkeypatch.setenv("SMT_VECTOR_STORE_API_KEY", "secret")

@@ -93,7 +93,7 @@ def test_the_steps_are_those_that_axolotl_takes(config: Path) -> None:
 def test_unknown_keys_are_named(config: Path) -> None:
     found = check_config(changed(config, learning_rat=1e-4), 1)
     assert only_problem(found) == (
-        "learning_rat: axolotl does not know this key and would ignore it; remove it or mend its name."
+        "learning_rat: axolotl does not know this key and would ignore it; remove it or fix its name."
     )
 
 
@@ -121,7 +121,7 @@ def test_data_that_is_not_there_is_named(config: Path) -> None:
     gone = config.parent / "mix" / "qa.jsonl"
     gone.unlink()
     assert only_problem(check_config(config, 1)) == (
-        f"datasets[0]: {gone} does not exist; run `smt mix`, or mend the path."
+        f"datasets[0]: {gone} does not exist; run `smt mix`, or fix the path."
     )
 
 
@@ -372,12 +372,12 @@ def test_values_of_the_wrong_kind_are_named_with_the_rest_that_is_wrong(config: 
     entries = yaml.safe_load(config.read_text())["datasets"]
     found = check_config(changed(config, **odd, learning_rat=1, datasets=[entries[0], {**entries[1], "type": 3}]), 1)
     assert sorted(found.problems) == [
-        f"datasets[0]: {entries[0]['path']} does not exist; run `smt mix`, or mend the path.",
+        f"datasets[0]: {entries[0]['path']} does not exist; run `smt mix`, or fix the path.",
         "datasets[1].type: axolotl refuses 3: Input should be a valid string.",
-        "learning_rat: axolotl does not know this key and would ignore it; remove it or mend its name.",
+        "learning_rat: axolotl does not know this key and would ignore it; remove it or fix its name.",
         "micro_batch_size: 0 makes no sense; give a number above 0.",
         "num_epochs: axolotl refuses 'many': Input should be a valid number, unable to parse string as a number.",
-        "optimizer: neither axolotl nor transformers knows 'adamm'; mend its name.",
+        "optimizer: neither axolotl nor transformers knows 'adamm'; fix its name.",
         "sequence_len: axolotl refuses [2048]: Input should be a valid integer.",
         "warmup_ratio: 2 makes no sense; give a number from 0 to 1.",
     ]
@@ -402,9 +402,9 @@ def test_held_out_data_and_deepspeed_settings_that_are_not_there_are_named(confi
     entry = {"path": str(config.parent / "mix/validation_qa.jsonl"), "type": "chat_template", "split": "train"}
     found = check_config(changed(config, test_datasets=[entry], deepspeed="nowhere/zero3.json"), 4)
     assert found.problems == [
-        f"test_datasets[0]: {entry['path']} does not exist; run `smt mix`, or mend the path.",
+        f"test_datasets[0]: {entry['path']} does not exist; run `smt mix`, or fix the path.",
         "deepspeed: nowhere/zero3.json cannot be read as JSON ([Errno 2] No such file or directory: "
-        "'nowhere/zero3.json'); mend the path.",
+        "'nowhere/zero3.json'); fix the path.",
     ]
 
 

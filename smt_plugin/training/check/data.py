@@ -77,4 +77,4 @@ def folders(known: Known) -> Iterator[Finding]:
     for key in ("resume_from_checkpoint", "lora_model_dir"):
         named = getattr(known.config, key, None)
         if isinstance(named, str) and Path(named).is_absolute() and not Path(named).exists():
-            yield Problem(f"{key}: {named} does not exist; mend the path, or remove the key.")
+            yield Problem(f"{key}: {named} does not exist; fix the path, or remove the key.")

@@ -12,7 +12,7 @@ def unknown(known: Known) -> Iterator[Finding]:
     """Keys that axolotl would silently ignore, and plugins that cannot be imported."""
     try:
         for key in unknown_keys(known.values):
-            yield Problem(f"{key}: axolotl does not know this key and would ignore it; remove it or mend its name.")
+            yield Problem(f"{key}: axolotl does not know this key and would ignore it; remove it or fix its name.")
     except BadInput as error:
         yield Problem(str(error))
 

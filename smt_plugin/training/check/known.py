@@ -101,7 +101,7 @@ def _data_file(where: str, entry: Any, others: list[DataFile]) -> DataFile | Fin
     path = Path(entry["path"])
     if path.suffix != ".jsonl" or entry.get("type") not in ("completion", "chat_template"):
         if (path.is_absolute() or path.suffix in _DATA_FILES) and not path.exists():
-            return Problem(f"{where}: {path} does not exist; mend the path.")
+            return Problem(f"{where}: {path} does not exist; fix the path.")
         what = "is no JSONL file" if path.suffix != ".jsonl" else f"is of the type {entry.get('type')}"
         return Note(f"{where}: {path} {what} and was not looked into, nor counted.")
     problem = None
@@ -112,11 +112,11 @@ def _data_file(where: str, entry: Any, others: list[DataFile]) -> DataFile | Fin
     elif entry.get("split") not in (None, "train"):
         problem = f"split {shown(entry['split'])} is not all of {path}; write train."
     elif not path.is_file():
-        problem = f"{path} does not exist; run `smt mix`, or mend the path."
+        problem = f"{path} does not exist; run `smt mix`, or fix the path."
     elif entry.get("ds_type") not in (None, "json"):
         problem = f"ds_type {entry['ds_type']!r} cannot read {path}; write json."
     elif not os.access(path, os.R_OK):
-        problem = f"{path} cannot be read; mend its permissions."
+        problem = f"{path} cannot be read; fix its permissions."
     elif twin := next((data.where for data in others if data.path.resolve() == path.resolve()), None):
         problem = f"{path} stands under {twin} already, and would be read twice; remove one."
     return Problem(f"{where}: {problem}") if problem else DataFile(where, path, entry)
@@ -128,7 +128,7 @@ def _deepspeed(settings: Any, findings: list[Finding]) -> dict[str, Any]:
         try:
             settings = orjson.loads(Path(settings).read_bytes())
         except (OSError, ValueError) as error:
-            findings.append(Problem(f"deepspeed: {settings} cannot be read as JSON ({gist(error)}); mend the path."))
+            findings.append(Problem(f"deepspeed: {settings} cannot be read as JSON ({gist(error)}); fix the path."))
     return settings if isinstance(settings, dict) else {}
 
 

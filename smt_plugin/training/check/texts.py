@@ -84,15 +84,15 @@ def _content(data: DataFile, line: bytes) -> tuple[Any, str | None]:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        return None, f"not valid JSON ({error}); mend or remove it."
+        return None, f"not valid JSON ({error}); fix or remove it."
     content = row.get(data.key) if isinstance(row, dict) else None
     if not content or not isinstance(content, list if data.is_chat else str):
         reads = f"which {data.where} (type {data.entry.get('type')}) reads"
-        return None, f"no `{data.key}` to train on, {reads}; mend the row, or the entry's type and field."
+        return None, f"no `{data.key}` to train on, {reads}; fix the row, or the entry's type and field."
     if data.is_chat and not data.entry.get("message_property_mappings"):
         for turn in content:
             if not isinstance(turn, dict) or not turn.get("role") or not {"content", "tool_calls"} & turn.keys():
-                return None, "a turn has no `role`, or no `content`; mend the row."
+                return None, "a turn has no `role`, or no `content`; fix the row."
     return content, None
 
 
@@ -116,7 +116,7 @@ def _mistrained(data: DataFile, config: Any, tokenizer: Any, contents: list[Any]
         return _template_problem(data, config, tokenizer, contents) if data.is_chat else None
     # Templates and prompt strategies raise whatever the data makes them run into.
     except Exception as error:
-        return f"axolotl cannot encode {data.path}: {gist(error)}; mend the entry, the data or eot_tokens"
+        return f"axolotl cannot encode {data.path}: {gist(error)}; fix the entry, the data or eot_tokens"
 
 
 def _problem_of_row(data: DataFile, tokenizer: Any, tokens: list[int], labels: list[int]) -> str | None:
