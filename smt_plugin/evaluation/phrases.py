@@ -14,7 +14,7 @@ _VERB = (
 SUBJECT = re.compile(
     rf"(?<![A-Za-z])answers?(?![A-Za-z])|\bans(?=\s*[:.])|\b{_CORRECT}\s+(?:\w+\s+)?{_NOUN}\b|\b{_NOUN}\s+(?:that|which)\s+(?:\w+\s+){{0,3}}?"
     rf"(?:fits?|matches|answers|suits|describes|explains|reflects|captures|is\s+(?:the\s+)?(?:most\s+)?{_CORRECT})\b"
-    r"|\bmy\s+(?:choice|pick|guess|selection|vote|conclusion)\b|\b(?:solution|conclusion)\b"
+    r"|\b(?:response|selected\s+(?:option|answer))(?=\s*[*_]*\s*:)|\bmy\s+(?:best\s+)?(?:choice|pick|guess|selection|vote|conclusion)\b|\b(?:solution|conclusion)\b"
     r"|\b(?:Antwort|Lösung|(?:richtige|korrekte|beste|zutreffende)\s+(?:Option|Aussage|Wahl|Alternative|Möglichkeit))\b"
     r"|\b(?:réponse|(?:bonne|meilleure)\s+option|option\s+correcte)\b"
     r"|\b(?:respuesta|opción\s+(?:correcta|adecuada)|mejor\s+opción)\b"
@@ -58,7 +58,7 @@ BEHIND = re.compile(
     rf"|(?:the\s+)?(?:most\s+)?{_CORRECT}\b(?!\s+(?:about|that|in\s+saying|but|to\s+some|in\s+part)))"
     r"|remains\b|is\s+(?:all\s+that\s+is\s+)?left\b|(?:fits|matches|answers|explains|describes|captures)\s+(?:\w+\s+){0,3}?best\b"
     r"|ist\s+(?:die\s+)?(?:richtige?|korrekte?)(?:\s+(?:Antwort|Option))?\b|est\s+(?:la\s+)?(?:bonne|correcte)\b"
-    r"|es\s+(?:la\s+)?(?:respuesta|correcta|opción)\b|是?(?:正确|對|对|正確|最佳))",
+    r"|es\s+(?:la\s+)?(?:respuesta|correcta|opción)\b|(?:是|が)?(?:正确|對|对|正確|正解|最佳))",
     re.IGNORECASE,
 )
 # Letters and digits of scripts that write words with spaces between them: no part of a word is an option's letter.
@@ -94,26 +94,29 @@ LEAD = re.compile(
     re.IGNORECASE,
 )
 DENIAL = re.compile(
-    r"(?:not|neither|none\s+of|no\s+longer|never|nicht|keine|weder|pas|no\s+es|не|不是|不)(?![\w'’])", re.IGNORECASE
+    r"(?:not|neither|none\s+of|no\s+longer|never|unlikely|supposed(?:ly)?|(?:less|least)\s+likely|nicht|keine|weder|pas|no\s+es|не|不是|不)(?![\w'’])",
+    re.IGNORECASE,
 )
 # One more option behind one that was named: a hedge, a list, or shares of belief.
 ALSO = re.compile(
-    r"\s*[*_\"'”)\]}]*\s*(?:(?:,\s*)?(?:or|and/or|and|oder|und|ou|et|o|y|e|или|и)\b\s*|(?:或者?|和|与|または)\s*|[,/&+|、]\s*|\s+)"
-    r"(?:(?:possibly|maybe|perhaps|also|even|both|either)\s+)*(?:option\s+|choice\s+|letter\s+)?[*_\"'“]*"
-    r"(?:[(\[（]\s*([A-Za-z])\s*[)\]）]|([A-Z])(?![\w'’]|-\w|\s+[a-z]))",
+    r"\s*[*_\"'’”)\]}]*\s*(?:(?:,\s*)?(?:or|and/or|and|oder|und|ou|et|o|y|e|или|и)\b\s*|(?:或者?|和|与|または)\s*|[,/&+|、]\s*|[–—-](?=[A-Z](?!\w))|(?=\([A-Z]\))|\s+)"
+    r"(?:(?:possibly|maybe|perhaps|also|even|both|either)\s+)*(?:option\s+|choice\s+|letter\s+)?[*_\"'‘“]*"
+    r"(?:[(\[（]\s*([A-Za-z])\s*[)\]）]|([A-Z])(?!\w|['’]\w|-\w|\s+[a-z]))",
 )
 DISMISSED = re.compile(
     r"[*_)\]]*\s*(?:is|are|was|were|can|cannot|does|do|seems?|would|isn['’]t)\s+(?:both\s+)?(?:be\s+)?(?:not|n['’]t|wrong|incorrect|false|too|ruled|excluded|out\b|unlikely)|[*_)\]]*\s*(?:isn|doesn|can)['’]t",
     re.IGNORECASE,
 )
-JOINED_BEFORE = re.compile(r"[A-Z)][*_]*\s*(?:,|/|,?\s*\b(?:or|and|nor))\s*[*_(]*$|\b(?:neither|nor)\W*$")
+JOINED_BEFORE = re.compile(
+    r"[A-Z)][*_]*\s*(?:,|/|,?\s*\b(?:or|and|nor|noch|ni))\s*[*_(]*$|\b(?:neither|nor|weder|ni)\W*$"
+)
 PERCENT = re.compile(r"\s*[:(]?\s*\d+(?:\.\d+)?\s*%")
 CONDITION_BEHIND = re.compile(
     r"[^.!?\n]{0,60}?\b(?:if|unless|provided|otherwise|assuming|depending|falls|sofern|wenn)\b(?!\s+(?:we|you|one)\s+(?:look|read|consider|re-?read|go\s+by|follow))",
     re.IGNORECASE,
 )
 CONDITION_BEFORE = re.compile(
-    r"^\W*(?:if|unless|suppose|assuming|had\s|were\s|provided|in\s+case|should\s+(?:the|it|they)|wenn|falls|whether)\b(?!.*\b(?:so|therefore|thus|hence|then\s+it\s+follows)\b)",
+    r"^\W*(?:if(?!\s+(?:we|you|one|I)\s+(?:look|read|consider|re-?read|go|had\s+to))|unless|suppose|assuming|had\s|were\s|provided|in\s+case|should\s+(?:the|it|they)|wenn|falls|whether)\b(?!.*\b(?:so|therefore|thus|hence|then\s+it\s+follows)\b)",
     re.IGNORECASE,
 )
 OTHERS_OPINION = re.compile(
@@ -132,7 +135,7 @@ CORRECTION = re.compile(
     re.IGNORECASE,
 )
 AT_ONCE = re.compile(
-    r"[*_)\].…,;\s–—-]*\b(?:no|wait|sorry|actually|I\s+mean)\b[,:.!]*\s+(?:(?:it\s+is|it['’]s|rather|I\s+mean)\s+)?",
+    r"[*_)\].…,;\s–—-]*\b(?:no|wait|sorry|actually|I\s+mean[t]?)\b[,:.!]*\s+(?:(?:it\s+is|it['’]s|rather|I\s+meant?)\s+)?",
     re.IGNORECASE,
 )
 ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "last": -1}
@@ -153,3 +156,56 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 SENTENCE_END = re.compile(r"[.!?。！？]+[\"'”’)\]*_]*(?=\s+[^a-z\s]|\s*$)|\n|[。！？]")
+
+# Right before the noun: an answer that is not the right one, or somebody's.
+NOT_THE_RIGHT = re.compile(
+    r"(?:\b(?:wrong|incorrect|worst|second|next|least|other|another|falsche|mauvaise|неправильный|неверный)\s+"
+    r"(?:(?:best|good|likely|plausible|tempting|most)\s+)*|\w['’]s\s+|\w+s['’]\s+|错误的?|不)$",
+    re.IGNORECASE,
+)
+# Between the noun and the verb, or right before the verb: what turns the statement round or weakens it.
+TURNED = re.compile(
+    r"\b(?:no|nicht|pas|non|não|не|nie|incorrecta?|erronée?|falsa|falsch|fausse|wrong)\s*$|(?:不|可能)$", re.IGNORECASE
+)
+DOUBTED_BEFORE = re.compile(
+    r"\b(?:do\s+not|don['’]t|did\s+not|didn['’]t|cannot|can['’]t|never|no\s+(?:one|evidence|way)|doubt\w*"
+    r"|(?:false|wrong|not\s+the\s+case|mistake|temptation|hard|unlikely)\s+(?:to\s+\w+\s+)?(?:that|how|is)?)\s+"
+    r"(?:\w+\s+){0,2}(?:that\s+|how\s+)?(?:the\s+|my\s+)?$|^\W*(?:si|wenn|falls|если|se)\b|如果|もし"
+    r"|\b(?:assume|let['’]s\s+(?:assume|say)|e\.g\.|for\s+example|example|used\s+to\s+think|I\s+thought|going\s+to\s+say"
+    r"|whoever|check\s+whether|to\s+claim\s+that|format\s+(?:is|was)|looks?\s+like|in\s+which\s+case)\b"
+    r"|^\W*(?:although|though|while)\b[^,]*$|\b(?!I\b)\w+\s+(?:said|says|claimed|claims|thought)\s+(?:that\s+)?(?:the\s+)?$",
+    re.IGNORECASE,
+)
+# What makes a number that stands there the beginning of another one.
+NUMBER_GOES_ON = re.compile(
+    r"\s*(?:or|and|to|-|–|—|/|oder|bis)\s*[-+$€£]?\s*\d|\s*,\s*\d|\s*[\^×*+÷√π½¼¾²³!:‰]\s*[\w({$€£]|\s*[\^√π½¼¾²³!‰]"
+    r"|\s*\\(?:times|cdot|div|pi|sqrt)|\s+\d|\s*(?:(?:more|less|fewer|lower|higher)\s+than|times|plus|minus|divided|squared"
+    r"|cubed|hundred|thousand|million|billion|trillion|bps|basis|percentage\s+points?|of\s+\d+|B\.?C)\b",
+    re.IGNORECASE,
+)
+HEDGED_CJK = re.compile(r"[\s」』)）]*(?:ではありません|ではない|じゃない|かもしれ|还是|還是|或|か\s*[A-Z])")
+WRONG_BEHIND = re.compile(
+    r"[*_)\].]*\s*(?:[,;–—-]+\s*)(?:which\s+is\s+)?(?:wrong|incorrect|false|not\s+correct)\b", re.IGNORECASE
+)
+# After "(C) is correct" nothing may follow in the sentence but its reasons or whereof it is the answer.
+ENDS_THERE = re.compile(
+    r"(?:\s+(?:fit|match|one|option|answer|choice|réponse|Antwort|Option|respuesta|resposta|risposta|ответ)\b|的?(?:答案|选项)?|です)?"
+    r"(?:\s+(?:to|for|among|of|out\s+of|based\s+on|according\s+to|given)\s+(?:the|this|all|these|your|our)\b[^.!?\n]*)?"
+    r"[*_\"')\s]*(?:$|[.!\n。！]|[,;:–—-]?\s*(?:because|since|as\b|for\b|here\b|given|so\b|therefore|based|when\s+we|if\s+we|if\s+you))",
+    re.IGNORECASE,
+)
+# The text of a short option goes on as something else: "London Bridge", "no longer".
+GOES_ON = re.compile(
+    r"\s+(?!(?:because|since|as|who|which|that|is|was|when|for|in|and\s+(?:the|it|he|she|they|not|so)|not|rather|but|here|too"
+    r"|would|fits|best|given|based|due|from|at|on|by|with)\b)[^\W\d_]|/\w|\s*(?:or|and|/)\s*[A-Z]\b(?!\w)",
+)
+# More is said of what an option's text says: "increases, then decreases".
+SAYS_MORE = re.compile(
+    r"\s*,?\s*(?:(?:or|and)\s+(?:it\s+)?(?:stays|remains|then|decreases|increases|falls|rises)|then|until)\b"
+    r"|\s*[\^²³]|\s*[-–]\s*\d|\s+(?:less|more|fewer)\s+than\b",
+    re.IGNORECASE,
+)
+# Words that may stand right before an option's bare letter.
+MAY_PRECEDE = frozenset(
+    "so thus therefore hence then that think believe say also only is and option choice answer letter".split()
+)

@@ -50,7 +50,10 @@ _ASKED_IN_PERCENT = re.compile(r"\b(?:in|as)\s+(?:units\s+of\s+|an?\s+)?(?:perce
 
 @dataclass(frozen=True, slots=True)
 class _Quantity:
-    """A number as it is written: `scale` is a power of ten or None, `decimals` those of its digits, `unit` a word."""
+    """A number as it is written: `scale` is a power of ten or None, `decimals` those of its digits, `unit` a word.
+
+    `is_letter` says that the scale is a single letter.
+    """
 
     value: Decimal
     decimals: int
@@ -58,6 +61,7 @@ class _Quantity:
     kind: str  # "%", "bps" or ""
     currency: str
     unit: str
+    is_letter: bool
 
 
 def same_number(gold: str, given: str, question: str) -> bool | None:
@@ -79,11 +83,12 @@ def same_number(gold: str, given: str, question: str) -> bool | None:
             and not re.search(r"[a-z]{4,}", _NOISE.sub(" ", _plain(given)).replace("between", ""))
             else None
         )
-    if wanted.unit != found.unit:
-        if (found.unit and (wanted.currency or wanted.kind)) and not _asks_about(found.unit, question):
-            return None if found.unit.startswith("per ") or found.unit in ("points", "times", "x") else False
-        if not _asks_about(found.unit or wanted.unit, question) and (found.unit or wanted.unit) not in ("times", "x"):
-            return None
+    word = found.unit or wanted.unit
+    if wanted.unit != found.unit and word not in ("times", "x") and not _asks_about(word, question):
+        return None
+    # "5 m" may be metres.
+    if (wanted.is_letter or found.is_letter) and not (wanted.currency or found.currency):
+        return None
     if wanted.currency and found.currency and wanted.currency != found.currency:
         return False
     if wanted.kind != found.kind:
@@ -165,4 +170,5 @@ def _quantity(text: str) -> _Quantity | None:
         kind,
         _CURRENCIES[currency] if currency else "",
         match["unit"] or "",
+        len(match["scale"] or "") == 1,
     )

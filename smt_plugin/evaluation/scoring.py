@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from smt_plugin.backends.thoughts import without_thoughts
-from smt_plugin.evaluation.stated_choice import stated_choice
+from smt_plugin.evaluation.stated_choice import stated_choice, until_next_task
 
 # A statement of the answer at the beginning of a sentence, perhaps behind a few words that lead over to it.
 _STATEMENT = re.compile(
@@ -21,7 +21,7 @@ _STATEMENT = re.compile(
 _COLON = re.compile(r"\b(?:the|my)\s+(?:\w+\s+)?answer\s+(?:\w+\s+)?is[*_]*\s*:[*_]*", re.IGNORECASE)
 _SPOKEN_OF = re.compile(
     r"\s*(?:now\s+|also\s+|therefore\s+)?(?:correct|right|wrong|helpful|clear|useful|based|given|supported|found|consistent|derived|stated|"
-    r"not\s+(?:given|clear|stated|known|possible))\b",
+    r"not)\b",
     re.IGNORECASE,
 )
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
@@ -35,11 +35,14 @@ def free_answer(text: str) -> str | None:
 
     It stands behind the first formal statement ("The answer is: ...") of the last paragraph that has one, up to the
     paragraph's end, or, where nothing stands there, in the next. Without any, a boxed formula or a reply of one line
-    counts. Thoughts are not read.
+    counts. Thoughts are not read, nor what follows an invented next task.
     """
     said = without_thoughts(text)
-    if said is None or not said.strip():
-        return None
+    parts = until_next_task(said) if said else ()
+    return next((answer for part in parts if (answer := _free_answer(part))), None)
+
+
+def _free_answer(said: str) -> str | None:
     paragraphs = [part for part in re.split(r"\n[ \t]*\n", said) if part.strip()]
     for number in range(len(paragraphs) - 1, -1, -1):
         found = [*_STATEMENT.finditer(paragraphs[number]), *_COLON.finditer(paragraphs[number])]
@@ -56,7 +59,12 @@ def free_answer(text: str) -> str | None:
     if boxed := _BOXED.findall(said):
         return str(boxed[-1])[:_LONGEST_ANSWER]
     bare = said.strip()
-    if "\n" not in bare and len(bare) <= _LONGEST_BARE and not re.search(r"\banswer\b|\?$", bare, re.IGNORECASE):
+    if (
+        bare
+        and "\n" not in bare
+        and len(bare) <= _LONGEST_BARE
+        and not re.search(r"\banswer\b|\?$", bare, re.IGNORECASE)
+    ):
         return bare.strip("*_` ")
     return None
 

@@ -54,7 +54,7 @@ def stated_choice(text: str, options: Sequence[str]) -> Stated:
         return NOTHING
     said = unicodedata.normalize("NFC", said).translate(_PLAIN_SIGNS)
     best = NOTHING
-    for part in _tasks(said):
+    for part in until_next_task(said):
         # Most answers stand in the last sentences, and a whole text takes several times as long.
         bounds = [match.end() for match in phrases.SENTENCE_END.finditer(part, max(0, len(part) - _TAIL))]
         if len(part) > _TAIL and bounds and (option := _Reader(part[bounds[0] :], options).formal()) is not None:
@@ -79,8 +79,8 @@ _PLAIN_SIGNS = str.maketrans(
 )
 
 
-def _tasks(text: str) -> Iterator[str]:
-    """The text up to an invented next task, then the rest: the first part that states something counts."""
+def until_next_task(text: str) -> Iterator[str]:
+    """Yield the text up to an invented next task, then the rest: the first part that states something counts."""
     begin = 0
     for match in phrases.NEXT_TASK.finditer(text):
         if text[begin : match.start()].strip():
@@ -137,10 +137,17 @@ class _Reader:
             # Whatever stands between ("The answer to what was asked is"): the first verb with an option behind it.
             reach = min(max(end, subject.end()), subject.end() + _REACH)
             for gives in islice(phrases.GIVES.finditer(self.text, subject.end(), reach), _MOST_VERBS):
-                if phrases.BRACKETED.search(self.text, subject.end(), gives.start()):
+                between = self.text[subject.end() : gives.start()]
+                if phrases.BRACKETED.search(between) or phrases.TURNED.search(between):
                     break
                 if (option := self._core(gives.end())) is not None:
                     yield gives.start(), option
+                    break
+                # What was denied, or is another number, is not read behind a later verb or sign.
+                rest = self.text[gives.end() : gives.end() + 40]
+                lead = phrases.LEAD.match(rest)
+                is_number = all(number is not None for number in self.numbers) and _leading_number(rest.lstrip(" :*_$"))
+                if is_number or phrases.DENIAL.match(rest[lead.end() :] if lead else rest):
                     break
 
     def _picked(self) -> Iterator[tuple[int, int]]:
@@ -152,13 +159,19 @@ class _Reader:
 
     def _option_first(self) -> Iterator[tuple[int, int]]:
         """Statements of the form "(C) is the correct answer", the last one first."""
+        found: dict[int, set[int]] = {}
         for place, option, end in reversed(list(self._letters())):
             begin, sentence_end = self._sentence(place)
             before, pattern = self.text[begin:place], self.patterns[option]
             told = pattern.match(self.text, end) if pattern else None
             end = told.end() if told else end
+            behind = phrases.BEHIND.match(self.text, end)
+            if behind:
+                found.setdefault(begin, set()).add(option)
             if (
-                phrases.BEHIND.match(self.text, end)
+                behind
+                and phrases.ENDS_THERE.match(self.text, behind.end())
+                and found[begin] == {option}
                 and not self._is_void(before)
                 and not phrases.JOINED_BEFORE.search(before)
                 and self.text[sentence_end - 1 : sentence_end] != "?"
@@ -221,20 +234,33 @@ class _Reader:
             index = _index(match[1] or match[2], self.options)
             if index is None or (match[2] in ("A", "I") and match[0] == match[2]):
                 continue
+            # "Vitamin E is the answer" names no option E.
+            word = re.search(r"([^\W\d_]+)\s+$", self.text[max(0, match.start() - 30) : match.start()])
+            if match[2] and match[0] == match[2] and word and word[1].casefold() not in phrases.MAY_PRECEDE:
+                continue
             yield match.start(), index, match.end()
 
     def _is_void(self, before: str) -> bool:
         """Whether what stands before in the sentence makes it a condition, somebody else's opinion or the task."""
         clause = re.split(r"\b(?:but|however|yet|though|aber)\b|;", before)[-1]
-        return bool(phrases.CONDITION_BEFORE.search(clause) or phrases.OTHERS_OPINION.search(clause))
+        return bool(
+            phrases.CONDITION_BEFORE.search(clause)
+            or phrases.OTHERS_OPINION.search(clause)
+            or phrases.NOT_THE_RIGHT.search(before)
+            or phrases.DOUBTED_BEFORE.search(clause)
+        )
 
     def _core(self, place: int) -> int | None:
         """The option that stands behind a phrase, unless it is denied, hedged, asked or conditional."""
         rest = self.text[place : place + max(_WINDOW, *(2 * len(option) for option in self.options))]
         lead = phrases.LEAD.match(rest)
         core = rest[lead.end() :] if lead else rest
-        signs_kept = rest.lstrip(" \t\r\n:*_\"'“‘`$")
-        for tried in (signs_kept, core):
+        named = phrases.BRACKETED.match(core)
+        if named and all(len(option.strip()) == 1 for option in self.options):
+            return _index(named[1], self.options)
+        signs_kept = rest.lstrip(" \t\r\n:*_\"'“‘`${")
+        signed = all(number is not None for number in self.numbers) and re.match(r"[-+±√|]\s*\S?\d", signs_kept)
+        for tried in (signs_kept,) if signed else (signs_kept, core):
             option = self._option_text(tried)
             if option is not None:
                 # An option may be a question itself.
@@ -250,7 +276,11 @@ class _Reader:
             better := self._letter(core[corrected.end() :])[0]
         ) is not None:
             return better
-        if phrases.DISMISSED.match(core, end):
+        if (
+            phrases.DISMISSED.match(core, end)
+            or phrases.HEDGED_CJK.match(core, end)
+            or phrases.WRONG_BEHIND.match(core, end)
+        ):
             return None
         also = phrases.ALSO.match(core, end)
         second = _index(also[1] or also[2], self.options) if also else None
@@ -303,14 +333,19 @@ class _Reader:
         if not matches:
             return self._retold(text)
         index, match = matches[0]
+        if re.match(r"[\W_]*-\s*\d", text[: match.end()]) and not self.options[index].lstrip().startswith("-"):
+            return None
         rest = text[match.end() :]
         if whole:
             return index if not re.search(r"\w", rest) else None
         joined = re.match(
-            r"[\W_]*?(?:,|/|&|\bor\b|\band\b|\boder\b|\bund\b|\bou\b|\bet\b)[\W_]*(?:(?:or|and|possibly|perhaps|maybe|also)\s+)*",
+            r"[\W_]*?(?:,|;|/|&|\n|[-–—+]|\bto\b|\b(?:mixed\s+)?with\b|\bplus\b|\bvs\b|\bas\s+well\s+as\b|\bor\b|\band\b|\boder\b|\bund\b|\bou\b|\bet\b)[\W_]*(?:(?:or|and|possibly|perhaps|maybe|also)\s+)*",
             rest,
             re.IGNORECASE,
         )
+        is_short = len(_words(self.options[index])) < 3
+        if phrases.SAYS_MORE.match(rest) or (is_short and phrases.GOES_ON.match(rest)):
+            return None
         if joined:
             for number, pattern in enumerate(self.patterns):
                 if number != index and pattern and pattern.match(rest[joined.end() :]):
@@ -338,9 +373,7 @@ class _Reader:
         if found is None:
             return None
         value, unit, end = found
-        if (whole and re.search(r"\w", text[end:])) or re.match(
-            r"\s*(?:or|and|to|-|–|/|oder|bis)\s*-?\d|\s*,\s*\d", text[end:]
-        ):
+        if (whole and re.search(r"\w", text[end:])) or re.match(phrases.NUMBER_GOES_ON, text[end:]):
             return None
         fitting = [
             n
@@ -407,7 +440,8 @@ def _leading_number(text: str) -> tuple[Decimal, str, int] | None:
     if match is None:
         return None
     if match[4]:
-        value = _NUMBER_WORDS.get(match[4].casefold())
+        ends_there = re.match(r"\s*(?:$|[.,;!)*\n])", text[match.end() :])
+        value = _NUMBER_WORDS.get(match[4].casefold()) if ends_there else None
         return None if value is None else (Decimal(value), "", match.end())
     value_ = Decimal(re.sub(r"[,\u2009 ]", "", match[2]))
     return (-value_ if match[1] == "-" else value_), "%" if match[3] else "", match.end()

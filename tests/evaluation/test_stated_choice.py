@@ -204,6 +204,84 @@ def test_an_answer_is_read_as_a_person_reads_it(text: str, options: list[str], o
     assert stated_choice(text, options).option == option
 
 
+SIGNED = ["-5", "5", "-10", "10"]
+ELEMENTS = ["Hydrogen", "Helium", "Oxygen", "Iron"]
+WORDS = ["yes", "no", "maybe"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        *(
+            (text, SUSPICIONS)
+            for text in (
+                "The wrong answer is (A).",
+                "The second best answer is (A).",
+                "A common wrong answer is (B).",
+                "Falsche Antwort: A",
+                "错误答案是A。",
+                "The student's answer is (A).",
+                "I don't think the answer is (A).",
+                "It is doubtful that the answer is (A).",
+                "Let's assume the answer is (B).",
+                "I used to think the answer was (B).",
+                "The answer is unlikely to be (A).",
+                "The answer was supposed to be (B).",
+                "The professor said the answer is (A), but he was mistaken.",
+                "La respuesta no es A.",
+                "Die Antwort ist nicht A.",
+                "答案可能是A。",
+                "正解はAではありません。",
+                "Si tenía miedo, la respuesta es A.",
+                "Weder A noch B ist die richtige Antwort.",
+                "(A) would be correct if he had been afraid.",
+                "(B) would be right, but the text says otherwise.",
+                "(A) is the answer to a different question.",
+                "(A) is correct according to some readers, but not here.",
+                "Answer: (A)(B)",
+                "The answer is 'A' or 'B'.",
+            )
+        ),
+        *((text, ELEMENTS) for text in ("The answer is hydrogen peroxide.", "The answer is hydrogen plus helium.")),
+        *((text, PLATFORMS) for text in ("The answer is platform A or D.", "Track B is the correct answer.")),
+        *((text, WORDS) for text in ("The answer is no longer clear.", "The answer is no one knows.")),
+        *(
+            (text, NUMBERS)
+            for text in (
+                "The answer is 12 + 7.",
+                "The answer is 12:30.",
+                "The answer is 12 million.",
+                "The answer is 12–20.",
+                "The answer is two-fold.",
+            )
+        ),
+    ],
+)
+def test_what_only_looks_like_a_statement_is_not_read(text: str, options: list[str]) -> None:
+    assert stated_choice(text, options).option is None
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "option"),
+    [
+        ("\\boxed{-5}", SIGNED, 0),
+        ("The answer is -10.", SIGNED, 2),
+        ("The answer is (A). The second best option is (C).", SUSPICIONS, 0),
+        ("The answer is (A). A wrong answer is (C).", SUSPICIONS, 0),
+        ("Although the answer might seem to be (C), it is (D).", SUSPICIONS, 3),
+        ("If you read carefully, the answer is (D).", SUSPICIONS, 3),
+        ("The answer is helium.", ELEMENTS, 1),
+        ("The answer is no.", WORDS, 1),
+        ("Response: C", SUSPICIONS, 2),
+        ("B est la bonne réponse.", SUSPICIONS, 1),
+        ("Bが正解です。", SUSPICIONS, 1),
+        ("The answer is (A).", ["B", "A", "D", "C"], 0),
+    ],
+)
+def test_what_stands_around_a_statement_does_not_hide_or_change_it(text: str, options: list[str], option: int) -> None:
+    assert stated_choice(text, options).option == option
+
+
 @pytest.mark.parametrize("letter", range(4))
 @pytest.mark.parametrize(
     "form",
