@@ -193,7 +193,7 @@ def joined(trainings: list[Training], mix: str, budget: int) -> Answers:
 def summary(trainings: list[Training], base: dict[str, Answers], seeds: list[int], budgets: list[int]) -> str:
     """Mean accuracy over the seeds: base, then every mix at every budget."""
     head = ["budget", "mix", "accuracy", "95 %, documents", "95 %, seeds"]
-    rows = [head + [f"seed {seed}" for seed in seeds] + ["minus base + RAG, paired", "p"]]
+    rows = [head + [f"seed {seed}" for seed in seeds] + ["vs base + RAG, paired", "p"]]
     arms = [("", name, base[arm]) for arm, name in REFERENCES.items()]
     arms += [(budget_name(budget), mix, joined(trainings, mix, budget)) for budget in budgets for mix in MIXES]
     for budget, name, answers in arms:

@@ -54,7 +54,7 @@ def accuracy(results: RunResults) -> Section:
     methods = sorted({scored.method.partition(",")[0] for scored in estimates})
     return Section(
         "Accuracy, with 95 % intervals clustered by document",
-        ("arm", "accuracy", "minus base + RAG, paired", "p"),
+        ("arm", "accuracy", "vs base + RAG, paired", "p"),
         rows,
         note="The intervals leave out what training again with another seed would change.",
         explanation=(

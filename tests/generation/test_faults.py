@@ -405,7 +405,7 @@ def test_a_run_killed_between_the_renames_of_its_records_ends_whole_the_next_tim
 def test_a_run_killed_while_its_disk_is_slow_repays_no_more_than_may_be_in_flight(folder: Path, calm: set[str]) -> None:
     (folder / "sitecustomize.py").write_text(
         "import time\nfrom smt_plugin.generation.completions import CompletionStore\ncommit = CompletionStore._commit\n"
-        "def slow(*arguments):\n    time.sleep(0.2)\n    commit(*arguments)\n"
+        "def slow(*arguments):\n    time.sleep(0.8)\n    commit(*arguments)\n"
         "CompletionStore._commit = slow\n"
     )
     with in_thread(Endpoint()) as endpoint:

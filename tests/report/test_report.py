@@ -117,7 +117,7 @@ def test_an_arm_that_was_not_run_or_not_finished_is_missing_and_never_0(tmp_path
     assert results.missing == ["base_rag", "trained"]
     shown = accuracy(results)
     assert [row[1].split(" (")[0] for row in shown.rows] == ["25.0%", "missing", "missing"]
-    assert cell(shown, "minus base + RAG, paired") == "no base + RAG"
+    assert cell(shown, "vs base + RAG, paired") == "no base + RAG"
     html = html_of(results)
     assert html.count('class="missing"') == 2
     assert "<svg" in html
@@ -209,7 +209,7 @@ def test_the_tables_for_the_terminal_fit_80_columns_with_their_headings_whole(tm
     finish_arm(tmp_path, "base", [0.0, 0.5, 0.25, 0.25, 0.5, 0.0] * 4)
     finish_arm(tmp_path, "base_rag", [0.5, 1.0, 0.75, 0.75, 1.0, 0.5] * 4)
     lines = printed(RunResults(tmp_path, arm_results(tmp_path, [*ARMS, "trained_full"])))
-    for words in ("minus base + RAG, paired", "unparsed", "tokens in / out", "seconds", "another seed"):
+    for words in ("vs base + RAG, paired", "unparsed", "tokens in / out", "seconds", "another seed"):
         assert sum(words in line for line in lines) == 1
     # One line an arm, also where it is missing.
     assert sum("-50.0 (-" in line and line.startswith("base, closed-book") for line in lines) == 1
