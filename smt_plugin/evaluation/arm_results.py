@@ -107,15 +107,19 @@ def read_arm(folder: Path) -> list[dict[str, Any]] | None:
 
 def read_tokens(folder: Path) -> dict[str, int] | None:
     """Return what `count_tokens` found when the arm was done; None where it is not known."""
-    marker = folder / "arm.json"
-    tokens: dict[str, int] | None = read_json(marker, "smt evaluate").get("tokens") if marker.is_file() else None
+    tokens: dict[str, int] | None = _marker(folder).get("tokens")
     return tokens
 
 
 def read_empty(folder: Path) -> int:
     """Return how many of an arm's answers its server left empty."""
-    marker = folder / "arm.json"
-    return int(read_json(marker, "smt evaluate").get("empty", 0)) if marker.is_file() else 0
+    return int(_marker(folder).get("empty", 0))
+
+
+def _marker(folder: Path) -> dict[str, Any]:
+    """What `smt evaluate` wrote when the arm was done; empty where it is not."""
+    path = folder / "arm.json"
+    return read_json(path, "smt evaluate") if path.is_file() else {}
 
 
 def read_seconds(folder: Path) -> float | None:

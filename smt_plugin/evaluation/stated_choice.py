@@ -97,6 +97,7 @@ class _Reader:
         self.options = options
         self.patterns = _patterns(tuple(options))
         self.numbers = _numbers(tuple(options))
+        self.has_numbers_only = all(number is not None for number in self.numbers)
         self.other = False
         bounds = [match.end() for match in phrases.SENTENCE_END.finditer(text)]
         self.bounds = [0, *bounds, len(text)]
@@ -108,9 +109,9 @@ class _Reader:
 
     def read(self) -> Stated:
         """The last formal statement; else, or where it is corrected later, the last informal one."""
-        if (option := self.formal()) is not None:
-            return Stated(option)
         formal = max(self._formal(), default=None)
+        if formal is not None and not phrases.CORRECTION.search(self.text, formal[0]):
+            return Stated(formal[1])
         informal = max(self._informal(), default=None)
         if informal and (formal is None or phrases.CORRECTION.search(self.text, formal[0], informal[0])):
             return Stated(informal[1])
@@ -146,7 +147,7 @@ class _Reader:
                 # What was denied, or is another number, is not read behind a later verb or sign.
                 rest = self.text[gives.end() : gives.end() + 40]
                 lead = phrases.LEAD.match(rest)
-                is_number = all(number is not None for number in self.numbers) and _leading_number(rest.lstrip(" :*_$"))
+                is_number = self.has_numbers_only and _leading_number(rest.lstrip(" :*_$"))
                 if is_number or phrases.DENIAL.match(rest[lead.end() :] if lead else rest):
                     break
 
@@ -259,7 +260,7 @@ class _Reader:
         if named and all(len(option.strip()) == 1 for option in self.options):
             return _index(named[1], self.options)
         signs_kept = rest.lstrip(" \t\r\n:*_\"'“‘`${")
-        signed = all(number is not None for number in self.numbers) and re.match(r"[-+±√|]\s*\S?\d", signs_kept)
+        signed = self.has_numbers_only and re.match(r"[-+±√|]\s*\S?\d", signs_kept)
         for tried in (signs_kept,) if signed else (signs_kept, core):
             option = self._option_text(tried)
             if option is not None:
@@ -313,7 +314,7 @@ class _Reader:
 
     def _option_text(self, text: str, whole: bool = False) -> int | None:
         """The option whose text a text begins with, or is; None where none, or several, or one more follows."""
-        if all(number is not None for number in self.numbers):
+        if self.has_numbers_only:
             return self._number(text, whole)
         matches = [
             (index, match) for index, pattern in enumerate(self.patterns) if pattern and (match := pattern.match(text))
