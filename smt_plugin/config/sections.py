@@ -234,7 +234,19 @@ class EvaluateSection(Section):
         default={}, description="of the RetrievalSettings those that the RAG arms change, or a `preset` of them"
     )
     judge: JudgeSection | None = Field(default=None, description="for free-form questions")
+    read_by_judge: bool = Field(
+        default=False,
+        description="whether the judge also reads the answers to multiple choice of which code reads no option; the "
+        "report tells how many",
+    )
     retention: RetentionSection = RetentionSection()
+
+    @field_validator("read_by_judge")
+    @classmethod
+    def _check_reader(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("judge") is None:
+            raise ValueError("there is no judge; set evaluate.judge to {endpoint: http://..., model: ...}")
+        return value
 
     @field_validator("retrieval")
     @classmethod

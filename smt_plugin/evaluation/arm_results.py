@@ -93,13 +93,13 @@ def count_tokens(arm: Arm) -> dict[str, int] | None:
 def read_arm(folder: Path) -> list[dict[str, Any]] | None:
     """Return one row a question of an arm that is done; None where the arm has not been run, or has not been finished.
 
-    A row is question_id, question, doc_id, acc, unparsed and no_option (0 to 1), n (samples).
+    A row is question_id, question, doc_id, acc, unparsed, no_option and by_judge (0 to 1), n (samples).
     """
     if not (folder / "arm.json").is_file():
         return None
     return [
         {name: sample["doc"][name] for name in ("question_id", "question", "doc_id")}
-        | {metric: float(sample.get(metric, 0)) for metric in ("acc", "unparsed", "no_option")}
+        | {metric: float(sample.get(metric, 0)) for metric in ("acc", "unparsed", "no_option", "by_judge")}
         | {"n": len(sample["resps"][0])}
         for _, sample in read_jsonl(samples_files(folder)[-1])
     ]

@@ -188,6 +188,7 @@ def ready_arms(
             "retrieval": settings.retrieval if ending == "_rag" else None,
             "split": split,
             "judge": settings.judge and settings.judge.values,
+            "read_by_judge": settings.read_by_judge,
         }
         arm = Arm(
             name,
@@ -242,7 +243,9 @@ def _task_files(arm: Arm) -> list[Path]:
     tasks = sorted(file for file in below if file.suffix in (".yaml", ".py") and file.is_file())
     if not arm.is_ours:
         return tasks
-    prompts = [asset_dir("prompts") / name for name in ("judge/verdict.jinja", "rerank/order.jinja")]
+    prompts = [
+        asset_dir("prompts") / name for name in ("judge/verdict.jinja", "judge/choice.jinja", "rerank/order.jinja")
+    ]
     return [*tasks, *prompts, *code_behind_tasks()]
 
 

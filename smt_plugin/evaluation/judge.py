@@ -1,4 +1,4 @@
-"""Judge free-form answers: equal numbers by code, all else by a model, whose verdicts are kept.
+"""Judge free-form answers: equal numbers by code, all else by a model, whose replies are kept.
 
 Without a judge there is no score: nothing here falls back to comparing texts.
 """
@@ -8,7 +8,7 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -30,6 +30,7 @@ from smt_plugin.prompts import Prompts
 
 API_KEY_VARIABLE = "SMT_JUDGE_API_KEY"
 _Result = TypeVar("_Result")
+_Asked = TypeVar("_Asked", bound=Hashable)
 _VERDICT = re.compile(r"VERDICT\W+(CORRECT|WRONG|INCORRECT)\b", re.IGNORECASE)
 
 
@@ -77,24 +78,43 @@ def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
         for answer, verdict in by_code.items()
         if verdict is None
     }
-    # What a verdict depends on; the endpoint's address is not among it.
-    keys = {answer: content_hash([[sent, settings.model, settings.options]])[:32] for answer, sent in messages.items()}
+    verdicts = ask_judge(messages, settings, verdict_of, "verdict")
+    return [bool(verdicts[answer] if answer in messages else by_code[answer]) for answer in answers]
+
+
+def ask_judge(
+    messages: Mapping[_Asked, list[dict[str, str]]],
+    settings: JudgeSection,
+    read: Callable[[str], int | None],
+    prompt: str,
+) -> dict[_Asked, int]:
+    """Ask the judge each of the messages that it was never asked, and return what its replies say.
+
+    Args:
+        read: makes a number of a reply, or None of one that cannot be used.
+        prompt: the one that the messages are made of, `verdict` or `choice`.
+
+    Raises:
+        BadInput, RuntimeError: as `judge`.
+    """
+    # What a reply depends on; the endpoint's address is not among it.
+    keys = {asked: content_hash([[sent, settings.model, settings.options]])[:32] for asked, sent in messages.items()}
     with _kept() as kept:
-        verdicts = {
-            answer: bool(correct)
-            for answer, key in keys.items()
-            for (correct,) in kept.execute("SELECT correct FROM verdicts WHERE key = ?", (key,))
+        found = {
+            asked: int(number)
+            for asked, key in keys.items()
+            for (number,) in kept.execute("SELECT correct FROM verdicts WHERE key = ?", (key,))
         }
-        missing = [answer for answer in keys if answer not in verdicts]
+        missing = [asked for asked in keys if asked not in found]
         if missing:
 
             async def ask_all(backend: OpenAIBackend) -> list[BaseException | None]:
                 # What is paid for is kept at once, and even if another fails.
-                return await asyncio.gather(*(ask(answer, backend) for answer in missing), return_exceptions=True)
+                return await asyncio.gather(*(ask(asked, backend) for asked in missing), return_exceptions=True)
 
-            async def ask(answer: Answer, backend: OpenAIBackend) -> None:
-                verdicts[answer], reply = await _ask(answer, messages[answer], settings, backend)
-                row = (keys[answer], verdicts[answer], reply)
+            async def ask(asked: _Asked, backend: OpenAIBackend) -> None:
+                found[asked], reply = await _ask(messages[asked], settings, backend, read, prompt)
+                row = (keys[asked], found[asked], reply)
                 kept.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", row)
 
             for error in _with_backend(settings, ask_all):
@@ -102,7 +122,7 @@ def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
                     raise RuntimeError(f"judge: {error}")
                 if error is not None:
                     raise error
-    return [verdicts[answer] if answer in keys else bool(by_code[answer]) for answer in answers]
+    return found
 
 
 def check_judge(settings: JudgeSection) -> None:
@@ -205,20 +225,24 @@ def _server(settings: JudgeSection) -> tuple[VLLMBackend, asyncio.AbstractEventL
 
 
 async def _ask(
-    answer: Answer, messages: list[dict[str, str]], settings: JudgeSection, backend: OpenAIBackend
-) -> tuple[bool, str]:
-    """The verdict, and the reply that it stands in."""
+    messages: list[dict[str, str]],
+    settings: JudgeSection,
+    backend: OpenAIBackend,
+    read: Callable[[str], int | None],
+    prompt: str,
+) -> tuple[int, str]:
+    """What a reply says, and the reply."""
     try:
-        verdict, reply = await first_usable(backend, messages, settings.options, "judge", verdict_of)
+        found, reply = await first_usable(backend, messages, settings.options, "judge", read)
     except Refused as error:
         place = settings.endpoint or settings.model
         raise BadInput(f"judge: {place} refused a request ({error}); fix the judge's `options` or `model`.") from None
-    if verdict is None:
+    if found is None:
         raise RuntimeError(
-            f"the judge {settings.model} gave no verdict in {MAX_ATTEMPTS} attempts on the answer "
-            f"{answer.answer[:80]!r}; it said: {reply[-200:]!r}; use a model that follows the prompt judge/verdict"
+            f"the judge {settings.model} gave no {prompt} in {MAX_ATTEMPTS} attempts; it said: "
+            f"{reply[-200:]!r}; use a model that follows the prompt judge/{prompt}"
         )
-    return verdict, reply
+    return found, reply
 
 
 def verdict_of(reply: str) -> bool | None:

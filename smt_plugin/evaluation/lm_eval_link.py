@@ -32,6 +32,7 @@ def dataset(
     judge: dict[str, Any] | None = None,
     split: str | None = None,
     free_form: bool = True,
+    read_by_judge: bool = False,
     **_: Any,
 ) -> "dict[str, datasets.Dataset]":
     """lm-eval's `custom_dataset` hook: the questions of a task, each with the passages that go before it.
@@ -43,6 +44,7 @@ def dataset(
         retrieval: for `rag`, from `--metadata`: a retrieval file, or settings that replace the benchmark's own, with
             which, as without them, a file is built once and kept.
         judge: endpoint or kind, model and so on of the model that judges free-form answers, from `--metadata`.
+        read_by_judge: from `--metadata`: whether that model also reads the answers of which code reads no option.
         split: from `--metadata`: `tuning` asks only about the documents that retrieval is tuned on, see tune.py.
         free_form: whether the task can ask questions without options; set under `metadata` of a shared task file.
 
@@ -56,13 +58,19 @@ def dataset(
     by_id = {document.id: document for document in documents}
     if not free_form and (without := [q.question_id for q in questions if q.options is None]):
         raise BadInput(f"question {without[0]!r} has no options, but this task compares options; use one without _ll.")
-    judged = _checked_judge(judge) if any(question.options is None for question in questions) else ""
+    needs_judge = read_by_judge or any(question.options is None for question in questions)
+    judged = _checked_judge(judge) if needs_judge else ""
     passages = _passages(benchmark, context, (documents, questions), retrieval)
     if split not in (None, "tuning"):
         raise BadInput(f"unknown split {split!r} in --metadata; `tuning` is the only one.")
     asked_about = set(held_out(documents)) if split else set(by_id)
     rows = [
-        _row(question, by_id[question.doc_id].identity, passages(question), judged)
+        _row(
+            question,
+            by_id[question.doc_id].identity,
+            passages(question),
+            judged if read_by_judge or question.options is None else "",
+        )
         for question in questions
         if question.doc_id in asked_about
     ]
@@ -101,8 +109,9 @@ def _checked_judge(settings: dict[str, Any] | None) -> str:
     """The judge's settings as JSON, once it is known to be there: a judge missing at the end costs all answers."""
     if settings is None:
         raise BadInput(
-            "these questions are free-form, and no judge is set; give one in the run file under evaluate.judge, or "
-            'to lm_eval with --metadata \'{"judge": {"endpoint": "http://127.0.0.1:8000/v1", "model": "..."}}\', or '
+            "free-form questions, and `read_by_judge`, need a judge, and none is set; give one in the run file under "
+            "evaluate.judge, or to lm_eval with"
+            ' --metadata \'{"judge": {"endpoint": "http://127.0.0.1:8000/v1", "model": "..."}}\', or '
             'with {"judge": {"kind": "vllm"}} to start Qwen3-14B here.'
         )
     from smt_plugin.evaluation.judge import check_judge, judge_settings
@@ -122,7 +131,7 @@ def _row(question: Question, identity: str, passages: list[str], judge: str) -> 
         "options": [defuse(option) for option in question.options or []],
         "answer": -1 if free else question.answer,
         "gold": question.answer if question.options is None else question.options[int(question.answer)],
-        "judge": judge if free else "",
+        "judge": judge,
         "passages": [defuse(passage) for passage in passages],
         "meta": orjson.dumps(question.meta).decode(),
     }

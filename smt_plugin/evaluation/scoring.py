@@ -76,21 +76,33 @@ def process_results(doc: dict[str, Any], results: list[list[str | None]]) -> dic
         acc: share of the samples that state the right answer (0 to 1); what cannot be read is wrong.
         unparsed: share of the samples of which no answer could be read.
         no_option: the part of these that states something, but none of the options; 0 for free-form questions.
+        by_judge: share of the samples whose option the judge's model read, since code could not; 0 unless it is asked.
 
     Raises:
-        BadInput, RuntimeError: a free-form answer could not be judged; see `judge`.
+        BadInput, RuntimeError: the judge gave no reply that can be used; see `judge`.
     """
     # A server's reply without content comes as None.
     samples = [sample if isinstance(sample, str) else "" for sample in results[0]]
     if not doc["options"]:
         return _judged(doc, samples)
     stated = [stated_choice(sample, doc["options"]) for sample in samples]
+    by_judge = 0
+    if doc["judge"] and (unread := [n for n, one in enumerate(stated) if one.option is None]):
+        from smt_plugin.evaluation.judge import judge_settings
+        from smt_plugin.evaluation.unread_choice import read_by_judge
+
+        settings = judge_settings(orjson.loads(doc["judge"]))
+        read = read_by_judge([samples[n] for n in unread], doc["question"], doc["options"], settings)
+        for n in unread:
+            stated[n] = read[samples[n]]
+            by_judge += stated[n].option is not None
     # An official file may give an option twice.
     right = {index for index, option in enumerate(doc["options"]) if option == doc["options"][doc["answer"]]}
     return {
         "acc": sum(one.option in right for one in stated) / len(stated),
         "unparsed": sum(one.option is None for one in stated) / len(stated),
         "no_option": sum(one.other for one in stated) / len(stated),
+        "by_judge": by_judge / len(stated),
     }
 
 
@@ -101,4 +113,4 @@ def _judged(doc: dict[str, Any], samples: list[str]) -> dict[str, float]:
     answers = [Answer(doc["identity"], doc["question"], doc["gold"], answer) for answer in stated if answer is not None]
     verdicts = judge(answers, judge_settings(orjson.loads(doc["judge"])))
     unparsed = stated.count(None) / len(samples)
-    return {"acc": sum(verdicts) / len(samples), "unparsed": unparsed, "no_option": 0.0}
+    return {"acc": sum(verdicts) / len(samples), "unparsed": unparsed, "no_option": 0.0, "by_judge": 0.0}

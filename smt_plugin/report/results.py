@@ -43,6 +43,7 @@ class ArmResult:
         to_reading: of a trained arm, accuracy less that of base + full document on the same questions.
         unparsed: share of samples of which no answer could be read, which count as wrong.
         no_option: the part of these that state something, but none of the options.
+        by_judge: share of samples whose option the judge's model read, since code could not.
         of_read: accuracy among the samples that could be read; None where none could.
         empty: answers that came back empty.
         without_leaks: accuracy on the questions that no synthetic record nearly asks or quotes; None unless
@@ -61,6 +62,7 @@ class ArmResult:
     to_reading: Estimate | None = None
     unparsed: float | None = None
     no_option: float | None = None
+    by_judge: float = 0.0
     of_read: float | None = None
     empty: int = 0
     without_leaks: Estimate | None = None
@@ -213,8 +215,8 @@ def _scored(
     kept = [row for row in rows if row["question_id"] not in leaked]
     enough = 0 < len(kept) < len(rows)
     tokens = read_tokens(folder)
-    acc, unparsed, no_option = (
-        sum(row[metric] for row in rows) / len(rows) for metric in ("acc", "unparsed", "no_option")
+    acc, unparsed, no_option, by_judge = (
+        sum(row[metric] for row in rows) / len(rows) for metric in ("acc", "unparsed", "no_option", "by_judge")
     )
     return replace(
         result,
@@ -223,6 +225,7 @@ def _scored(
         to_reading=less(others[READING]) if result.is_trained else None,
         unparsed=unparsed,
         no_option=no_option,
+        by_judge=by_judge,
         of_read=acc / (1 - unparsed) if unparsed < 1 else None,
         empty=read_empty(folder),
         without_leaks=_estimate(kept) if enough else None,

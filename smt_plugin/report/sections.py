@@ -98,9 +98,11 @@ def scoring(results: RunResults) -> Section:
 
 def reading(results: RunResults) -> Section:
     """What could not be read of the answers, and the accuracy of those that could."""
+    asked = any(result.by_judge for result in results.arms)
     rows = [
         (
             result.name,
+            *([f"{result.by_judge:.1%}"] if asked else []),
             f"{result.unparsed - result.no_option:.1%}",
             f"{result.no_option:.1%}",
             f"{result.accuracy.mean:.1%}",
@@ -111,11 +113,19 @@ def reading(results: RunResults) -> Section:
     ]
     return Section(
         "What could be read",
-        ("arm", "states nothing", "states no option", "accuracy", "of the read"),
+        (
+            "arm",
+            *(["read by the judge"] if asked else []),
+            "states nothing",
+            "states no option",
+            "accuracy",
+            "of the read",
+        ),
         rows,
         explanation=(
             "Shares of the answers. One that states nothing, or something that is no option, counts as wrong. "
             "“Of the read” is the accuracy among all others, which says less the fewer they are."
+            + (" Where code read no option, the judge's model was asked which one the answer chooses." if asked else "")
         ),
     )
 

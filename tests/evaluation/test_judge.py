@@ -147,7 +147,7 @@ def test_a_judge_that_answers_nonsense_is_asked_three_times_and_then_refused() -
         assert judge(answers("plums"), judge_settings({"endpoint": server.url, "model": MODEL})) == [True]
     with judge_server(lambda prompt, count: NO if "kites" in prompt else "Who can say?") as server:
         settings = judge_settings({"endpoint": server.url, "model": MODEL})
-        with pytest.raises(RuntimeError, match=r"gave no verdict in 3 attempts on the answer 'pears'.*Who can say"):
+        with pytest.raises(RuntimeError, match=r"gave no verdict in 3 attempts; it said: 'Who can say"):
             judge(answers("pears", "kites"), settings)
         # What was paid for is kept all the same.
         asked = len(server.bodies)
@@ -208,8 +208,13 @@ def test_free_form_samples_are_scored_by_the_judge_and_those_without_an_answer_a
             "judge": json.dumps({"endpoint": server.url, "model": MODEL}),
         }
         samples = ["The answer is: pears."] * 4 + ["The answer is: plums."] * 2 + ["Who knows?"] * 2
-        assert process_results(doc, [samples]) == {"acc": 0.5, "unparsed": 0.25, "no_option": 0.0}
-        assert process_results(doc, [["Who knows?"]]) == {"acc": 0.0, "unparsed": 1.0, "no_option": 0.0}
+        assert process_results(doc, [samples]) == {"acc": 0.5, "unparsed": 0.25, "no_option": 0.0, "by_judge": 0.0}
+        assert process_results(doc, [["Who knows?"]]) == {
+            "acc": 0.0,
+            "unparsed": 1.0,
+            "no_option": 0.0,
+            "by_judge": 0.0,
+        }
     with pytest.raises((BadInput, RuntimeError), match="cannot be reached"):
         process_results(doc, [["The answer is: figs."]])
 

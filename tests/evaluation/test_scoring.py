@@ -63,11 +63,12 @@ def test_options_that_differ_in_signs_alone_are_told_apart_or_not_read(options: 
 
 
 def test_an_option_that_an_official_file_gives_twice_is_right_in_both_places() -> None:
-    doc = {"options": ["Rum", "Tea", "Rum"], "answer": 2}
+    doc = {"options": ["Rum", "Tea", "Rum"], "answer": 2, "judge": ""}
     assert process_results(doc, [["The answer is (A).", "The answer is (C).", "The answer is rum.", "Tea"]]) == {
         "acc": 0.75,
         "unparsed": 0.0,
         "no_option": 0.0,
+        "by_judge": 0.0,
     }
 
 
@@ -79,9 +80,9 @@ def test_every_option_is_read_from_its_own_letter_and_text() -> None:
 
 
 def test_all_samples_count_and_what_cannot_be_read_is_wrong() -> None:
-    doc = {"options": OPTIONS, "answer": 1}
+    doc = {"options": OPTIONS, "answer": 1, "judge": ""}
     samples = ["The answer is (B)."] * 3 + ["The answer is (A)."] * 2 + ["Who can say?", None, "The answer is (Z)."]
-    assert process_results(doc, [samples]) == {"acc": 3 / 8, "unparsed": 3 / 8, "no_option": 1 / 8}
+    assert process_results(doc, [samples]) == {"acc": 3 / 8, "unparsed": 3 / 8, "no_option": 1 / 8, "by_judge": 0}
 
 
 def test_degenerate_repetition_is_scored_fast() -> None:
@@ -92,7 +93,7 @@ def test_degenerate_repetition_is_scored_fast() -> None:
 
 
 def test_a_whole_qualitys_answers_are_scored_in_under_a_minute() -> None:
-    doc = {"options": OPTIONS, "answer": 1}
+    doc = {"options": OPTIONS, "answer": 1, "judge": ""}
     reasons = "The story says that the wheel turned, so the answer is not clear yet. " * 20
     started = time.process_time()
     total = sum(
@@ -104,7 +105,7 @@ def test_a_whole_qualitys_answers_are_scored_in_under_a_minute() -> None:
 
 
 def test_four_times_the_answers_take_no_more_memory() -> None:
-    doc = {"options": OPTIONS, "answer": 1}
+    doc = {"options": OPTIONS, "answer": 1, "judge": ""}
 
     def peak(questions: int) -> int:
         tracemalloc.start()
