@@ -155,7 +155,7 @@ REFUSAL = re.compile(
     r"too|so|very|simple|clear|below|above|as\s+follows|correct|wrong|right|based|(?:the\s+)?one\s+that|what|to\s+be|helpful|important)\b",
     re.IGNORECASE,
 )
-SENTENCE_END = re.compile(r"[.!?。！？]+[\"'”’)\]*_]*(?=\s+[^a-z\s]|\s*$)|\n|[。！？]")
+SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)[.!?。！？]+[\"'”’)\]*_]*(?=\s+[^a-z\s]|\s*$)|\n|[。！？]")
 
 # Right before the noun: an answer that is not the right one, or somebody's.
 NOT_THE_RIGHT = re.compile(
@@ -171,7 +171,7 @@ DOUBTED_BEFORE = re.compile(
     r"\b(?:do\s+not|don['’]t|did\s+not|didn['’]t|cannot|can['’]t|never|no\s+(?:one|evidence|way)|doubt\w*"
     r"|(?:false|wrong|not\s+the\s+case|mistake|temptation|hard|unlikely)\s+(?:to\s+\w+\s+)?(?:that|how|is)?)\s+"
     r"(?:\w+\s+){0,2}(?:that\s+|how\s+)?(?:the\s+|my\s+)?$|^\W*(?:si|wenn|falls|если|se)\b|如果|もし"
-    r"|\b(?:assume|let['’]s\s+(?:assume|say)|e\.g\.|for\s+example|example|used\s+to\s+think|I\s+thought|going\s+to\s+say"
+    r"|\b(?:assume|let['’]s\s+(?:assume|say)|e\.g|for\s+example|example|used\s+to\s+think|I\s+thought|going\s+to\s+say"
     r"|whoever|check\s+whether|to\s+claim\s+that|format\s+(?:is|was)|looks?\s+like|in\s+which\s+case)\b"
     r"|^\W*(?:although|though|while)\b[^,]*$|\b(?!I\b)\w+\s+(?:said|says|claimed|claims|thought)\s+(?:that\s+)?(?:the\s+)?$",
     re.IGNORECASE,
@@ -187,6 +187,8 @@ HEDGED_CJK = re.compile(r"[\s」』)）]*(?:ではありません|ではない|�
 WRONG_BEHIND = re.compile(
     r"[*_)\].]*\s*(?:[,;–—-]+\s*)(?:which\s+is\s+)?(?:wrong|incorrect|false|not\s+correct)\b", re.IGNORECASE
 )
+# What may join two statements of that form.
+JOINS = re.compile(r"(?:[\W_]|\band\b|\bund\b|\bet\b|\by\b)*", re.IGNORECASE)
 # After "(C) is correct" nothing may follow in the sentence but its reasons or whereof it is the answer.
 ENDS_THERE = re.compile(
     r"(?:\s+(?:fit|match|one|option|answer|choice|réponse|Antwort|Option|respuesta|resposta|risposta|ответ)\b|的?(?:答案|选项)?|です)?"

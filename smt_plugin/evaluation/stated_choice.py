@@ -161,7 +161,8 @@ class _Reader:
     def _option_first(self) -> Iterator[tuple[int, int]]:
         """Statements of the form "(C) is the correct answer", the last one first."""
         found: dict[int, set[int]] = {}
-        for place, option, end in reversed(list(self._letters())):
+        letters = list(self._letters())
+        for number, (place, option, end) in reversed(list(enumerate(letters))):
             begin, sentence_end = self._sentence(place)
             before, pattern = self.text[begin:place], self.patterns[option]
             told = pattern.match(self.text, end) if pattern else None
@@ -178,7 +179,14 @@ class _Reader:
                 and self.text[sentence_end - 1 : sentence_end] != "?"
                 and not phrases.TAKEN_BACK.match(self.text, end)
             ):
+                if number and self._is_second(place, option, letters[number - 1]):
+                    return
                 yield place, option
+
+    def _is_second(self, place: int, option: int, before: tuple[int, int, int]) -> bool:
+        """Whether another option is said to be right just before: "(A) is correct, (B) is correct"."""
+        behind = phrases.BEHIND.match(self.text, before[2]) if before[1] != option else None
+        return bool(behind and phrases.JOINS.fullmatch(self.text, behind.end(), place))
 
     def _informal(self) -> Iterator[tuple[int, int]]:
         for weak in phrases.WEAK.finditer(self.text):
@@ -209,8 +217,19 @@ class _Reader:
                 if option is not None:
                     found.append((place + tail.start(1), option))
             place += len(line)
+        if full and self._is_cut_off(lines[full[-1]]):
+            return
         if len({option for _, option in found}) == 1:
             yield found[-1]
+
+    def _is_cut_off(self, line: str) -> bool:
+        """Whether a line breaks off within an option's text behind its letter, as a list of the options does."""
+        match = phrases.LETTER_FIRST.fullmatch(line.strip().strip("*_`>#$ \t"))
+        index = _index(match[1], self.options) if match else None
+        if match is None or index is None:
+            return False
+        told, whole = (match[2] or "").strip(" *_").casefold(), self.options[index].strip().casefold()
+        return bool(told) and told != whole and whole.startswith(told) and whole.rstrip(".!?") != told
 
     def _whole(self, line: str) -> int | None:
         """The option that a line is, by its letter, by its text, or by both where they agree."""
@@ -430,7 +449,7 @@ _NUMBER_WORDS = dict(
 )
 _NUMBER = re.compile(
     r"\s*([+-])?\s*[$€£]?\s*(\d{1,3}(?:[,\u2009 ]\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?!\w|[.,]\d|-[a-z])"
-    r"\s*(%|percent\b)?|\s*([a-z]+)\b",
+    r"(?:\s*(%|percent\b))?|\s*([a-z]+)\b",
     re.IGNORECASE,
 )
 

@@ -240,6 +240,10 @@ WORDS = ["yes", "no", "maybe"]
                 "(A) is correct according to some readers, but not here.",
                 "Answer: (A)(B)",
                 "The answer is 'A' or 'B'.",
+                "I should end with a sentence, e.g. The answer is (B).",
+                "(A) is correct, (B) is correct.",
+                "(A) is correct. (B) is correct.",
+                "Let me see:\n(A) He suspected it but would not write it down\n(B) He knew it but was af",
             )
         ),
         *((text, ELEMENTS) for text in ("The answer is hydrogen peroxide.", "The answer is hydrogen plus helium.")),
@@ -251,6 +255,7 @@ WORDS = ["yes", "no", "maybe"]
                 "The answer is 12 + 7.",
                 "The answer is 12:30.",
                 "The answer is 12 million.",
+                "The answer is 12 1/2.",
                 "The answer is 12–20.",
                 "The answer is two-fold.",
             )
