@@ -83,7 +83,7 @@ def leaks(run_file: Path) -> None:
     from smt_plugin.report.results import leaks_text
 
     settings, section = read_with_evaluation(run_file)
-    find_leaks(settings.run, *load(section.benchmark, section.data), settings.mix.sources)
+    find_leaks(settings.run, *load(section.benchmark, section.data), settings.mix.sources, section.leaks)
     click.echo(f"{leaks_text(settings.run, settings.mix.sources)}; wrote {settings.run / 'leaks.json'}")
     examples = list(islice(read_jsonl(settings.run / "leaks.jsonl"), 3))
     for _, row in examples:
