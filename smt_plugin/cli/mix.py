@@ -12,7 +12,7 @@ from smt_plugin.errors import BadInput, require
 
 @command("smt mix smt.yaml && axolotl train run/axolotl.yaml")
 @RUN_FILE
-@click.option("--drop-leaks", is_flag=True, help="leave out records that nearly ask or quote an evaluation question")
+@click.option("--drop-leaks", is_flag=True, help="leave out records that an evaluation question leaks into")
 def mix(run_file: Path, drop_leaks: bool) -> None:
     """Mix records and replay by tokens into training files. Each budget gets an axolotl.yaml, ready to run."""
     require("numpy", "train")

@@ -127,8 +127,8 @@ class Finder:
     def see(self, rows: Sequence[Line]) -> list[list[Leak]]:
         """All leaks of each record.
 
-        A record about one of the documents is compared with the questions about it, and of others only whole ones that
-        it quotes word by word count: a question of the same pattern about another person is no leak.
+        A record about one of the documents is compared with the questions about it alone: a question of the same
+        pattern about another person is no leak. One from elsewhere is compared with all, by runs of words.
         """
         own = [_questions_in(row) for row in rows]
         cosines = iter(
@@ -145,7 +145,7 @@ class Finder:
         found = [
             Leak("quoted", question_id, share, whole)
             for question_id, share in self._quoted.see(whole).items()
-            if share >= (SHARE if question_id in here or not is_known else 1)
+            if share >= SHARE and (question_id in here or not is_known)
         ]
         if not is_known:
             found += [

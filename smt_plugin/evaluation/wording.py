@@ -22,12 +22,9 @@ ASKED_AND_ANSWERED = 0.75
 STATED = 0.87
 _MARGIN = 0.05  # by which a statement must come nearer to a question than the document's own sentences do
 _LEAST_WORDS = 4  # of a question, beside those of any English text, that a statement is told by
-_OPTION, _LIST, _ANSWER, _NEW = (
-    0.8,
-    0.85,
-    0.6,
-    0.7,
-)  # shares: an option's words, all options', the answer's, its new ones
+# Shares of words that must stand: an option's; all options'; and of those that the question lacks, the right answer's,
+# and an option's in a statement.
+_OPTION, _LIST, _ANSWER, _NEW = 0.8, 0.85, 0.6, 0.7
 _AMONG = 4  # other words that may stand among an option's
 _TOGETHER = 4  # sentences that are looked at as one
 _FUNCTION_WORD, _QUESTION_WORD = 0.1, 0.5  # weights; that of a word that the document lacks is 1
@@ -51,7 +48,7 @@ Shares = NDArray[np.float32]
 
 
 class Sentence(NamedTuple):
-    """The terms of one; `asks` if it is a question or what a user says, `answers` if an assistant says it."""
+    """The terms of one; `asks` if it is a question or of a user, `answers` if an assistant's turn ends with it."""
 
     terms: list[str]
     asks: bool = False
@@ -61,7 +58,8 @@ class Sentence(NamedTuple):
 class Seen(NamedTuple):
     """What of the questions stands in a record: question id -> share, 0 to 1, where it is enough for a leak.
 
-    `answered` are the questions whose right answer stands in one sentence of the assistant's, `told` in any sentence.
+    `answered` are the questions whose right answer stands in the sentence that an assistant's turn ends with, `told` in
+    any sentence.
     """
 
     asked: dict[str, float]
@@ -73,10 +71,10 @@ class Seen(NamedTuple):
 
 def sentences_of(text: str, role: str = "") -> list[Sentence]:
     """The sentences of a text that have words, or of a turn of a dialogue."""
+    parts = [(part, terms) for part in _SENTENCE_END.split(text) if (terms := terms_of(part))]
     return [
-        Sentence(terms, role == "user" or bool(_ASKS.search(part)), role == "assistant")
-        for part in _SENTENCE_END.split(text)
-        if (terms := terms_of(part))
+        Sentence(terms, role == "user" or bool(_ASKS.search(part)), role == "assistant" and number == len(parts))
+        for number, (part, terms) in enumerate(parts, start=1)
     ]
 
 
@@ -165,7 +163,7 @@ class Wording:
 
     def __init__(self, document: Document, questions: Sequence[Question]) -> None:
         said = sentences_of(document.text)
-        self._sentences = len(said)
+        self._sentences = max(1, len(said))
         self._having = Counter(chain.from_iterable(set(sentence.terms) for sentence in said))
         self._name = frozenset(terms_of(document.identity))
         self._ids = [question.question_id for question in questions]
@@ -199,6 +197,10 @@ class Wording:
         ]
         self._asked = sets(asked)
         self._rows = sets(rows)
+        # What several right answers have in common tells none of them.
+        golds = [new[right] or rows[right] for right in self._rights]
+        shared = Counter(chain.from_iterable(set(gold) for gold in golds))
+        self._answers = sets([term for term in gold if shared[term] == 1] or gold for gold in golds)
         self._new = sets(words or row for words, row in zip(new, rows, strict=True))
         self._stated = sets([*content[number], *row] for number, row in zip(self._owners, rows, strict=True))
         self._may_be_stated = np.array(
@@ -252,7 +254,7 @@ class Wording:
             return Seen({}, {}, {}, frozenset(), frozenset())
         asked, said, stated = self._nearest(sentences)
         holds, _ = self._held(sentences)
-        tells = (self._new.held(holds) / self._new.sums)[:, self._rights] >= _ANSWER
+        tells = self._answers.held(holds) >= _ANSWER * self._answers.sums
         told, answered = tells.any(axis=0), tells[[sentence.answers for sentence in sentences]].any(axis=0)
         is_asked = (asked >= ASKED) | ((asked >= ASKED_AND_ANSWERED) & answered)
         _, own_said, own_stated = self._own
