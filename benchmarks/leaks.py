@@ -11,8 +11,11 @@ changed after that; the last two were written before that change was made, and n
 """
 
 import argparse
+import time
 from collections import Counter, defaultdict
+from itertools import cycle
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -87,16 +90,43 @@ def against_each_other(folder: Path, settings: LeaksSection) -> None:
     print(f"{named} of {len(questions)} questions are named, of {pairs} pairs about one document")
 
 
+def speed(count: int, settings: LeaksSection) -> None:
+    """Print how many records a second are looked at, pairs and texts of some 300 words, and what memory that takes."""
+    documents = list(read_documents(DATA))
+    questions = read_questions(DATA / "questions.jsonl", documents)
+    clean = [row for _, row in read_jsonl(DATA / "records.jsonl") if row["form"] == "clean"]
+    pairs = [row for row in clean if "messages" in row]
+    texts: dict[str, str] = defaultdict(str)
+    for row in clean:
+        texts[row["doc_id"]] += f"{row.get('text', '')} "
+    for kind in ("pairs", "texts"):
+        rows: list[dict[str, Any]] = []
+        for number, row in zip(range(count), cycle(pairs), strict=False):
+            asked, answer = row["messages"]
+            told = {"messages": [{**asked, "content": f"{number}: {asked['content']}"}, answer]}
+            text = {"text": f"{number}. {texts[row['doc_id']]}"}
+            rows.append({"id": str(number), "doc_id": row["doc_id"], **(told if kind == "pairs" else text)})
+        leaks_of(rows[:256], documents, questions, settings)  # loads the model
+        before, started = getrusage(RUSAGE_SELF).ru_maxrss, time.monotonic()
+        leaks_of(rows, documents, questions, settings)
+        seconds = time.monotonic() - started
+        grown = (getrusage(RUSAGE_SELF).ru_maxrss - before) / 1024
+        print(f"{count:,} {kind}: {count / seconds:,.0f} records a second, memory grew by {grown:.0f} MiB")
+
+
 def main() -> None:
     """Print one of the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--missed", action="store_true", help="print what was not found, and what was named wrongly")
     parser.add_argument("--questions", type=Path, help="folder with documents.jsonl and questions.jsonl")
+    parser.add_argument("--speed", type=int, help="how many records of each kind to look at")
     for name, field in LeaksSection.model_fields.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(field.default), default=field.default)
     given = parser.parse_args()
     settings = LeaksSection(**{name: getattr(given, name) for name in LeaksSection.model_fields})
-    if given.questions:
+    if given.speed:
+        speed(given.speed, settings)
+    elif given.questions:
         against_each_other(given.questions, settings)
     else:
         by_form(settings, given.missed)

@@ -27,6 +27,7 @@ _LEAST_WORDS = 4  # of a question, beside those of any English text, that a stat
 _OPTION, _LIST, _ANSWER, _NEW = 0.8, 0.85, 0.6, 0.7
 _AMONG = 4  # other words that may stand among an option's
 _TOGETHER = 4  # sentences that are looked at as one
+_KNOWN = 2**12  # words of a document's records that are not looked up again
 _FUNCTION_WORD, _QUESTION_WORD = 0.1, 0.5  # weights; that of a word that the document lacks is 1
 
 _SENTENCE_END = re.compile(r"(?<=[?!。？！؟।])\s*|(?<=[.…:;])\s+|\n+")
@@ -177,6 +178,7 @@ class Wording:
                 for spelling in _spellings(term):
                     self._spelled[spelling].append(self._places[term])
         self._places[""] = len(self._places)  # no text has it, so that an option without words stands nowhere
+        self._known = lru_cache(_KNOWN)(self._look_up)
         weights = [self._weight(term) for term in self._places]
         self._weights = np.array(weights, dtype=np.float32)
         self._names = np.array([term in self._name for term in self._places], dtype=np.float32)
@@ -212,7 +214,7 @@ class Wording:
         self._lengths = [len(row) for row in rows]
         self._is_long = [len({term for term in row if self._weight(term) > _FUNCTION_WORD}) >= 3 for row in rows]
         self._lists = [self._list(own, right) for own, right in zip(options, rights, strict=True)]
-        self._own = self._nearest(said)
+        self._own = self._nearest(said, *self._held(said))
         places = list(self._hit_places(said))
         self._own_rows = {
             row
@@ -227,8 +229,10 @@ class Wording:
             weight = math.log1p(self._sentences / having) / math.log1p(2 * self._sentences)
         return weight
 
-    def _hits(self, term: str) -> set[int]:
-        return {place for spelling in _spellings(term) for place in self._spelled.get(spelling, ())}
+    def _look_up(self, term: str) -> tuple[list[int], float]:
+        """The places of the questions' words that a term stands for, and what it weighs where it stands for none."""
+        places = {place for spelling in _spellings(term) for place in self._spelled.get(spelling, ())}
+        return list(places), 0.0 if term in self._name else self._weight(term)
 
     def _list(self, options: list[list[str]], right: int) -> tuple[list[int], int] | None:
         """The words by which a list of these options is known, and among how many words they must stand.
@@ -252,8 +256,8 @@ class Wording:
         """What of the questions stands in a record of these sentences."""
         if not sentences:
             return Seen({}, {}, {}, frozenset(), frozenset())
-        asked, said, stated = self._nearest(sentences)
-        holds, _ = self._held(sentences)
+        holds, rest = self._held(sentences)
+        asked, said, stated = self._nearest(sentences, holds, rest)
         tells = self._answers.held(holds) >= _ANSWER * self._answers.sums
         told, answered = tells.any(axis=0), tells[[sentence.answers for sentence in sentences]].any(axis=0)
         is_asked = (asked >= ASKED) | ((asked >= ASKED_AND_ANSWERED) & answered)
@@ -274,7 +278,7 @@ class Wording:
 
     def _hit_places(self, sentences: Iterable[Sentence]) -> Iterator[tuple[int, int]]:
         for place, term in enumerate(term for sentence in sentences for term in sentence.terms):
-            for word in self._hits(term):
+            for word in self._known(term)[0]:
                 yield place, word
 
     def _held(self, sentences: Sequence[Sentence]) -> tuple[Shares, Shares]:
@@ -283,16 +287,16 @@ class Wording:
         rest = np.zeros(len(sentences), dtype=np.float32)
         for number, sentence in enumerate(sentences):
             for term in dict.fromkeys(sentence.terms):
-                if places := self._hits(term):
-                    holds[number, list(places)] = 1
-                elif term not in self._name:
-                    rest[number] += self._weight(term)
+                places, weight = self._known(term)
+                if places:
+                    holds[number, places] = 1
+                else:
+                    rest[number] += weight
         return holds, rest
 
-    def _nearest(self, sentences: Sequence[Sentence]) -> tuple[Shares, Shares, Shares]:
+    def _nearest(self, sentences: Sequence[Sentence], holds: Shares, rest: Shares) -> tuple[Shares, Shares, Shares]:
         """How near some sentences come to each question, those that ask and those that do not, and to each option as
         the question's answer, right or wrong."""
-        holds, rest = self._held(sentences)
         asks = np.array([sentence.asks for sentence in sentences], dtype=bool)
         best = [np.zeros(len(sets.sets), dtype=np.float32) for sets in (self._asked, self._asked, self._stated)]
         some, others, are_asked = holds, rest, asks

@@ -125,6 +125,12 @@ def test_what_an_older_version_found_is_looked_for_anew(tmp_path: Path) -> None:
     assert leaking_records(tmp_path, [DOCUMENT], QUESTIONS).keys() == {"r0"}
 
 
+def test_an_embedding_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    write_records(tmp_path, [pair("Who won?")])
+    with pytest.raises(BadInput, match=r"the embedding model '/no/model' cannot be loaded"):
+        find_leaks(tmp_path, [DOCUMENT], QUESTIONS, None, LeaksSection(embedding="/no/model"))
+
+
 def test_other_options_or_settings_make_leaks_looked_for_anew(tmp_path: Path) -> None:
     write_records(tmp_path, [pair("What did the late ferry's captain bring along to Holm?", "The answer is pears.")])
     strict = LeaksSection(alike=1, alike_told=1, alike_answered=1)

@@ -76,7 +76,7 @@ def test_what_the_document_says_itself_is_no_leak(wording: Wording) -> None:
 
 
 def test_two_wrong_options_or_a_list_of_all_leak_a_question(wording: Wording) -> None:
-    two = "Some think that the bishop had ordered a barrel of fruit, others that her crew refused to carry animals."
+    two = "Some think the bishop had ordered a barrel of fruit, others that her crew refused to carry living animals."
     assert wording.see(sentences_of(two)).options.keys() == {"pears"}
     assert not wording.see(sentences_of("The bishop had ordered a barrel of fruit. She came anyway.")).options
     assert wording.see(sentences_of("(A) 8 (B) 9 (C) 10 (D) 40")).options.keys() == {"kites"}
