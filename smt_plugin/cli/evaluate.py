@@ -76,14 +76,14 @@ def _run_lm_eval(arms: "list[Arm]", missing: list[str], dry_run: bool) -> None:
 @command("smt leaks smt.yaml && smt report smt.yaml")
 @RUN_FILE
 def leaks(run_file: Path) -> None:
-    """Find evaluation questions that records nearly ask or quote. The report then shows both scores."""
+    """Find evaluation questions whose wording or options stand in records. The report then shows both scores."""
     from smt_plugin.benchmarks.find import load
     from smt_plugin.evaluation.leaks import find_leaks
     from smt_plugin.files import read_jsonl
     from smt_plugin.report.results import leaks_text
 
     settings, section = read_with_evaluation(run_file)
-    find_leaks(settings.run, *load(section.benchmark, section.data), settings.mix.sources)
+    find_leaks(settings.run, *load(section.benchmark, section.data), settings.mix.sources, section.leaks)
     click.echo(f"{leaks_text(settings.run, settings.mix.sources)}; wrote {settings.run / 'leaks.json'}")
     examples = list(islice(read_jsonl(settings.run / "leaks.jsonl"), 3))
     for _, row in examples:

@@ -12,7 +12,7 @@ from smt_plugin.errors import BadInput, require
 
 @command("smt mix smt.yaml && axolotl train run/axolotl.yaml")
 @RUN_FILE
-@click.option("--drop-leaks", is_flag=True, help="leave out records that nearly ask or quote an evaluation question")
+@click.option("--drop-leaks", is_flag=True, help="leave out records that an evaluation question leaks into")
 def mix(run_file: Path, drop_leaks: bool) -> None:
     """Mix records and replay by tokens into training files. Each budget gets an axolotl.yaml, ready to run."""
     require("numpy", "train")
@@ -39,7 +39,7 @@ def mix(run_file: Path, drop_leaks: bool) -> None:
                 f"run file {run_file}: evaluate: this key is missing; --drop-leaks needs its `benchmark` and `data`."
             )
         asked = load(settings.evaluate.benchmark, settings.evaluate.data)
-        drop = leaking_records(settings.run, *asked, section.sources)
+        drop = leaking_records(settings.run, *asked, section.sources, settings.evaluate.leaks)
         click.echo(f"{len(drop):,} records leak evaluation questions and are left out; {settings.run / 'leaks.jsonl'}")
     ran_dry = False
     for folder, manifest in mix_budgets(settings.run, section, settings.seed, drop):

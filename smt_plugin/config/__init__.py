@@ -5,6 +5,7 @@ from smt_plugin.config.run_file import example_run_file, load_yaml, read_run_fil
 from smt_plugin.config.sections import (
     EvaluateSection,
     JudgeSection,
+    LeaksSection,
     MicroworldBackend,
     MixSection,
     OpenAIEndpoints,
@@ -19,6 +20,7 @@ __all__ = [
     "ORDERS",
     "EvaluateSection",
     "JudgeSection",
+    "LeaksSection",
     "MicroworldBackend",
     "MixSection",
     "OpenAIEndpoints",

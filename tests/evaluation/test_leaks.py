@@ -1,24 +1,25 @@
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from click.testing import CliRunner
+from msgspec import structs
 from msgspec.structs import asdict
 
 from smt_plugin.cli.app import cli
-from smt_plugin.corpus import Document
+from smt_plugin.config import LeaksSection
+from smt_plugin.corpus import Document, read_documents
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.leaks import (
-    QUESTION_RUN,
-    Overlaps,
     dropped_from_mix,
     find_leaks,
     leaking_records,
     read_leaks,
 )
 from smt_plugin.files import read_jsonl
-from smt_plugin.question import Question
+from smt_plugin.question import Question, read_questions
 from tests.quality_data import write_lines
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
 
@@ -46,15 +47,15 @@ def test_a_question_asked_again_in_nearly_the_same_words_is_a_leak_and_another_i
     write_records(
         tmp_path,
         [
-            pair("So how many kites did Oru fly over the old mill in spring?"),
+            pair("So how many kites did Oru fly over the old mill that one day?"),
             pair("What did the ferry carry, and who was its captain?"),
             pair("Who won the race of Holm?"),
         ],
     )
     leaks = find_leaks(tmp_path, [DOCUMENT], QUESTIONS)
-    # Nine of the ten runs of three words, from "how many kites" on, but for "mill that day"; a short question whole.
-    assert leaks["asked"] == {"kites": 0.8, "who": 1.0}
-    assert (leaks["leaked"], leaks["questions"]) == (["kites", "who"], 3)
+    # The race is another question than a short one whose words it holds.
+    assert leaks["asked"].keys() == {"kites"}
+    assert (leaks["leaked"], leaks["questions"]) == (["kites"], 3)
     assert read_leaks(tmp_path) == leaks
 
 
@@ -62,8 +63,8 @@ def test_a_rewrite_leaks_by_the_question_it_was_made_for_and_by_quoting_one(tmp_
     text = "They all asked: what did the captain of the late ferry bring to Holm? Nobody could say who won."
     write_records(tmp_path, [{"text": text, "messages": None}, {"text": "Kites.", "question": QUESTIONS[0].question}])
     leaks = find_leaks(tmp_path, [DOCUMENT], QUESTIONS)
-    # "Who won?" is too short to be a quotation.
-    assert (leaks["asked"], leaks["quoted"]) == ({"kites": 1.0}, {"pears": 1.0})
+    # Nobody asks "Who won?" there.
+    assert (leaks["asked"], leaks["quoted"]) == ({"kites": 1.0, "pears": 1.0}, {"pears": 1.0})
 
 
 def test_what_was_found_does_not_outlive_the_records(tmp_path: Path) -> None:
@@ -76,10 +77,68 @@ def test_what_was_found_does_not_outlive_the_records(tmp_path: Path) -> None:
     assert read_leaks(tmp_path) is None
 
 
-def test_words_in_another_order_share_no_run() -> None:
-    overlaps = Overlaps(QUESTIONS[:1], QUESTION_RUN)
-    overlaps.see("day that mill old the over fly Oru did kites many How")
-    assert overlaps.best == {"kites": 0.0}
+def test_a_question_of_the_same_pattern_about_another_document_is_no_leak(tmp_path: Path) -> None:
+    other = Document("e", "The Lamp", "Ana lit a lamp in Holm.")
+    write_records(tmp_path, [pair(QUESTIONS[0].question) | {"doc_id": "e"}, pair("Who won?") | {"doc_id": "e"}])
+    assert find_leaks(tmp_path, [DOCUMENT, other], QUESTIONS)["leaked"] == []
+
+
+def test_a_short_question_asked_in_a_long_text_is_a_leak(tmp_path: Path) -> None:
+    write_records(tmp_path, [{"text": "It was late. Who won? They went home, and the ferry left without them."}])
+    assert find_leaks(tmp_path, [DOCUMENT], QUESTIONS)["leaked"] == ["who"]
+
+
+def test_statements_and_options_leak_a_question_and_are_named_so(tmp_path: Path) -> None:
+    texts = ["That day Oru did fly fifty kites over the old mill.", "The captain brought pears, for sure."]
+    write_records(tmp_path, [{"text": text} for text in texts])
+    leaks = find_leaks(tmp_path, [DOCUMENT], [structs.replace(QUESTIONS[0], options=["9", "50"])])
+    assert (list(leaks["stated"]), leaks["leaking_records"]) == (["kites"], 1)
+    ((_, row),) = read_jsonl(tmp_path / "leaks.jsonl")
+    assert row["reason"].startswith("states, nearly in its words, evaluation question kites (")
+
+
+def test_the_labelled_records_are_told_apart(tmp_path: Path) -> None:
+    """Without the forms that only a better embedder finds; the script prints the whole table."""
+    folder = Path(__file__).parents[2] / "benchmarks" / "leaks"
+    documents = list(read_documents(folder))
+    rows = [row for _, row in read_jsonl(folder / "records.jsonl")]
+    write_records(tmp_path, rows)
+    find_leaks(tmp_path, documents, read_questions(folder / "questions.jsonl", documents))
+    found = {row["id"]: row["question_id"] for _, row in read_jsonl(tmp_path / "leaks.jsonl")}
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for row in rows:
+        hits[row["form"]].append(found.get(row["id"]) == row["leaks"])
+    clean = hits.pop("clean") + hits.pop("clean, of another document")
+    assert len(clean) > 200
+    assert sum(clean) / len(clean) > 0.98
+    by_words = hits.keys() - {"heavy paraphrase", "German", "French", "Spanish", "Chinese"}
+    assert len(by_words) > 17
+    assert [form for form in by_words if sum(hits[form]) < 0.8 * len(hits[form])] == []
+
+
+def test_what_an_older_version_found_is_looked_for_anew(tmp_path: Path) -> None:
+    write_records(tmp_path, [pair("Who won?")])
+    leaks = find_leaks(tmp_path, [DOCUMENT], QUESTIONS)
+    (tmp_path / "leaks.json").write_bytes(orjson.dumps({key: leaks[key] for key in leaks if key != "looked_for"}))
+    assert read_leaks(tmp_path) is None
+    (tmp_path / "leaks.jsonl").write_text("")
+    assert leaking_records(tmp_path, [DOCUMENT], QUESTIONS).keys() == {"r0"}
+
+
+def test_an_embedding_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    write_records(tmp_path, [pair("Who won?")])
+    with pytest.raises(BadInput, match=r"the embedding model '/no/model' cannot be loaded"):
+        find_leaks(tmp_path, [DOCUMENT], QUESTIONS, None, LeaksSection(embedding="/no/model"))
+
+
+def test_other_options_or_settings_make_leaks_looked_for_anew(tmp_path: Path) -> None:
+    write_records(tmp_path, [pair("What did the late ferry's captain bring along to Holm?", "The answer is pears.")])
+    strict = LeaksSection(alike=1, alike_told=1, alike_answered=1)
+    assert leaking_records(tmp_path, [DOCUMENT], QUESTIONS[:1], None, strict) == {}
+    write_records(tmp_path, [{"text": "So they say: forty, fifty, sixty, seventy."}])
+    assert leaking_records(tmp_path, [DOCUMENT], QUESTIONS[:1]) == {}
+    options = ["40", "50", "60", "70"]
+    assert leaking_records(tmp_path, [DOCUMENT], [structs.replace(QUESTIONS[0], options=options)]).keys() == {"r0"}
 
 
 def test_a_question_in_other_words_about_the_same_document_is_a_leak_by_its_embedding(tmp_path: Path) -> None:
@@ -161,7 +220,7 @@ def test_records_from_elsewhere_leak_as_a_runs_own_do(tmp_path: Path) -> None:
     assert read_leaks(tmp_path, sources) is None
     assert leaking_records(tmp_path, [DOCUMENT], QUESTIONS, sources) == {
         f"{elsewhere}, line 2": "nearly asks evaluation question kites (1.00)",
-        "7": "quotes evaluation question pears (1.00)",
+        "7": "nearly asks evaluation question pears (1.00)",
     }
     assert (read_leaks(tmp_path, sources) or {})["leaked"] == ["kites", "pears"]
     elsewhere.unlink()
