@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smt_plugin.config import ORDERS, RetrievalSettings, retrieval_settings
-from smt_plugin.corpus import Document
+from smt_plugin.corpus import Document, comparable
 from smt_plugin.errors import BadInput, require
 from smt_plugin.files import cache_dir, content_hash, read_json, read_jsonl, write_json, write_jsonl
 from smt_plugin.progress import Progress
@@ -128,7 +128,7 @@ def order_of(path: Path) -> str:
 
 
 def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[Chunk]]:
-    """Read a retrieval file: question id -> chunks, best first.
+    """Read a retrieval file: question id -> chunks, best first, of these questions.
 
     Raises:
         BadInput: a line that is not of that form, or a question without a line.
@@ -137,18 +137,20 @@ def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[
     for number, row in read_jsonl(path):
         try:
             chunks = [Chunk(str(c["doc_id"]), str(c["text"]), float(c["score"]), c.get("page")) for c in row["chunks"]]
-            found[str(row["question_id"])] = chunks
+            found[comparable(str(row["question_id"]))] = chunks
         except (KeyError, TypeError, ValueError):
             raise BadInput(
                 f"{path}, line {number}: expected question_id and chunks, a list of doc_id, text and score."
             ) from None
+    chunks_of = {}
     for question in questions:
-        if question.question_id not in found:
+        if comparable(question.question_id) not in found:
             raise BadInput(
                 f"{path} has no chunks for question {question.question_id!r}; it was made for other questions: "
                 "build it anew."
             )
-    return found
+        chunks_of[question.question_id] = found[comparable(question.question_id)]
+    return chunks_of
 
 
 def recall(questions: Sequence[Question], chunks: dict[str, list[Chunk]], k: int) -> float:
