@@ -1,7 +1,6 @@
 """Leaks: evaluation questions that the synthetic records nearly ask or quote, by shared words and by embedding."""
 
 import hashlib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -19,6 +18,7 @@ from smt_plugin.mixing.lines import Line, identity_of, parsed_line, record_lines
 from smt_plugin.question import Question
 from smt_plugin.records import generated_folders
 from smt_plugin.retrieval.index import embedding_model
+from smt_plugin.words import words_of
 
 # Our choices. A question has some 12 words: 3 in a row survive a reworded copy, 8 in a row only a quotation.
 QUESTION_RUN = 3
@@ -27,7 +27,6 @@ SHARE = 0.7
 # Cosine. 1 of 1,026 pairs of different QuALITY questions about one story reaches it.
 ALIKE = 0.85
 _BATCH = 256
-_WORD = re.compile(r"\w+")
 
 
 class Overlaps:
@@ -99,11 +98,6 @@ class Likeness:
             place = int(cosines.argmax())
             nearest.append((ids[place], float(cosines[place])))
         return nearest
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text in lower case."""
-    return _WORD.findall(text.casefold())
 
 
 def _runs(words: list[str], length: int) -> set[tuple[str, ...]]:
