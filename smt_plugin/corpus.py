@@ -3,24 +3,28 @@
 import io
 import math
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import regex
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from smt_plugin.errors import BadInput, why_no_file
 from smt_plugin.files import Text, as_row, not_utf8, read_jsonl
+from smt_plugin.sentences import SCRIPTS_END
 
 TEXT_SUFFIXES = (".txt", ".md")
 _MOST_LISTED = 1000  # bad documents that are named, of a file or a folder
 
 # Where a long document may be split, the best places first: pages, headings, paragraphs, lines, sentences, words.
-_BREAKS = [re.compile(p) for p in (r"\f", r"\n(?=#{1,6} )", r"\n\s*\n", r"\n", r"(?<=[.!?])\s+", r"\s+")]
+_BREAKS = [
+    regex.compile(pattern, regex.VERSION1)
+    for pattern in (r"\f", r"\n(?=#{1,6} )", r"\n\s*\n", r"\n", rf"(?<=[.!?])\s+|{SCRIPTS_END}\s*", r"\s+")
+]
 # Parts are this much smaller than they may be, and vary by as much, so that there is a choice of places.
 _SLACK = 0.1
 
@@ -89,7 +93,7 @@ def _cut(text: str, most_tokens: float) -> list[str]:
 def _best_break(text: str, wanted: int, window: tuple[int, int]) -> int:
     """Return the end of the best break in the window (places in the text), the nearest to `wanted` of its kind."""
     for pattern in _BREAKS:
-        places = [match.end() for match in pattern.finditer(text, *window)]
+        places: list[int] = [match.end() for match in pattern.finditer(text, *window)]
         if places:
             return min(places, key=lambda place: abs(place - wanted))
     return wanted

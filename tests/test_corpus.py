@@ -245,3 +245,25 @@ def test_an_id_stays_as_the_file_system_has_it(tmp_path: Path) -> None:
     (tmp_path / normalize("NFD", "Zürich.txt")).write_text("Text.")
     (document,) = read_documents(tmp_path)
     assert (document.id, document.title) == (normalize("NFD", "Zürich.txt"), normalize("NFD", "Zürich"))
+
+
+SENTENCES = [
+    "守港人又数了一遍船只，并把数目写进蓝皮日志里，然后回家吃饭去了。",
+    "港守は船を数え、その数を青い日誌に書き込んでから、家に帰って夕飯を食べた。",
+    "कप्तान ने नावें गिनीं और संख्या नीली किताब में लिखकर घर चला गया। ",
+    "عدّ الحارس القوارب ثم كتب العدد في الدفتر الأزرق فهل عاد إلى بيته؟ ",
+    "محافظ نے کشتیاں گنیں اور تعداد نیلی کتاب میں لکھ کر گھر چلا گیا۔ ",
+    "အစောင့်သည်လှေများကိုရေတွက်ပြီးအပြာရောင်စာအုပ်တွင်ရေးခဲ့သည်။",
+    "អ្នកយាមបានរាប់ទូកហើយកត់ចំនួនក្នុងសៀវភៅពណ៌ខៀវរួចទៅផ្ទះ។",
+    "སྲུང་མཁན་གྱིས་གྲུ་རྩིས་ནས་དེབ་སྔོན་པོའི་ནང་བྲིས་སོང་། ",
+    "คนเฝ้าท่าเรือนับเรืออีกครั้งแล้วจดจำนวนลงในสมุดปกสีน้ำเงินก่อนกลับบ้าน ",
+]
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_a_long_document_is_split_where_a_sentence_of_its_script_ends(sentence: str) -> None:
+    text = sentence * 300
+    parts = split_document(Document("d", "T", text), 1000)
+    assert len(parts) > 5
+    assert "".join(part.text for part in parts) == text
+    assert all(part.text.strip().startswith(sentence[:12]) for part in parts)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from smt_plugin.config import ORDERS, RetrievalSettings, retrieval_settings
 from smt_plugin.corpus import Document, comparable
-from smt_plugin.errors import BadInput, require
+from smt_plugin.errors import BadInput
 from smt_plugin.files import cache_dir, content_hash, read_json, read_jsonl, write_json, write_jsonl
 from smt_plugin.progress import Progress
 from smt_plugin.question import Question
+from smt_plugin.retrieval.by_words import word_retriever
 from smt_plugin.retrieval.index import VERSION, index_of, threads_for
 from smt_plugin.retrieval.rerank import Rerank, cross_encoder, language_model
 
@@ -184,14 +185,12 @@ def _retriever(
     if index is not None and settings.mode == "dense":
         return index.as_retriever(similarity_top_k=min(chunks, count))
     found_by_each = min(chunks, settings.candidates if settings.mode == "hybrid" else count)
-    require("bm25s", "rag")
-    from llama_index.core.llms import MockLLM
-    from llama_index.core.retrievers import QueryFusionRetriever
-    from llama_index.retrievers.bm25 import BM25Retriever
-
-    words = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=found_by_each)
+    words = word_retriever(nodes, found_by_each, only_shared=index is not None)
     if index is None:
         return words
+    from llama_index.core.llms import MockLLM
+    from llama_index.core.retrievers import QueryFusionRetriever
+
     dense = index.as_retriever(similarity_top_k=found_by_each)
     # One query asks no model for others; the mock keeps LlamaIndex from reaching for one all the same.
     return QueryFusionRetriever(

@@ -73,6 +73,11 @@ def test_a_text_that_was_cut_off_ends_with_its_last_whole_sentence() -> None:
         ("မီးလင်းသည်။ ထို", "မီးလင်းသည်။"),
         ("灯が点いた｡次", "灯が点いた｡"),
         ("ไฟติดแล้ว\nแล้วเขา", "ไฟติดแล้ว"),
+        ("ไฟติดแล้ว เขากลับบ้าน แล้ว Sandvik Inc ก็", "ไฟติดแล้ว เขากลับบ้าน"),
+        ("ໄຟຕິດແລ້ວ ລາວກັບບ້ານ", "ໄຟຕິດແລ້ວ"),
+        ("ភ្លើងឆេះ។ គាត់", "ភ្លើងឆេះ។"),
+        ("མེ་འབར་སོང་། ཁོ", "མེ་འབར་སོང་།"),
+        ("𑄝𑄋𑅁 𑄟", "𑄝𑄋𑅁"),
     ],
 )
 def test_a_text_that_was_cut_off_ends_with_the_last_whole_sentence_of_any_script(text: str, whole: str) -> None:
