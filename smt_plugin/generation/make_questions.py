@@ -55,7 +55,7 @@ async def make_questions(
         BadInput: questions or records are there already, or no question came of any document; else as `generate_run`.
     """
     run, corpus, path = run_file.run, run_file.corpus, questions_file(run_file.corpus)
-    prompts = Prompts(run_file.prompts)
+    prompts = Prompts(run_file.prompts, language=run_file.language)
     if path.exists():
         raise BadInput(
             f"{path} is there already, and an evaluation set stays as it is; for another one, set `corpus` to "
