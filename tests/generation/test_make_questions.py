@@ -234,21 +234,3 @@ def test_options_that_differ_in_their_vowel_signs_are_different() -> None:
     row = {"question": "क्या?", "right": "दिन", "wrong": ["दीन", "दान", "दून"]}
     reply = Reply(json.dumps({"questions": [row]}), "stop", 0, 0, 0)
     assert parse_questions(reply, free_form=False) == [row]
-
-
-@pytest.mark.parametrize("language", [None, "German"])
-def test_questions_and_records_are_asked_for_in_the_language_of_the_run_file(
-    tmp_path: Path, corpus: Path, language: str | None
-) -> None:
-    with serve_in_thread(examiner) as server:
-        run_file = tmp_path / "smt.yaml"
-        run_file.write_text(
-            f"run: run\ncorpus: corpus\nbackend: {{endpoints: ['{server.url}'], model: {MODEL}}}\n"
-            "methods: {synthetic_qa: {tokens: 400}}\n" + (f"language: {language}\n" if language else "")
-        )
-        for words in (["questions", str(run_file), "--per-document", "2"], ["generate", str(run_file)]):
-            made = CliRunner().invoke(cli, words)
-            assert made.exit_code == 0, made.output
-        systems = [body["messages"][0]["content"] for body in server.bodies]
-    assert len(systems) > 8
-    assert {"Write everything in German," in system for system in systems} == {language is not None}
