@@ -1,23 +1,30 @@
 """Read a corpus (a folder of text files, one text file, or JSONL) as documents."""
 
+import io
 import math
 import os
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import regex
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from smt_plugin.errors import BadInput, why_no_file
-from smt_plugin.files import Text, as_row, read_jsonl
+from smt_plugin.files import Text, as_row, not_utf8, read_jsonl
+from smt_plugin.sentences import SCRIPTS_END
 
 TEXT_SUFFIXES = (".txt", ".md")
+_MOST_LISTED = 1000  # bad documents that are named, of a file or a folder
 
 # Where a long document may be split, the best places first: pages, headings, paragraphs, lines, sentences, words.
-_BREAKS = [re.compile(p) for p in (r"\f", r"\n(?=#{1,6} )", r"\n\s*\n", r"\n", r"(?<=[.!?])\s+", r"\s+")]
+_BREAKS = [
+    regex.compile(pattern, regex.VERSION1)
+    for pattern in (r"\f", r"\n(?=#{1,6} )", r"\n\s*\n", r"\n", rf"(?<=[.!?])\s+|{SCRIPTS_END}\s*", r"\s+")
+]
 # Parts are this much smaller than they may be, and vary by as much, so that there is a choice of places.
 _SLACK = 0.1
 
@@ -86,7 +93,7 @@ def _cut(text: str, most_tokens: float) -> list[str]:
 def _best_break(text: str, wanted: int, window: tuple[int, int]) -> int:
     """Return the end of the best break in the window (places in the text), the nearest to `wanted` of its kind."""
     for pattern in _BREAKS:
-        places = [match.end() for match in pattern.finditer(text, *window)]
+        places: list[int] = [match.end() for match in pattern.finditer(text, *window)]
         if places:
             return min(places, key=lambda place: abs(place - wanted))
     return wanted
@@ -102,27 +109,36 @@ def read_documents(path: Path) -> Iterator[Document]:
             through that file.
 
     Raises:
-        BadInput: nothing there, a file or folder that cannot be read, a document without text, a field missing,
-            or an id given twice.
+        BadInput: nothing there, a file or folder that cannot be read or is no UTF-8, a document without a letter or
+            digit or with NUL characters, a field missing, or two ids that are the same or look it. One error lists all
+            such documents, at the end; from the first of them on none is yielded.
     """
     if path.is_dir() and (path / "documents.jsonl").is_file():
         path = path / "documents.jsonl"
     if path.is_dir():
-        documents = _from_folder(path)
+        found = _from_folder(path)
     elif path.suffix == ".jsonl":
-        documents = _from_jsonl(path)
+        found = _from_jsonl(path)
     elif path.suffix.lower() in TEXT_SUFFIXES and path.is_file():
-        documents = iter([_from_text_file(path, path.name)])
+        found = iter([_from_text_file(path, path.name)])
     elif path.exists():
         raise BadInput(f"corpus {path}: unknown kind of file; use .jsonl, .txt or .md, or a folder of them.")
     else:
         raise BadInput(f"corpus {path} does not exist; set `corpus` to a folder or a .jsonl file.")
-    seen: set[str] = set()
-    for document in documents:
-        if document.id in seen:
-            raise BadInput(f"corpus {path}: the document id {document.id!r} is given twice; ids must differ.")
-        seen.add(document.id)
-        yield document
+    seen: dict[str, str] = {}
+    problems: list[str] = []
+    for document in found:
+        if isinstance(document, Document):
+            problem = clash(f"corpus {path}: the document", document.id, seen)
+        else:
+            problem = str(document)
+        if problem:
+            problems.append(problem)
+        elif not problems and isinstance(document, Document):
+            yield document
+    if problems:
+        rest = [f"{len(problems) - _MOST_LISTED:,} more of its documents are as bad."]
+        raise BadInput(*problems[:_MOST_LISTED], *(rest if len(problems) > _MOST_LISTED else []))
     if not seen:
         raise BadInput(f"corpus {path} holds no documents; put .txt or .md files or a documents.jsonl there.")
 
@@ -135,7 +151,30 @@ def other_files(path: Path) -> Counter[str]:
     return Counter(file.suffix.lower() or file.name for file in others if file.name != "questions.jsonl")
 
 
-def _from_folder(folder: Path) -> Iterator[Document]:
+def comparable(identifier: str) -> str:
+    """The form in which ids are compared: macOS writes an accent behind its letter, others write both as one sign."""
+    return unicodedata.normalize("NFC", identifier)
+
+
+def clash(what: str, identifier: str, seen: dict[str, str]) -> str:
+    """Say in a sentence that an id was seen before, or one that only looks the same; else remember it.
+
+    Args:
+        what: has the id, such as "the document"; the sentence begins with it.
+        seen: comparable id -> id.
+    """
+    other = seen.setdefault(comparable(identifier), identifier)
+    if other is identifier:
+        return ""
+    if other == identifier:
+        return f"{what} id {identifier!r} is given twice; ids must differ."
+    return (
+        f"{what} ids {other!a} and {identifier!a} look the same ({other}): they differ only in how accents "
+        "are coded; rename or remove one."
+    )
+
+
+def _from_folder(folder: Path) -> Iterator[Document | BadInput]:
     for path in sorted(path for path in _files(folder) if path.suffix.lower() in TEXT_SUFFIXES):
         yield _from_text_file(path, path.relative_to(folder).as_posix())
 
@@ -157,27 +196,56 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
-def _from_text_file(path: Path, document_id: str) -> Document:
+def _from_text_file(path: Path, document_id: str) -> Document | BadInput:
+    """Read a file as a document, or return what is wrong with it."""
     try:
         document_id.encode()
     except UnicodeEncodeError:
-        raise BadInput(f"the name of {str(path)!r} is not UTF-8; rename it.") from None
+        return BadInput(f"the name of {str(path)!r} is not UTF-8; rename it.")
     # A pipe would be waited for without end; a link to nowhere is named below.
     if path.exists() and not path.is_file():
-        raise BadInput(f"{path} {why_no_file(path)}; remove it.")
+        return BadInput(f"{path} {why_no_file(path)}; remove it.")
     try:
-        # A byte order mark is no part of the text.
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise BadInput(f"{path} is not UTF-8 text; convert it first.") from None
+        content = path.read_bytes()
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); fix or remove it.") from None
-    if not text.strip():
-        raise BadInput(f"{path} is empty; remove it or give it some text.")
+        return BadInput(f"{path} cannot be read ({error.strerror}); fix or remove it.")
+    try:
+        # A byte order mark is no part of the text, and all line ends are alike.
+        text = io.StringIO(content.decode("utf-8-sig"), newline=None).read()
+    except UnicodeDecodeError:
+        text = ""
+    if problem := (not_utf8(content) if "\0" in text or not text else "") or _no_text(text):
+        return BadInput(f"{path} {problem}")
     return Document(id=document_id, title=path.stem.replace("_", " "), text=text, source=str(path.name))
 
 
-def _from_jsonl(path: Path) -> Iterator[Document]:
-    for number, row in read_jsonl(path):
-        row |= {"source": str(row.get("source") or ""), "meta": row.get("meta") or {}, "part": 0}
-        yield as_row(row, Document, f"{path}, line {number}")
+def _no_text(text: str) -> str:
+    """Say why nothing can be written about a text, as the end of a sentence; empty where something can."""
+    if not text.strip():
+        return "is empty; remove it or give it some text."
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        return (
+            f"holds NUL characters, as damaged files do, the first of {text.count(chr(0)):,} in line {line}; "
+            "write it anew or take them out."
+        )
+    if not any(map(str.isalnum, text)):
+        return "holds no letter or digit; remove it or give it some text."
+    return ""
+
+
+def _from_jsonl(path: Path) -> Iterator[Document | BadInput]:
+    try:
+        for number, row in read_jsonl(path):
+            row |= {"source": str(row.get("source") or ""), "meta": row.get("meta") or {}, "part": 0}
+            where = f"{path}, line {number}"
+            try:
+                document = as_row(row, Document, where)
+            except BadInput as error:
+                yield error
+                continue
+            problem = _no_text(document.text)
+            yield BadInput(f"{where}: the text {problem}") if problem else document
+    # What is no JSON ends the file.
+    except BadInput as error:
+        yield error

@@ -11,8 +11,13 @@ from urllib.parse import quote, quote_plus
 class BadInput(Exception):
     """Something the user gave is wrong; the message is one sentence that names it and the fix.
 
-    The command line prints the message alone and exits with status 2.
+    The command line prints the message alone and exits with status 2. Where several things are wrong that are better
+    mended together, there is a sentence for each.
     """
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__("\n".join(sentences))
+        self.sentences = sentences
 
 
 def first_line(error: object) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
 
@@ -18,6 +18,15 @@ from smt_plugin.errors import BadInput, why_no_file
 Row = TypeVar("Row")
 _NOT_BLANK = r"\S"
 Text = Annotated[str, msgspec.Meta(pattern=_NOT_BLANK)]  # the type of a field that must hold more than white space
+
+
+# UTF-32 first, whose mark begins with that of UTF-16.
+_WIDE = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -41,10 +50,42 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 value = orjson.loads(line)
             except orjson.JSONDecodeError as error:
+                if problem := not_utf8(line):
+                    raise BadInput(f"{path}, line {number}, {problem}") from None
                 raise BadInput(f"{path}, line {number}: not valid JSON ({error}).") from None
             if not isinstance(value, dict):
                 raise BadInput(f"{path}, line {number}: expected a JSON object, e.g. {{...}}.")
             yield number, value
+
+
+def not_utf8(content: bytes) -> str:
+    """Say which encoding some bytes are in if not UTF-8, with the mend, as the end of a sentence; else empty.
+
+    Of the others only UTF-16 and UTF-32 are named: a wrong guess would be a mend that garbles the text.
+    """
+    try:
+        content.decode()
+        problem = ""
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        problem = (
+            f"is not UTF-8 text (byte 0x{content[error.start]:02X} in line {line}); convert it: "
+            "iconv -f ITS-ENCODING -t UTF-8."
+        )
+    name = next((name for mark, name in _WIDE if content.startswith(mark)), None)
+    name = name or _wide_without_mark(content, least_share=0.01 if problem else 0.2)
+    return f"is {name} text, not UTF-8; convert it: iconv -f {name} -t UTF-8." if name else problem
+
+
+def _wide_without_mark(content: bytes, least_share: float) -> str | None:
+    """UTF-16 without its byte order mark: of line ends, spaces and Western letters one byte of the two is 0."""
+    units = len(content) // 2
+    for name, zeros, others in (("UTF-16LE", 1, 0), ("UTF-16BE", 0, 1)):
+        if content[zeros::2].count(0) > max(1, least_share * units) and not content[others::2].count(0):
+            with suppress(UnicodeDecodeError):
+                content[: 2 * units].decode(name)
+                return name
+    return None
 
 
 def read_rows(path: Path, kind: type[Row]) -> Iterator[tuple[Row, str]]:

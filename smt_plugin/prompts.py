@@ -30,12 +30,13 @@ class Prompts:
     Args:
         folder: a folder laid out like `prompts/`, searched first.
         others: more such folders, searched last: what they hold never replaces a shipped prompt.
+        language: the language of all replies, which the end of the system text then asks for (`language.jinja`).
 
     Raises:
         BadInput: a file of `folder` has an error, or names a variable that its namesake elsewhere does not.
     """
 
-    def __init__(self, folder: Path | None = None, others: Iterable[Path] = ()) -> None:
+    def __init__(self, folder: Path | None = None, others: Iterable[Path] = (), language: str | None = None) -> None:
         if folder is not None and not folder.is_dir():
             raise BadInput(f"prompts folder {folder} does not exist; remove `prompts` to use the shipped ones.")
         own = [folder] if folder is not None else []
@@ -48,6 +49,7 @@ class Prompts:
             auto_reload=False,
         )
         self._hashes: dict[str, str] = {}
+        self._language = language
         self._system: str | None = None
         if folder is not None:
             for path in sorted(folder.rglob("*.jinja")):
@@ -60,7 +62,7 @@ class Prompts:
         if namesake is None:
             return
         known = find_undeclared_variables(self._parse(namesake))
-        known |= {"identity", "document"} if name != "system.jinja" else set()
+        known |= {"identity", "document"} if "/" in name else set()
         for unknown in sorted(find_undeclared_variables(tree) - known - set(self._environment.globals)):
             line = next(node.lineno for node in tree.find_all(nodes.Name) if node.name == unknown)
             has = ", ".join(sorted(known)) or "none"
@@ -94,6 +96,8 @@ class Prompts:
                 variables[key] = [defuse(each) if isinstance(each, str) else each for each in value]
         if self._system is None:
             self._system = self._render("system", {})
+            if self._language is not None:
+                self._system += "\n\n" + self._render("language", {"language": defuse(self._language)})
         return [
             {"role": "system", "content": self._system},
             {"role": "user", "content": self._render(name, variables)},
@@ -103,6 +107,9 @@ class Prompts:
         """Return 16 hexadecimal digits that change when the prompt's own text or the system text does."""
         if name not in self._hashes:
             source = self._source("system") + "\0" + self._source(name)
+            # Without a language, hashes are as they were before there was the choice.
+            if self._language is not None:
+                source += "\0" + self._source("language") + "\0" + self._language
             self._hashes[name] = hashlib.sha256(source.encode()).hexdigest()[:16]
         return self._hashes[name]
 

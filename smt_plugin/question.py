@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
-from smt_plugin.corpus import Document
+from smt_plugin.corpus import Document, clash, comparable
 from smt_plugin.errors import BadInput
 from smt_plugin.files import Text, as_row, content_hash, read_jsonl, write_jsonl
 
@@ -67,11 +67,14 @@ def write_data(folder: Path, documents: Iterable[Document], questions: Iterable[
 def read_questions(path: Path, documents: Iterable[Document]) -> list[Question]:
     """Read `questions.jsonl`: question_id, doc_id, question, options (list or null), answer, meta.
 
+    Accents may be coded in another way in the ids of documents there; the questions returned name each document by
+    its own id.
+
     Raises:
         BadInput: a field missing or of the wrong kind, an answer out of range, an id given twice, a
             document that `documents` lacks, or no questions at all; names file, line and field.
     """
-    known = {document.id for document in documents}
+    known = {comparable(document.id): document.id for document in documents}
     rows = ((row, f"{path}, line {number}") for number, row in read_jsonl(path))
     questions = unique((_question(row, known, where), where) for row, where in rows)
     if not questions:
@@ -90,7 +93,8 @@ class _Places(Struct):
     evidence: list[str | _Page] | None = None
 
 
-def _question(row: dict[str, Any], known: set[str], where: str) -> Question:
+def _question(row: dict[str, Any], known: dict[str, str], where: str) -> Question:
+    """Read a question; `known` is the documents' ids, by their comparable form."""
     question = as_row({"options": None} | row | {"meta": row.get("meta") or {}}, Question, where)
     as_row(question.meta, _Places, f"{where}: in meta")
     options, answer = question.options, question.answer
@@ -105,16 +109,29 @@ def _question(row: dict[str, Any], known: set[str], where: str) -> Question:
     elif [option.strip() for option in options].count(right := options[answer].strip()) > 1:
         raise BadInput(f"{where}: the right option {right[:80]!r} is given twice; options must differ.")
     for doc_id in (question.doc_id, *question.evidence):
-        if doc_id not in known:
+        if comparable(doc_id) not in known:
             raise BadInput(f"{where}: question {question.question_id!r} is about the unknown document {doc_id!r}.")
-    return question
+    return _with_own_ids(question, known)
+
+
+def _with_own_ids(question: Question, known: dict[str, str]) -> Question:
+    meta = dict(question.meta)
+    if meta.get("evidence"):
+        meta["evidence"] = [
+            known[comparable(place)]
+            if isinstance(place, str)
+            else place | ({"doc_id": known[comparable(place["doc_id"])]} if "doc_id" in place else {})
+            for place in meta["evidence"]
+        ]
+    return replace(question, doc_id=known[comparable(question.doc_id)], meta=meta)
 
 
 def unique(questions: Iterable[tuple[Question, str]]) -> list[Question]:
     """Return the questions without their places, which an id given twice is reported with."""
-    seen: dict[str, Question] = {}
+    seen: dict[str, str] = {}
+    found = []
     for question, where in questions:
-        if question.question_id in seen:
-            raise BadInput(f"{where}: the question id {question.question_id!r} is given twice; ids must differ.")
-        seen[question.question_id] = question
-    return list(seen.values())
+        if problem := clash(f"{where}: the question", question.question_id, seen):
+            raise BadInput(problem)
+        found.append(question)
+    return found

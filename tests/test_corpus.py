@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
@@ -118,8 +119,8 @@ def test_parts_keep_to_the_limit_where_the_script_changes_midway() -> None:
 
 
 def test_a_byte_order_mark_is_no_text_and_line_ends_are_alike(tmp_path: Path) -> None:
-    (tmp_path / "a.TXT").write_bytes(b"\xef\xbb\xbfOne\r\ntwo\0.")
-    assert [document.text for document in read_documents(tmp_path)] == ["One\ntwo\0."]
+    (tmp_path / "a.TXT").write_bytes(b"\xef\xbb\xbfOne\r\ntwo\rthree.")
+    assert [document.text for document in read_documents(tmp_path)] == ["One\ntwo\nthree."]
     row = b'{"doc_id": "../../x", "title": "T", "text": "x"}\r\n'
     (tmp_path / "documents.jsonl").write_bytes(b"\xef\xbb\xbf" + row)
     assert [document.id for document in read_documents(tmp_path)] == ["../../x"]
@@ -171,3 +172,98 @@ def test_json_that_no_reader_takes_is_named(tmp_path: Path, line: str) -> None:
     path.write_text(line)
     with pytest.raises(BadInput, match="line 1: not valid JSON"):
         list(read_documents(path))
+
+
+HARBOUR = "The harbour of Sandvik was dug in 1871.\nForty boats lie there, and all of them are counted.\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (HARBOUR.encode("utf-16"), r"is UTF-16 text, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8\.$"),
+        (HARBOUR.encode("utf-16-le"), r"is UTF-16LE text, not UTF-8; convert it: iconv -f UTF-16LE "),
+        (HARBOUR.encode("utf-16-be"), r"is UTF-16BE text"),
+        (HARBOUR.encode("utf-32"), r"is UTF-32 text"),
+        ("Гавань вырыта в 1871 году.".encode("utf-16-le"), r"is UTF-16LE text"),
+        ("Größe".encode("latin-1"), r"is not UTF-8 text \(byte 0xF6 in line 1\); convert it: iconv -f ITS-ENCODING"),
+        (b"The harbour\nof S\0andvik", r"holds NUL characters, .* the first of 1 in line 2"),
+        (b"--- *** ---\n", r"holds no letter or digit; remove it"),
+        (b" \n", r"is empty"),
+    ],
+)
+def test_what_no_text_can_be_written_from_is_named_with_its_mend(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "scan.txt").write_bytes(content)
+    with pytest.raises(BadInput, match=rf"scan\.txt {says}"):
+        list(read_documents(tmp_path))
+
+
+def test_all_bad_files_of_a_folder_are_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Good.")
+    (tmp_path / "b.txt").write_bytes("Größe".encode("utf-16"))
+    (tmp_path / "c.txt").write_bytes(b"Size\0.")
+    (tmp_path / "d.txt").write_text("Good, too.")
+    (tmp_path / "e.txt").write_text("***")
+    documents = read_documents(tmp_path)
+    assert next(documents).id == "a.txt"
+    with pytest.raises(BadInput) as error:
+        next(documents)
+    assert [sentence.split()[0] for sentence in error.value.sentences] == [
+        str(tmp_path / name) for name in ("b.txt", "c.txt", "e.txt")
+    ]
+
+
+def test_all_bad_lines_of_a_file_are_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "documents.jsonl"
+    texts = [r'"x"', r'"a\u0000b"', '"***"', "3", '"y"']
+    path.write_text("".join(f'{{"doc_id": "{n}", "title": "A", "text": {text}}}\n' for n, text in enumerate(texts)))
+    with path.open("a") as file:
+        file.write("no JSON")
+    with pytest.raises(BadInput) as error:
+        list(read_documents(path))
+    said = [sentence.removeprefix(f"{path}, line ") for sentence in error.value.sentences]
+    assert [sentence[0] for sentence in said] == ["2", "3", "4", "6"]
+    assert said[0].startswith("2: the text holds NUL characters")
+
+
+def test_a_jsonl_file_in_utf_16_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "documents.jsonl"
+    for encoding, name in (("utf-16", "UTF-16"), ("utf-16-le", "UTF-16LE")):
+        path.write_text('{"doc_id": "a", "title": "A", "text": "x"}\n', encoding=encoding)
+        with pytest.raises(BadInput, match=f"is {name} text, not UTF-8"):
+            list(read_documents(path))
+
+
+def test_ids_that_only_look_the_same_are_refused(tmp_path: Path) -> None:
+    for form in ("NFC", "NFD"):
+        (tmp_path / normalize(form, "Zürich.txt")).write_text("Text.")
+    with pytest.raises(BadInput, match=r"'Zu\\u0308rich.txt' and 'Z\\xfcrich.txt' look the same") as error:
+        list(read_documents(tmp_path))
+    assert len(error.value.sentences) == 1
+
+
+def test_an_id_stays_as_the_file_system_has_it(tmp_path: Path) -> None:
+    (tmp_path / normalize("NFD", "Zürich.txt")).write_text("Text.")
+    (document,) = read_documents(tmp_path)
+    assert (document.id, document.title) == (normalize("NFD", "Zürich.txt"), normalize("NFD", "Zürich"))
+
+
+SENTENCES = [
+    "守港人又数了一遍船只，并把数目写进蓝皮日志里，然后回家吃饭去了。",
+    "港守は船を数え、その数を青い日誌に書き込んでから、家に帰って夕飯を食べた。",
+    "कप्तान ने नावें गिनीं और संख्या नीली किताब में लिखकर घर चला गया। ",
+    "عدّ الحارس القوارب ثم كتب العدد في الدفتر الأزرق فهل عاد إلى بيته؟ ",
+    "محافظ نے کشتیاں گنیں اور تعداد نیلی کتاب میں لکھ کر گھر چلا گیا۔ ",
+    "အစောင့်သည်လှေများကိုရေတွက်ပြီးအပြာရောင်စာအုပ်တွင်ရေးခဲ့သည်။",
+    "អ្នកយាមបានរាប់ទូកហើយកត់ចំនួនក្នុងសៀវភៅពណ៌ខៀវរួចទៅផ្ទះ។",
+    "སྲུང་མཁན་གྱིས་གྲུ་རྩིས་ནས་དེབ་སྔོན་པོའི་ནང་བྲིས་སོང་། ",
+    "คนเฝ้าท่าเรือนับเรืออีกครั้งแล้วจดจำนวนลงในสมุดปกสีน้ำเงินก่อนกลับบ้าน ",
+]
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_a_long_document_is_split_where_a_sentence_of_its_script_ends(sentence: str) -> None:
+    text = sentence * 300
+    parts = split_document(Document("d", "T", text), 1000)
+    assert len(parts) > 5
+    assert "".join(part.text for part in parts) == text
+    assert all(part.text.strip().startswith(sentence[:12]) for part in parts)

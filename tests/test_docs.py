@@ -37,7 +37,7 @@ def stems(folder: str, pattern: str) -> list[str]:
 THINGS = {
     "command": commands(cli, "smt"),
     "method": list(METHODS),
-    "prompt": [name for name in stems("prompts", "*.jinja") if name != "system"],
+    "prompt": [name for name in stems("prompts", "*.jinja") if name not in ("system", "language")],
     "task": [Path(name).name for name in stems("lm_eval_tasks", "*_smt*.yaml")],
     "config": stems("axolotl_configs", "*.yaml"),
 }

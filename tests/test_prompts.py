@@ -57,6 +57,22 @@ def test_a_prompt_renders_as_in_its_golden_file(name: str, document: Document, r
     assert text == path.read_text()
 
 
+def test_a_language_ends_the_system_text_and_changes_nothing_else(
+    document: Document, request: pytest.FixtureRequest
+) -> None:
+    name = "focal_rewrite/apply"
+    system, user = Prompts(language="German").messages(name, **values(name, document))
+    plain = rendered(name, document)
+    assert user == plain[1]
+    assert system["content"].startswith(plain[0]["content"] + "\n\n")
+    path = GOLDEN / "language.txt"
+    if request.config.getoption("--write-golden"):
+        path.write_text(system["content"] + "\n")
+    assert system["content"] + "\n" == path.read_text()
+    hashes = {Prompts(language=language).hash(name) for language in (None, "German", "Thai")}
+    assert len(hashes) == 3
+
+
 def test_all_prompts_of_a_document_begin_with_the_same_text_up_to_its_end(document: Document) -> None:
     about_a_document = [name for name, variables in VARIABLES.items() if "document" in variables]
     assert len(about_a_document) == len(VARIABLES) - 3  # the two of the judge and the one of the reranker

@@ -68,7 +68,7 @@ for _commands in SECTIONS.values():
 
 
 def main() -> None:
-    """Run `smt`; bad input and failures are one sentence on stderr and exit status 2 and 1."""
+    """Run `smt`; each fault is one sentence on stderr; bad input gives exit status 2, a failure 1."""
     stop.watch()
     try:
         status: Any = cli.main(standalone_mode=False)
@@ -80,7 +80,8 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except BadInput as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        for sentence in error.sentences:
+            click.echo(f"error: {' '.join(sentence.split())}", err=True)
         sys.exit(2)
     except BrokenPipeError:
         # Whoever read along, such as `head`, has seen enough; Python must not flush into nowhere at its end.

@@ -25,7 +25,8 @@ class Command(click.Command):
             return super().invoke(ctx)
         except BadInput as error:
             run_file = ctx.params.get("run_file") or "RUN.YAML"
-            raise BadInput(str(error).replace("RUN.YAML", shlex.quote(str(run_file)))) from None
+            said = (each.replace("RUN.YAML", shlex.quote(str(run_file))) for each in error.sentences)
+            raise BadInput(*said) from None
 
 
 def command(*examples: str, name: str | None = None) -> Callable[[Callable[..., Any]], Command]:

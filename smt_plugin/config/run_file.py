@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from smt_plugin.config.sections import RunFile
 from smt_plugin.config.values import first_problem
 from smt_plugin.errors import BadInput, why_no_file
-from smt_plugin.files import write_text
+from smt_plugin.files import not_utf8, write_text
 
 _MOST_VALUES = 100_000
 EXAMPLE = """\
@@ -109,6 +109,8 @@ def load_yaml(path: Path) -> dict[Any, Any]:
         _check_values(content)
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}); fix its permissions.") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} {not_utf8(path.read_bytes())}") from None
     # PyYAML raises a plain ValueError for a date such as 2026-13-45.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None

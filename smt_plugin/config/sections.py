@@ -279,6 +279,9 @@ class RunFile(Section):
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
     max_document_tokens: Tokens = Field(default=16_000, description="longer documents are split into parts")
     prompts: RunPath | None = Field(default=None, description="your own prompts, searched before the shipped ones")
+    language: str | None = Field(
+        default=None, min_length=1, description="of records and questions; default: the model's choice"
+    )
     price: Price | None = None
     seed: int = Field(default=0, ge=0, lt=2**32, description="of the mix")
     mix: MixSection = MixSection()

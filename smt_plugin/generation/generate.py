@@ -532,7 +532,7 @@ async def _round(part: Document, method: Method, r: int, asker: Asker) -> list[R
 def prompts_of(run_file: RunFile) -> Prompts:
     """Return the prompts of a run: of its own folder, then the shipped ones, then those that come with its methods."""
     folders = [folder for name in run_file.methods for folder in prompt_folders(method_class(name))]
-    return Prompts(run_file.prompts, folders)
+    return Prompts(run_file.prompts, folders, run_file.language)
 
 
 def methods_of(run_file: RunFile, only: Collection[str] = ()) -> dict[str, tuple[Method, int]]:

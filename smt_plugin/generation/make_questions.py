@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import unicodedata
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -54,7 +55,7 @@ async def make_questions(
         BadInput: questions or records are there already, or no question came of any document; else as `generate_run`.
     """
     run, corpus, path = run_file.run, run_file.corpus, questions_file(run_file.corpus)
-    prompts = Prompts(run_file.prompts)
+    prompts = Prompts(run_file.prompts, language=run_file.language)
     if path.exists():
         raise BadInput(
             f"{path} is there already, and an evaluation set stays as it is; for another one, set `corpus` to "
@@ -188,4 +189,8 @@ def _usable(row: Any, free_form: bool) -> dict[str, Any] | None:
 
 
 def _plain(text: str) -> str:
-    return " ".join("".join(char if char.isalnum() else " " for char in text.casefold()).split())
+    folded = unicodedata.normalize("NFC", text.casefold())
+    # Words of Hindi or Thai differ in their vowel signs, which Unicode counts as marks.
+    return " ".join(
+        "".join(char if char.isalnum() or unicodedata.category(char)[0] == "M" else " " for char in folded).split()
+    )

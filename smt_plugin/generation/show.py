@@ -8,7 +8,7 @@ from dataclasses import fields
 from smt_plugin.backends.base import MAX_ATTEMPTS, Request
 from smt_plugin.config import RunFile
 from smt_plugin.control_tokens import defuse
-from smt_plugin.corpus import read_documents, split_document
+from smt_plugin.corpus import comparable, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import read_jsonl
 from smt_plugin.generation.completions import CompletionStore, completion_key
@@ -42,11 +42,11 @@ def show_records(
     for file, record in records:
         if not {field.name for field in fields(Record)} <= record.keys():
             raise BadInput(f"{file} holds a line that is no record; run `smt generate` anew.")
-    wanted = {record["doc_id"] for _, record in records}
+    wanted = {comparable(record["doc_id"]) for _, record in records}
     documents = {
-        (part.id, part.part): part
+        (comparable(part.id), part.part): part
         for document in read_documents(run_file.corpus)
-        if document.id in wanted
+        if comparable(document.id) in wanted
         for part in split_document(document, run_file.max_document_tokens)
     }
     prompts = prompts_of(run_file)
@@ -54,7 +54,7 @@ def show_records(
         store = CompletionStore(file.parents[1])
         completion = store.get(record["completions"][0])
         asyncio.run(store.close())
-        document = documents.get((record["doc_id"], record["part"]))
+        document = documents.get((comparable(record["doc_id"]), record["part"]))
         if completion is None or document is None:
             raise BadInput(f"record {record['id']} has lost its document or completion; run `smt generate` anew.")
         messages = prompts.messages(
@@ -68,7 +68,7 @@ def show_records(
         if not full and len(text) > _SHORT:
             prompt = prompt.replace(text, f"[the document, {len(text):,} characters; --full shows it]")
         body = record["text"] or "\n\n".join(f"{m['role']}: {m['content']}" for m in record["messages"])
-        part = f", part {record['part'] + 1}" if (record["doc_id"], 1) in documents else ""
+        part = f", part {record['part'] + 1}" if (comparable(record["doc_id"]), 1) in documents else ""
         yield (
             f"=== {method}, document {record['doc_id']}{part}, round {record['round']}, {record['tokens']} tokens, "
             f"{record['model']}, {record['sampling']}\n"

@@ -17,7 +17,7 @@ _OTHER_MARKS = [
     re.compile(pattern, re.MULTILINE)
     for pattern in (
         r"^(?=(\*\*|__)[^\n]+\1:?[ \t]*$)",
-        r"^(?:Strategy[ \t]+)?\d+[.):][ \t]+(?=\S)",
+        r"^(?:(?:Strategy[ \t]+)?\d+[.):][ \t]+|（?[\d一二三四五六七八九十]+[、．）：][ \t]*)(?=\S)",
         r"^(?:[-*][ \t]+)?(?=\*\*[^*\n]+\*\*)",
     )
 ]

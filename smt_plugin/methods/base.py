@@ -12,6 +12,7 @@ from smt_plugin.backends.loose_json import printable, read_json
 from smt_plugin.backends.thoughts import without_thoughts
 from smt_plugin.corpus import Document
 from smt_plugin.records import Record
+from smt_plugin.sentences import SENTENCE_END
 
 # What a text is taken for before one was seen, in tokens; our guess: a million completions for the 700M tokens of Han
 # et al. 2026.
@@ -168,17 +169,6 @@ def stable_draw(size: int, *parts: object) -> int:
 
 # How servers call it when a reply ran into its limit of tokens.
 _CUT = re.compile(r"length|max_?(\w+_)?tokens|tokens?_limit|incomplete|truncated", re.IGNORECASE)
-# Ends of sentences: Latin ones before a space, and Unicode's Sentence_Terminal of the scripts that need none, with
-# Tibetan's shad; Thai, Lao and Khmer have line breaks only.
-_SENTENCE_END = re.compile(
-    r"""[.!?]["')\]”’]*(?=\s|$)|"""
-    r"[\u0589\u061d-\u061f\u06d4\u0700-\u0702\u07f9\u0837\u0839\u083d-\u083e\u0964-\u0965\u0f0d-\u0f0e"
-    r"\u104a-\u104b\u1362\u1367-\u1368\u166e\u1735-\u1736\u17d4-\u17d5\u1803\u1809\u1944-\u1945"
-    r"\u1aa8-\u1aab\u1b5a-\u1b5b\u1b5e-\u1b5f\u1c3b-\u1c3c\u1c7e-\u1c7f\u2024\u203c-\u203d\u2047-\u2049"
-    r"\u2e3c\u3002\ua4ff\ua60e-\ua60f\ua6f3\ua6f7\ua876-\ua877\ua8ce-\ua8cf\ua92f\ua9c8-\ua9c9"
-    r"\uaa5d-\uaa5f\uaaf0-\uaaf1\uabeb\ufe12\ufe15-\ufe16\ufe52\ufe56-\ufe57\uff01\uff0e\uff1f\uff61]"
-    r"""["')\]”’」』）】》〉»]*|[\u0e00-\u0eff\u1780-\u17ff](?=\n)"""
-)
 
 
 def was_cut(reply: Reply) -> bool:
@@ -187,14 +177,14 @@ def was_cut(reply: Reply) -> bool:
 
 
 def _ends_a_sentence(text: str) -> bool:
-    return any(match.end() == len(text) for match in _SENTENCE_END.finditer(text))
+    return any(match.end() == len(text) for match in SENTENCE_END.finditer(text))
 
 
 def parse_text(reply: Reply) -> str:
     """Return a free text; one that ran into `max_tokens` is cut after its last whole sentence."""
     text = reply.text.strip()
     if was_cut(reply):
-        ends = list(_SENTENCE_END.finditer(text))
+        ends = list(SENTENCE_END.finditer(text))
         if not ends:
             raise Unparsable("cut off by max_tokens before a first sentence ended")
         text = text[: ends[-1].end()]

@@ -1,6 +1,7 @@
 """Near duplicates among millions of texts: MinHash signatures in bands, on disk, one band in memory at a time."""
 
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,15 +15,17 @@ _InOrder = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 # Two texts that share 0.8 of their shingles meet in some band with a chance of 1 - (1 - 0.8^5)^14 = 99.6 %, that share
 # 0.2 with 0.4 %. FineWeb (Penedo et al. 2024) takes 14 bands of 8 rows, which find 92 % at 0.8.
 BANDS, ROWS = 14, 5
-# A shingle is what stands in so many bytes from a word's start: four or five words of English, eight Chinese signs.
+# A shingle is what stands in so many bytes from a word's start: four or five words of English. In scripts written
+# without spaces it starts at every sign: eight signs of Chinese or Thai.
 _WINDOW = 24
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\t\n\v\f\r", b"abcdefghijklmnopqrstuvwxyz     ")
 _BETWEEN, _LETTER, _SIGN = range(3)
-# What each folded byte is; signs are the first bytes of the scripts that are written without spaces.
+# What each folded byte is; signs are the first bytes of Chinese, Japanese, Korean and some other scripts. What else is
+# written without spaces shares its first bytes with scripts that have them.
 _KINDS = bytes(
     _SIGN if 0xE3 <= byte < 0xEE else _LETTER if byte >= 128 or chr(byte).isalnum() else _BETWEEN for byte in range(256)
 )
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d+|[零〇一二三四五六七八九十百千万萬亿億]{2,}")
 # All but the digits of Western numbers, which can be found without the slower expression.
 _NO_DIGITS = bytes(byte if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
 _CHARACTERS = 200_000
@@ -34,10 +37,13 @@ _FACTORS = np.random.default_rng(0).integers(2**31, 2**32, (BANDS, ROWS, 1), dty
 def shingles(texts: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Return the hashed shingles of all texts, one text after the other, and where each text's begin.
 
-    Case and the kind of white space do not count. Every text has at least one shingle.
+    Case, the kind of white space and how accents are coded do not count. Every text has at least one shingle.
     """
     joined = (" " * _WINDOW).join(["", *texts, ""])
     is_ascii = joined.isascii()
+    if not is_ascii:
+        texts = [unicodedata.normalize("NFC", text) for text in texts]
+        joined = (" " * _WINDOW).join(["", *texts, ""])
     folded = joined.encode().translate(_FOLD)
     kinds = np.frombuffer(folded.translate(_KINDS), dtype=np.uint8)
     sizes = [len(text) if is_ascii else len(text.encode()) for text in texts]
@@ -46,6 +52,7 @@ def shingles(texts: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     np.greater(kinds[1:], kinds[:-1], out=is_start[1:])
     if not is_ascii:
         is_start |= kinds == _SIGN
+        is_start[:-1] |= _starts_sign_of_two_bytes(np.frombuffer(folded, dtype=np.uint8))
     is_start[begins] = True
     starts = np.flatnonzero(is_start)
     # Of a type without alignment, so that one copy takes each window out.
@@ -57,6 +64,16 @@ def shingles(texts: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         hashes *= factor
         hashes ^= hashes >> _SHIFT
     return hashes, np.searchsorted(starts, begins)
+
+
+def _starts_sign_of_two_bytes(folded: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a sign starts of a script without spaces that its first byte alone does not tell."""
+    first, second = folded[:-1], folded[1:]
+    thai_lao_tibetan = (first == 0xE0) & (second >= 0xB8)
+    burmese_khmer = (first == 0xE1) & ((second < 0x83) | (second == 0x9E) | (second == 0x9F))
+    rare_chinese = (first == 0xF0) & (second >= 0xA0)
+    starts: NDArray[np.bool_] = thai_lao_tibetan | burmese_khmer | rare_chinese
+    return starts
 
 
 def band_keys(texts: list[str]) -> NDArray[np.uint64]:

@@ -5,14 +5,17 @@ import re
 from bisect import bisect_left
 from typing import Any
 
+import regex
+
 from smt_plugin.control_tokens import defuse
 from smt_plugin.errors import BadInput, first_line, require
+from smt_plugin.sentences import SCRIPTS_END
 
-# Where a text is best cut: after Latin stops with closing quotes and white space, CJK full stops, paragraphs; else
+# Where a text is best cut: after Latin stops with closing quotes and white space, other scripts' ends, paragraphs; else
 # after any line, which may end in mid-sentence.
 _ENDS = (
-    re.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*\\s+|[\u3002\uff01\uff1f]|\\n\\s*\\n\\s*"),
-    re.compile("\\n+"),
+    regex.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*\\s+|" + SCRIPTS_END + "\\s*|\\n\\s*\\n\\s*", regex.VERSION1),
+    regex.compile("\\n+"),
 )
 # How a token begins that is no word.
 _SIGN = re.compile(r"[^\w\s]")

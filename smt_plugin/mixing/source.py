@@ -17,6 +17,7 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
+from smt_plugin.corpus import comparable
 from smt_plugin.errors import BadInput
 from smt_plugin.mixing.lines import BUFFER, DECODER, Line, ReplayLine, Turn, Unusable, identity_of, parsed_line
 from smt_plugin.mixing.near_duplicates import NearDuplicates, band_keys
@@ -218,7 +219,7 @@ class Source:
             contents.append(content)
             # The file's place must not set the order, or the same run in another folder would be another training.
             orders.append(_hash(f"{self._seed}:{content if identity is where else identity}"))
-            documents.append(hash_of_document(identity if row.doc_id in (None, "") else str(row.doc_id)))
+            documents.append(hash_of_document(comparable(identity if row.doc_id in (None, "") else str(row.doc_id))))
             forms.append(training.form)
             yield training
 

@@ -9,18 +9,20 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import regex
 
 from smt_plugin.config import MINILM, RetrievalSettings
-from smt_plugin.corpus import Document
+from smt_plugin.corpus import Document, estimate_tokens
 from smt_plugin.errors import BadInput, require, without_key
 from smt_plugin.files import cache_dir, content_hash
 from smt_plugin.progress import Progress
+from smt_plugin.sentences import SCRIPTS_END
 
 if TYPE_CHECKING:
     from llama_index.core import VectorStoreIndex
     from llama_index.core.schema import TextNode
 
-VERSION = 3  # raise it when the same settings come to give other chunks, so that no old file is reused
+VERSION = 4  # raise it when the same settings come to give other chunks, so that no old file is reused
 EMBEDDING_KEY_VARIABLE = "SMT_EMBEDDING_API_KEY"
 # Settings that change no index: a new one is part of its key unless it is named here.
 _NOT_OF_AN_INDEX = (
@@ -30,6 +32,10 @@ _NOT_OF_AN_INDEX = (
 _PROBE = "A text that tells one embedding model from another."
 _BATCH = 64
 _BATCHES_AT_ONCE = 4  # a thread, until a server gets what was embedded
+# LlamaIndex's sentences end in the Latin way. These patterns cut them at other scripts' ends, and leave out nothing.
+_SENTENCES = regex.compile(rf"(?s).+?(?:{SCRIPTS_END}\s*|\Z)", regex.VERSION1)
+# As LlamaIndex's, with the commas and semicolons of other scripts.
+_CLAUSES = "[^,.;。？！，、；،؛፣]+[,.;。？！，、；،؛፣]?|[,.;。？！，、；،؛፣]"
 _PAGE = re.compile(r"^\[page (\d+)\]\n", re.MULTILINE)
 
 
@@ -198,11 +204,17 @@ def chunks_of(documents: Iterable[Document], settings: RetrievalSettings, model:
     """Chunks at sentence ends, on one page each, that open with the identity of their document."""
     from llama_index.core import Document as Source
     from llama_index.core.node_parser import SentenceSplitter
+    from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer
 
+    latin_sentences = split_by_sentence_tokenizer()
     splitter = SentenceSplitter(
         chunk_size=settings.chunk_tokens,
         chunk_overlap=settings.overlap_tokens,
         tokenizer=_tokenizer(model, settings),
+        chunking_tokenizer_fn=lambda text: [
+            sentence for part in latin_sentences(text) for sentence in _SENTENCES.findall(part)
+        ],
+        secondary_chunking_regex=_CLAUSES,
         id_func=lambda index, document: f"{document.node_id}#{index}",  # the default is random
     )
     hidden = ["doc_id", "page", "order"]
@@ -238,7 +250,22 @@ def _tokenizer(model: Any, settings: RetrievalSettings) -> Callable[[str], Seque
         found: Callable[[str], Sequence[int]] = get_tokenizer()
         return found
     tokenizer = model._model.tokenizer
-    return lambda text: tokenizer.encode(text, add_special_tokens=False, verbose=False)  # type: ignore[no-any-return]
+    unknown = tokenizer.unk_token_id if tokenizer.is_fast else None
+
+    def tokens(text: str) -> list[int]:
+        """A token for each of the model's; one that stands for what it does not know counts by its length.
+
+        Else all of a Thai document, a few unknown words for MiniLM, would be one chunk.
+        """
+        coded = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=unknown is not None)
+        ids: list[int] = coded["input_ids"]
+        if unknown is None or unknown not in ids:
+            return ids
+        places = zip(ids, coded["offset_mapping"], strict=True)
+        sizes = [round(estimate_tokens(text[begin:end])) if id_ == unknown else 1 for id_, (begin, end) in places]
+        return [id_ for id_, size in zip(ids, sizes, strict=True) for _ in range(max(1, size))]
+
+    return tokens
 
 
 def pages_of(text: str) -> list[tuple[int | None, str]]:

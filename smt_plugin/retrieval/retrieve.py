@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smt_plugin.config import ORDERS, RetrievalSettings, retrieval_settings
-from smt_plugin.corpus import Document
-from smt_plugin.errors import BadInput, require
+from smt_plugin.corpus import Document, comparable
+from smt_plugin.errors import BadInput
 from smt_plugin.files import cache_dir, content_hash, read_json, read_jsonl, write_json, write_jsonl
 from smt_plugin.progress import Progress
 from smt_plugin.question import Question
+from smt_plugin.retrieval.by_words import word_retriever
 from smt_plugin.retrieval.index import VERSION, index_of, threads_for
 from smt_plugin.retrieval.rerank import Rerank, cross_encoder, language_model
 
@@ -128,7 +129,7 @@ def order_of(path: Path) -> str:
 
 
 def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[Chunk]]:
-    """Read a retrieval file: question id -> chunks, best first.
+    """Read a retrieval file: question id -> chunks, best first, of these questions.
 
     Raises:
         BadInput: a line that is not of that form, or a question without a line.
@@ -137,18 +138,20 @@ def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[
     for number, row in read_jsonl(path):
         try:
             chunks = [Chunk(str(c["doc_id"]), str(c["text"]), float(c["score"]), c.get("page")) for c in row["chunks"]]
-            found[str(row["question_id"])] = chunks
+            found[comparable(str(row["question_id"]))] = chunks
         except (KeyError, TypeError, ValueError):
             raise BadInput(
                 f"{path}, line {number}: expected question_id and chunks, a list of doc_id, text and score."
             ) from None
+    chunks_of = {}
     for question in questions:
-        if question.question_id not in found:
+        if comparable(question.question_id) not in found:
             raise BadInput(
                 f"{path} has no chunks for question {question.question_id!r}; it was made for other questions: "
                 "build it anew."
             )
-    return found
+        chunks_of[question.question_id] = found[comparable(question.question_id)]
+    return chunks_of
 
 
 def recall(questions: Sequence[Question], chunks: dict[str, list[Chunk]], k: int) -> float:
@@ -182,14 +185,12 @@ def _retriever(
     if index is not None and settings.mode == "dense":
         return index.as_retriever(similarity_top_k=min(chunks, count))
     found_by_each = min(chunks, settings.candidates if settings.mode == "hybrid" else count)
-    require("bm25s", "rag")
-    from llama_index.core.llms import MockLLM
-    from llama_index.core.retrievers import QueryFusionRetriever
-    from llama_index.retrievers.bm25 import BM25Retriever
-
-    words = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=found_by_each)
+    words = word_retriever(nodes, found_by_each, only_shared=index is not None)
     if index is None:
         return words
+    from llama_index.core.llms import MockLLM
+    from llama_index.core.retrievers import QueryFusionRetriever
+
     dense = index.as_retriever(similarity_top_k=found_by_each)
     # One query asks no model for others; the mock keeps LlamaIndex from reaching for one all the same.
     return QueryFusionRetriever(

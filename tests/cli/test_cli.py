@@ -59,6 +59,21 @@ def test_bad_input_is_one_sentence_and_status_2(
     assert "Traceback" not in result.stderr
 
 
+def test_all_files_that_cannot_be_read_are_listed_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "export.txt").write_text("The harbour was dug in 1871.", encoding="utf-16")
+    (tmp_path / "corpus" / "scan.txt").write_bytes(b"The\0harbour.")
+    (tmp_path / "corpus" / "good.txt").write_text("The harbour.")
+    write_run_file(tmp_path)
+    for arguments in (["generate", "smt.yaml"], ["init", "corpus", "--output", "new.yaml"]):
+        result = smt(*arguments, cwd=tmp_path)
+        assert result.returncode == 2
+        first, second = result.stderr.splitlines()
+        assert first.endswith("export.txt is UTF-16 text, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8.")
+        assert "scan.txt holds NUL characters" in second
+    assert not (tmp_path / "run" / "completions.sqlite").exists()
+
+
 def test_an_empty_document_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "empty.txt").write_text("")

@@ -228,3 +228,9 @@ def test_by_command_before_generation_which_then_leaves_the_set_alone(tmp_path: 
         late = CliRunner().invoke(cli, ["questions", str(run_file)])
     assert isinstance(late.exception, BadInput)
     assert "questions are to be fixed before any training text is made" in str(late.exception)
+
+
+def test_options_that_differ_in_their_vowel_signs_are_different() -> None:
+    row = {"question": "क्या?", "right": "दिन", "wrong": ["दीन", "दान", "दून"]}
+    reply = Reply(json.dumps({"questions": [row]}), "stop", 0, 0, 0)
+    assert parse_questions(reply, free_form=False) == [row]

@@ -1,4 +1,5 @@
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
@@ -52,3 +53,21 @@ def test_records_are_shown_with_the_prompt_they_came_from_and_the_same_ones_for_
     (tmp_path / "run" / "records" / "wrap.jsonl").touch()
     with pytest.raises(BadInput, match="wrap has no records in"):
         list(show_records(run_file, "wrap", 1))
+
+
+def test_a_record_finds_its_document_though_the_file_name_now_codes_accents_in_another_way(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / normalize("NFD", "Zürich.txt")).write_text("Holm is a town that tells of ferries and of pears.")
+    run_generate(tmp_path / "run", corpus, {"synthetic_qa": 100})
+    (corpus / normalize("NFD", "Zürich.txt")).rename(corpus / normalize("NFC", "Zürich.txt"))
+    run_file = RunFile.model_validate(
+        {
+            "run": tmp_path / "run",
+            "corpus": corpus,
+            "backend": {"kind": "microworld"},
+            "methods": {"synthetic_qa": {"tokens": 100}},
+        }
+    )
+    (shown,) = show_records(run_file, "synthetic_qa", 1)
+    assert "Holm is a town" in shown

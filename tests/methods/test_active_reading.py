@@ -52,6 +52,12 @@ def test_headings_of_two_signs_are_the_strategies_whatever_else_there_is() -> No
     assert parse_strategies(reply(text)) == ["One\n1. Do this.\n2. Do it.\n**Note**\n**More**", "Two\n### a\n### b"]
 
 
+def test_strategies_numbered_in_the_chinese_way_are_told_apart() -> None:
+    for marks in (("一、", "二、"), ("１．", "２．"), ("（1）", "（2）"), ("1、", "2、")):
+        text = f"{marks[0]}画时间线\n按年份排列。\n{marks[1]}复述\n写成信。"
+        assert parse_strategies(reply(text)) == ["画时间线\n按年份排列。", "复述\n写成信。"]
+
+
 def test_a_text_that_was_cut_off_ends_with_its_last_whole_sentence() -> None:
     assert parse_text(reply('He said "no." She left. And the', "length")) == 'He said "no." She left.'
     assert parse_text(reply("No end", "stop")) == "No end"
@@ -73,6 +79,11 @@ def test_a_text_that_was_cut_off_ends_with_its_last_whole_sentence() -> None:
         ("မီးလင်းသည်။ ထို", "မီးလင်းသည်။"),
         ("灯が点いた｡次", "灯が点いた｡"),
         ("ไฟติดแล้ว\nแล้วเขา", "ไฟติดแล้ว"),
+        ("ไฟติดแล้ว เขากลับบ้าน แล้ว Sandvik Inc ก็", "ไฟติดแล้ว เขากลับบ้าน"),
+        ("ໄຟຕິດແລ້ວ ລາວກັບບ້ານ", "ໄຟຕິດແລ້ວ"),
+        ("ភ្លើងឆេះ។ គាត់", "ភ្លើងឆេះ។"),
+        ("མེ་འབར་སོང་། ཁོ", "མེ་འབར་སོང་།"),
+        ("𑄝𑄋𑅁 𑄟", "𑄝𑄋𑅁"),
     ],
 )
 def test_a_text_that_was_cut_off_ends_with_the_last_whole_sentence_of_any_script(text: str, whole: str) -> None:

@@ -25,6 +25,7 @@ from smt_plugin.mixing.mix import mix_budgets, mix_run
 from smt_plugin.mixing.ruler import Ruler
 from smt_plugin.training.axolotl_config import write_axolotl_config
 from smt_plugin.training.axolotl_schema import unknown_keys
+from tests.test_corpus import SENTENCES
 from tests.tiny_llama import LLAMA_LIKE, MICROWORLD_LIKE, QWEN_LIKE, Style, make_model, make_tokenizer
 
 WORDS = "amber birch cedar dune ember fjord grove heath inlet".split()
@@ -757,3 +758,12 @@ def test_a_file_that_stays_the_same_keeps_its_date(run: Path, tokenizer: str) ->
     assert (run / "mix/qa.jsonl").stat().st_mtime == 1000
     mix_run(run, settings(run, tokenizer), seed=1)
     assert (run / "mix/qa.jsonl").stat().st_mtime > 1000
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_texts_are_cut_where_a_sentence_of_their_script_ends(tokenizer: str, sentence: str) -> None:
+    ruler = Ruler(tokenizer, 512)
+    pieces = ruler.cut(sentence * 60)
+    assert len(pieces) > 2
+    assert all(piece.startswith(sentence[:12]) for piece in pieces)
+    assert "".join("".join(pieces).split()) == "".join((sentence * 60).split())

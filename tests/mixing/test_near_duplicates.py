@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -27,6 +28,38 @@ def test_scripts_without_spaces_and_texts_without_words_have_shingles() -> None:
     assert 0.3 < shared(text, text.replace("三十", "四十")) < 0.9
     assert shared("...", "!!!") == 0
     assert band_keys(["", "..."]).shape == (2, BANDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("คนเฝ้าท่าเรือนับเรืออีกครั้งแล้วจดจำนวนลงในสมุดปกสีน้ำเงินก่อนกลับบ้าน", "คนเฝ้าท่าเรือขายปลาเค็มให้พ่อค้าที่มาจากเมืองเหนือทุกปลายเดือน"),
+        ("អ្នកយាមបានរាប់ទូកហើយកត់ចំនួនក្នុងសៀវភៅពណ៌ខៀវរួចទៅផ្ទះ", "អ្នកយាមបានលក់ត្រីប្រឡាក់ឱ្យឈ្មួញដែលមកពីទីក្រុងភាគខាងជើង"),
+        ("အစောင့်သည်လှေများကိုရေတွက်ပြီးအပြာရောင်စာအုပ်တွင်ရေးခဲ့သည်", "အစောင့်သည်ငါးဆားနယ်များကိုမြောက်ပိုင်းမှကုန်သည်များအားရောင်းသည်"),
+        ("སྲུང་མཁན་གྱིས་གྲུ་རྩིས་ནས་དེབ་སྔོན་པོའི་ནང་བྲིས་སོང་", "སྲུང་མཁན་གྱིས་ཉ་ཚྭ་མ་བྱང་ཕྱོགས་ཀྱི་ཚོང་པ་ལ་བཙོངས་སོང་"),
+    ],
+)
+def test_texts_without_spaces_that_only_begin_alike_are_no_duplicates(text: str, other: str) -> None:
+    assert shared(text, text) == 1
+    assert shared(text, other) < 0.5
+    assert not (band_keys([text]) == band_keys([other])).any()
+
+
+def test_how_accents_are_coded_makes_no_other_text() -> None:
+    text = "Der Wärter zählte die Körbe, und die Bürger hörten die Glöckchen läuten."
+    assert shared(normalize("NFC", text), normalize("NFD", text)) == 1
+
+
+def test_texts_with_other_chinese_numbers_are_two_facts(tmp_path: Path) -> None:
+    text = (
+        "桑德维克港的守港人每天清晨敲钟三下，然后沿着石堤清点船只，"
+        "并把数目写进一本蓝皮日志，每月送到镇公所存档。那年共有{}条船。"
+    )
+    texts = [text.format(number) for number in ("三百一十二", "三百一十三", "三百一十二")]
+    near = NearDuplicates(tmp_path)
+    near.add(band_keys(texts))
+    found = list(near.find(np.ones(3, dtype=bool), np.sort, texts.__getitem__, 0.8))
+    assert [(text, earlier) for text, earlier, _ in found] == [(2, 0)]
 
 
 def test_the_keys_of_a_text_do_not_depend_on_the_texts_beside_it() -> None:

@@ -1,6 +1,7 @@
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import orjson
 import pytest
@@ -14,7 +15,7 @@ from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.question import Question
 from smt_plugin.retrieval import index
-from smt_plugin.retrieval.index import embedding_model, index_key, pages_of
+from smt_plugin.retrieval.index import chunks_of, embedding_model, index_key, pages_of
 from smt_plugin.retrieval.retrieve import (
     Chunk,
     build_retrieval,
@@ -26,6 +27,7 @@ from smt_plugin.retrieval.retrieve import (
 )
 from tests.endpoint import MODEL, embedding, serve_in_thread
 from tests.quality_data import write_own
+from tests.test_corpus import SENTENCES
 
 Data = tuple[list[Document], list[Question]]
 
@@ -326,3 +328,67 @@ def test_settings_that_cannot_work_are_one_sentence(tmp_path: Path, data: Data) 
         build_retrieval(*data, tmp_path / "r.jsonl", RetrievalSettings(chunk_tokens=4, overlap_tokens=0))
     with pytest.raises(BadInput, match="'/no/such/model' cannot be loaded"):
         build_retrieval(*data, tmp_path / "r.jsonl", RetrievalSettings(embedding="/no/such/model"))
+
+
+CHINESE = Path(__file__).parents[2] / "benchmarks" / "chinese"
+
+
+def test_words_make_the_retrieval_of_chinese_no_worse_than_embeddings_alone(tmp_path: Path) -> None:
+    documents, questions = load("corpus", CHINESE)
+    assert len(questions) == 40
+    for name_document in (True, False):
+        found = {}
+        for mode in ("dense", "hybrid"):
+            settings = retrieval_settings("corpus", {"mode": mode, "name_document": name_document})
+            found[mode] = build_retrieval(documents, questions, tmp_path / f"{mode}.jsonl", settings)
+        for place in ("page_recall@1", "page_recall@8", "recall@1", "recall@8"):
+            assert found["hybrid"][place] >= found["dense"][place]
+
+
+@pytest.mark.parametrize(
+    ("texts", "query"),
+    [
+        (["守港人又数了一遍船只。", "磨坊主卖掉了他的驴。", "钟楼昨夜着了火。"], "谁卖掉了驴？"),
+        (["รถไฟมาถึงตอนเช้า", "เจ้าของโรงสีขายลาไป", "หอนาฬิกาไฟไหม้"], "ใครขายลา"),
+        (["कप्तान ने नावें गिनीं।", "चक्कीवाले ने गधा बेचा।", "घंटाघर जल गया।"], "गधा किसने बेचा?"),
+        (["Der Wärter zählt.", "Der Müller verkauft.", "Die Uhr brennt."], normalize("NFD", "Müller?")),
+    ],
+)
+def test_words_of_any_script_are_found(tmp_path: Path, texts: list[str], query: str) -> None:
+    documents = [Document(str(n), str(n), text) for n, text in enumerate(texts)]
+    question = Question("q", "1", query, None, "x")
+    settings = RetrievalSettings(mode="bm25", top_k=2, name_document=False)
+    build_retrieval(documents, [question], tmp_path / "r.jsonl", settings)
+    first, second = read_retrieval(tmp_path / "r.jsonl", [question])["q"]
+    assert first.doc_id == "1"
+    assert first.score > second.score
+
+
+def test_where_no_word_is_shared_hybrid_finds_what_embeddings_find(tmp_path: Path) -> None:
+    documents = [Document(str(n), "x", text) for n, text in enumerate(["A cat sleeps.", "Rain falls.", "Ships sail."])]
+    question = Question("q", "1", "Boats?", None, "x")
+    for mode in ("dense", "hybrid"):
+        settings = RetrievalSettings(mode=mode, top_k=3, name_document=False)
+        build_retrieval(documents, [question], tmp_path / f"{mode}.jsonl", settings)
+    dense, hybrid = (read_retrieval(tmp_path / f"{mode}.jsonl", [question])["q"] for mode in ("dense", "hybrid"))
+    assert [chunk.doc_id for chunk in hybrid] == [chunk.doc_id for chunk in dense]
+    assert hybrid[0].doc_id == "2"
+
+
+def test_chunks_end_where_a_sentence_of_their_script_ends() -> None:
+    settings = RetrievalSettings(chunk_tokens=150)
+    model = embedding_model(settings)
+    for sentence in SENTENCES:
+        text = sentence * 60
+        chunks = [node.text for node in chunks_of([Document("d", "T", text)], settings, model)]
+        assert len(chunks) > 10
+        assert {chunk[:12] for chunk in chunks} == {sentence[:12]}
+        assert all(chunk.endswith(sentence.strip()[-12:]) for chunk in chunks)
+
+
+def test_a_retrieval_file_finds_questions_whose_ids_code_accents_in_another_way(tmp_path: Path, data: Data) -> None:
+    documents, (question, *_) = data
+    path = tmp_path / "r.jsonl"
+    build_retrieval(documents, [structs.replace(question, question_id=normalize("NFD", "ü"))], path)
+    same = structs.replace(question, question_id="ü")
+    assert read_retrieval(path, [same])["ü"]
