@@ -46,8 +46,15 @@ def retrieve(name: str, data: Path | None, values: dict[str, Any], output: Path)
     settings = retrieval_settings(name, values)
     manifest = build_retrieval(*load(name, data), output, settings)
     for key, value in manifest.items():
-        if "recall" in key:
-            click.echo(f"{key}: {value:.1%}")
+        kind, at, _ = key.partition("_recall@")
+        if at:
+            asked = manifest.get(f"{kind}_questions", manifest["questions"])
+            click.echo(f"{key}: {value:.1%} ({asked:,} questions)")
+    if "proxy_passage_questions" in manifest:
+        click.echo(
+            "proxy_passage_recall is no measured recall: it looks for the passage that shares most with the question "
+            "and its right answer, since nobody has said which passage holds it."
+        )
     click.echo(
         f"{manifest['questions']:,} questions, {manifest['chunks']:,} chunks, {manifest['seconds']} s; wrote {output}"
     )

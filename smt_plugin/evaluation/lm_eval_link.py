@@ -130,7 +130,7 @@ def _row(question: Question, identity: str, passages: list[str], judge: str) -> 
         "question": defuse(question.question),
         "options": [defuse(option) for option in question.options or []],
         "answer": -1 if free else question.answer,
-        "gold": question.answer if question.options is None else question.options[int(question.answer)],
+        "gold": question.gold,
         "judge": judge,
         "passages": [defuse(passage) for passage in passages],
         "meta": orjson.dumps(question.meta).decode(),
