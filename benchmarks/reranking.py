@@ -2,8 +2,8 @@
 
     python benchmarks/reranking.py quality FOLDER MODEL --depths 16 32 64 --scores scores.jsonl
 
-One question a document, the first of each. The candidates of every depth are found as `smt retrieve` finds them, each is
-scored once, and the scores go to a file, with which a stopped call goes on.
+One question a document, the first of each. The candidates of every depth are found as `smt retrieve` finds them, each
+is scored once, and the scores go to a file, with which a stopped call goes on.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import orjson
 
 from smt_plugin import benchmarks
 from smt_plugin.benchmarks.find import load
-from smt_plugin.config import RetrievalSettings, retrieval_settings
+from smt_plugin.config import retrieval_settings
 from smt_plugin.files import read_jsonl
 from smt_plugin.retrieval.rerank import reranker_of
 from smt_plugin.retrieval.retrieve import build_retrieval, query_of, read_retrieval
