@@ -40,9 +40,10 @@ class Grid:
 
 def default_grid(settings: RetrievalSettings, by: str, base_model: str | None = None) -> Grid:
     """Chunk sizes that the embedding model sees whole; half, all and twice the set number; both orders; no reranker,
-    the one that is set and the base model; two and eight candidates a chunk.
+    and the one that is set, or else the base model; two and eight candidates for each chunk of the set number.
 
-    Recall only grows with the number of chunks and knows no order, so by recall these stay as they are set.
+    Recall only grows with the number of chunks and knows no order, so by recall these stay as they are set. It asks no
+    base model either.
 
     Args:
         base_model: None where it cannot be loaded here, but only asked at a server.
@@ -144,7 +145,7 @@ def tune(
         accuracy = None
         if by == "accuracy":
             trial_section = section.model_copy(update={"arms": ["base_rag"], "retrieval": section.retrieval | point})
-            name = "-".join(str(value) for value in list(point.values())[:3])
+            name = f"{tried.chunk_tokens}-{tried.top_k}-{tried.order}"
             more = f"-{content_hash([tried.model_dump()])[:8]}" if tried.reranker else ""
             arms, _ = ready_arms(run / "tune" / f"{name}{more}", trial_section, base_model, [], seed, split="tuning")
             evaluate(arms, say)
@@ -170,7 +171,7 @@ def tune(
     best = try_points(
         _point(settings, best.chunk_tokens, best.top_k, best.order, reranker, candidates)
         for reranker, candidates in reranked
-        if not reranker or candidates > best.top_k
+        if not reranker or candidates >= best.top_k
     )
     result = {
         "by": by,

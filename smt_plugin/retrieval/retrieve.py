@@ -109,6 +109,8 @@ def cached_retrieval(
     if not path.is_file():
         print(f"smt: retrieving for {len(questions)} questions, once, into {path}", file=sys.stderr)
         build_retrieval(documents, questions, path, settings)
+        if "torch" in sys.modules:  # or its cache would keep the GPU's memory from the model that is asked next
+            sys.modules["torch"].cuda.empty_cache()
     return path
 
 
