@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from smt_plugin.control_tokens import defuse
 from smt_plugin.errors import BadInput, require
 from smt_plugin.prompts import Prompts
 
@@ -47,14 +48,14 @@ def question_likelihood(name: str) -> Rerank:
         return [of_texts(query, texts) for query, texts in asked]
 
     def of_texts(query: str, texts: Sequence[str]) -> list[float]:
-        wanted = _tokens(tokenizer, query)
+        wanted = _tokens(tokenizer, defuse(query))
         room = context - len(before) - len(after) - len(wanted)
         if room < 1:
             raise BadInput(
                 f"the reranker {name} reads {context} tokens, which a question of {len(wanted)} fills alone; take "
                 "another reranker."
             )
-        prompts = [[*before, *_tokens(tokenizer, text)[:room], *after, *wanted] for text in texts]
+        prompts = [[*before, *_tokens(tokenizer, defuse(text))[:room], *after, *wanted] for text in texts]
         found = [0.0] * len(prompts)
         # Prompts of like length together, or short ones are padded to the longest of their batch.
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
