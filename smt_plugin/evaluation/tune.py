@@ -197,7 +197,7 @@ def _point(
 
     Without a reranker there is no depth to choose; more chunks than there are candidates need more candidates.
     """
-    wanted = {"reranker": settings.reranker if reranker is None else reranker}
+    wanted: dict[str, Any] = {"reranker": settings.reranker if reranker is None else reranker}
     deep = settings.candidates if candidates is None or not wanted["reranker"] else candidates
     wanted |= {"candidates": max(deep, top_k)}
     if not wanted["reranker"]:
