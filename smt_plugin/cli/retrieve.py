@@ -89,8 +89,10 @@ def tune(
     rerankers = ["" if name == "none" else name for name in reranker]
     grid = Grid(chunk_tokens, top_k, order, rerankers, candidates)
     tuned = tune_retrieval(settings.run, section, base_model, by, grid, settings.seed, click.echo)
-    chosen = ", ".join(f"{name} {value}" for name, value in tuned["chosen"].items())
+    chosen = ", ".join(f"{name} {value or 'none'}" for name, value in tuned["chosen"].items())
     click.echo(
         f"chosen by {by} on {tuned['questions']:,} questions about {len(tuned['held_out'])} documents, which leave the "
         f"headline of every arm: {chosen}; wrote {settings.run / 'tune.json'}"
     )
+    if kept := [name for name, value in tuned["chosen"].items() if section.retrieval.get(name, value) != value]:
+        click.echo(f"the run file sets {', '.join(kept)}, and that stays: remove it there to use what was chosen")
