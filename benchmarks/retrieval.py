@@ -1,4 +1,4 @@
-"""How often is the right document, and the right page, among the retrieved chunks?
+"""How often is the right document, the right page or the likely passage (a proxy) among the retrieved chunks?
 
     python benchmarks/retrieval.py quality /folder/with/its/files --chunk-tokens 100 200
 
@@ -27,8 +27,10 @@ def main() -> None:
     arguments = parser.parse_args()
     documents, questions = load(arguments.benchmark, arguments.folder)
     print(f"{len(questions):,} questions, {len(documents):,} documents\n")
-    print("| chunk tokens | mode | chunks | document @1 | @8 | page @1 | @8 | index s | queries s |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| chunk tokens | mode | chunks | document @1 | @8 | page @1 | @8 | proxy passage @1 | @8 | index s | all s |"
+    )
+    print("|" + " --- |" * 11)
     for chunk_tokens in arguments.chunk_tokens:
         for mode in arguments.mode:
             settings = retrieval_settings(
@@ -43,7 +45,7 @@ def main() -> None:
             )
             with TemporaryDirectory() as folder:
                 made = build_retrieval(documents, questions, Path(folder) / "r.jsonl", settings)
-            names = ("recall@1", "recall@8", "page_recall@1", "page_recall@8")
+            names = [f"{kind}_recall@{k}" for kind in ("document", "page", "proxy_passage") for k in (1, 8)]
             recalls = " | ".join(f"{made[name]:.1%}" if name in made else "" for name in names)
             seconds = f"{made['index_seconds']} | {made['seconds'] - made['index_seconds']:.1f}"
             print(f"| {chunk_tokens} | {mode} | {made['chunks']:,} | {recalls} | {seconds} |", flush=True)

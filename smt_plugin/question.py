@@ -30,6 +30,11 @@ class Question(Struct, frozen=True):
     meta: dict[str, Any] = {}
 
     @property
+    def gold(self) -> str:
+        """The text of the right answer."""
+        return str(self.answer) if self.options is None else self.options[int(self.answer)]
+
+    @property
     def evidence(self) -> list[str]:
         """Ids of the documents that hold the answer, each once."""
         places = self.meta.get("evidence") or [self.doc_id]

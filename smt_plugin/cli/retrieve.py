@@ -46,8 +46,15 @@ def retrieve(name: str, data: Path | None, values: dict[str, Any], output: Path)
     settings = retrieval_settings(name, values)
     manifest = build_retrieval(*load(name, data), output, settings)
     for key, value in manifest.items():
-        if "recall" in key:
-            click.echo(f"{key}: {value:.1%}")
+        kind, at, _ = key.partition("_recall@")
+        if at:
+            asked = manifest.get(f"{kind}_questions", manifest["questions"])
+            click.echo(f"{key}: {value:.1%} ({asked:,} questions)")
+    if "proxy_passage_questions" in manifest:
+        click.echo(
+            "proxy_passage_recall is no measured recall: it looks for the passage that shares most with the question "
+            "and its right answer, since nobody has said which passage holds it."
+        )
     click.echo(
         f"{manifest['questions']:,} questions, {manifest['chunks']:,} chunks, {manifest['seconds']} s; wrote {output}"
     )
@@ -61,8 +68,16 @@ def retrieve(name: str, data: Path | None, values: dict[str, Any], output: Path)
 @click.option("--chunk-tokens", multiple=True, type=click.IntRange(min=1), help="a chunk size to try")
 @click.option("--top-k", multiple=True, type=click.IntRange(min=1), help="a number of chunks to try")
 @click.option("--order", multiple=True, type=click.Choice(["best_first", "best_last"]), help="an order to try")
+@click.option("--reranker", multiple=True, help="a reranker to try, as in evaluate.retrieval; 'none' for none")
+@click.option("--candidates", multiple=True, type=click.IntRange(min=1), help="a number of chunks to rerank")
 def tune(
-    run_file: Path, by: str, chunk_tokens: tuple[int, ...], top_k: tuple[int, ...], order: tuple[str, ...]
+    run_file: Path,
+    by: str,
+    chunk_tokens: tuple[int, ...],
+    top_k: tuple[int, ...],
+    order: tuple[str, ...],
+    reranker: tuple[str, ...],
+    candidates: tuple[int, ...],
 ) -> None:
     """Tune retrieval on a held-out fifth of the documents. `smt evaluate` uses it; they leave every headline."""
     from smt_plugin.evaluation.tune import Grid
@@ -71,10 +86,13 @@ def tune(
 
     settings, section = read_with_evaluation(run_file)
     base_model = base_model_of(settings.train.config, settings.train.base_model)
-    grid = Grid(chunk_tokens, top_k, order)
+    rerankers = ["" if name == "none" else name for name in reranker]
+    grid = Grid(chunk_tokens, top_k, order, rerankers, candidates)
     tuned = tune_retrieval(settings.run, section, base_model, by, grid, settings.seed, click.echo)
-    chosen = ", ".join(f"{name} {value}" for name, value in tuned["chosen"].items())
+    chosen = ", ".join(f"{name} {value or 'none'}" for name, value in tuned["chosen"].items())
     click.echo(
         f"chosen by {by} on {tuned['questions']:,} questions about {len(tuned['held_out'])} documents, which leave the "
         f"headline of every arm: {chosen}; wrote {settings.run / 'tune.json'}"
     )
+    if kept := [name for name, value in tuned["chosen"].items() if section.retrieval.get(name, value) != value]:
+        click.echo(f"the run file sets {', '.join(kept)}, and that stays: remove it there to use what was chosen")

@@ -56,8 +56,9 @@ class RetrievalSettings(Section):
     )
     reranker: str = Field(
         default="",
-        description="folder or hub name of a cross-encoder of sentence-transformers (Qwen3-Reranker among them) that "
-        "orders the `candidates` anew, before the first `top_k` are kept",
+        description="folder or hub name of a model that orders the `candidates` anew, before the first `top_k` are "
+        "kept: a cross-encoder of sentence-transformers (Qwen3-Reranker among them), or any causal language model, "
+        "which orders them by how likely it holds the question, given each",
     )
     reranker_endpoint: Endpoint = Field(
         default="",

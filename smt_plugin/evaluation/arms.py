@@ -243,9 +243,7 @@ def _task_files(arm: Arm) -> list[Path]:
     tasks = sorted(file for file in below if file.suffix in (".yaml", ".py") and file.is_file())
     if not arm.is_ours:
         return tasks
-    prompts = [
-        asset_dir("prompts") / name for name in ("judge/verdict.jinja", "judge/choice.jinja", "rerank/order.jinja")
-    ]
+    prompts = sorted(file for step in ("judge", "rerank") for file in (asset_dir("prompts") / step).glob("*.jinja"))
     return [*tasks, *prompts, *code_behind_tasks()]
 
 

@@ -60,10 +60,12 @@ def dataset(
         raise BadInput(f"question {without[0]!r} has no options, but this task compares options; use one without _ll.")
     needs_judge = read_by_judge or any(question.options is None for question in questions)
     judged = _checked_judge(judge) if needs_judge else ""
-    passages = _passages(benchmark, context, (documents, questions), retrieval)
     if split not in (None, "tuning"):
         raise BadInput(f"unknown split {split!r} in --metadata; `tuning` is the only one.")
-    asked_about = set(held_out(documents)) if split else set(by_id)
+    if split:
+        asked_about = set(held_out(documents))
+        questions = [question for question in questions if question.doc_id in asked_about]
+    passages = _passages(benchmark, context, (documents, questions), retrieval)
     rows = [
         _row(
             question,
@@ -72,7 +74,6 @@ def dataset(
             judged if read_by_judge or question.options is None else "",
         )
         for question in questions
-        if question.doc_id in asked_about
     ]
     text, texts = Value("string"), Sequence(Value("string"))
     columns = dict.fromkeys(_COLUMNS, text) | {"answer": Value("int64"), "options": texts, "passages": texts}
@@ -130,7 +131,7 @@ def _row(question: Question, identity: str, passages: list[str], judge: str) -> 
         "question": defuse(question.question),
         "options": [defuse(option) for option in question.options or []],
         "answer": -1 if free else question.answer,
-        "gold": question.answer if question.options is None else question.options[int(question.answer)],
+        "gold": question.gold,
         "judge": judge,
         "passages": [defuse(passage) for passage in passages],
         "meta": orjson.dumps(question.meta).decode(),

@@ -1,10 +1,10 @@
-"""Tune retrieval on a held-out split: chunk size, number of chunks and their order, by the base model's accuracy.
+"""Tune retrieval on a held-out split: chunks, their number and order, reranker and depth, by the base model's accuracy.
 
 The documents it was tuned on leave the headline of every arm (report.py), or RAG would be measured on what it was
 fitted to.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -16,48 +16,80 @@ from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm
 from smt_plugin.evaluation.arms import ready_arms
 from smt_plugin.evaluation.evaluate import evaluate
-from smt_plugin.files import read_json, write_json
-from smt_plugin.retrieval.retrieve import cached_retrieval, page_recalls, read_retrieval, recall
+from smt_plugin.files import content_hash, read_json, write_json
+from smt_plugin.question import Question
+from smt_plugin.retrieval.retrieve import cached_retrieval, read_proxy_places, read_retrieval, recalls
 
 BY = ("accuracy", "recall")
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is tried, each with each; an empty one is filled in by `default_grid`, or left as it is set."""
+    """What is tried; an empty one is filled in by `default_grid`, or left as it is set.
+
+    First sizes, numbers and orders, each with each; then, with the best of these, rerankers ("" is none) and how many
+    candidates they get, each with each. All at once would multiply the runs.
+    """
 
     chunk_tokens: Sequence[int] = ()
     top_k: Sequence[int] = ()
     order: Sequence[str] = ()
+    reranker: Sequence[str] = ()
+    candidates: Sequence[int] = ()
 
 
-def default_grid(settings: RetrievalSettings, by: str) -> Grid:
-    """Chunk sizes that the embedding model sees whole; half, all and twice the set number; both orders.
+def default_grid(settings: RetrievalSettings, by: str, base_model: str | None = None) -> Grid:
+    """Chunk sizes that the embedding model sees whole; half, all and twice the set number; both orders; no reranker,
+    and the one that is set, or else the base model; two and eight candidates for each chunk of the set number.
 
-    Recall only grows with the number of chunks and knows no order, so by recall these stay as they are set.
+    Recall only grows with the number of chunks and knows no order, so by recall these stay as they are set. It asks no
+    base model either.
+
+    Args:
+        base_model: None where it cannot be loaded here, but only asked at a server.
     """
     sizes = (100, 200) if settings.embedding == MINILM else (128, 256, 512)
+    rerankers = tuple(dict.fromkeys(["", settings.reranker]))
+    depths = (settings.top_k * 2, settings.top_k * 8)
     if by == "recall":
-        return Grid(sizes, (settings.top_k,), (settings.order,))
-    return Grid(sizes, sorted({max(1, settings.top_k // 2), settings.top_k, settings.top_k * 2}), ORDERS)
+        return Grid(sizes, (settings.top_k,), (settings.order,), rerankers, depths)
+    top_k = sorted({max(1, settings.top_k // 2), settings.top_k, settings.top_k * 2})
+    if base_model and not settings.reranker:
+        rerankers = (*rerankers, base_model)
+    return Grid(sizes, top_k, ORDERS, rerankers, depths)
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One point of the grid; recall is that of evidence pages where these are known, else of documents, at `top_k`."""
+    """One point of the grid, and what it reached.
+
+    Attributes:
+        recall: at `top_k`, of what `recall_of` says: `pages` that are known to hold the answer, likely `passages` (a
+            proxy) where none are, or `documents` where not even these are.
+    """
 
     chunk_tokens: int
     top_k: int
     order: str
+    reranker: str
+    candidates: int
     recall: float
+    recall_of: str
     accuracy: float | None
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """The settings of this point."""
+        return {name: getattr(self, name) for name in ("chunk_tokens", "top_k", "order", "reranker", "candidates")}
 
     @property
     def text(self) -> str:
         """The trial as a line."""
+        found = "recall of likely passages (a proxy)" if self.recall_of == "passages" else f"recall of {self.recall_of}"
         accuracy = "" if self.accuracy is None else f", accuracy {self.accuracy:.1%}"
-        chunks = f"{self.top_k} chunks of {self.chunk_tokens} tokens, {self.order}"
-        return f"{chunks}: recall {self.recall:.1%}{accuracy}"
+        reranked = f", the best of {self.candidates} by {self.reranker}" if self.reranker else ""
+        chunks = f"{self.top_k} chunks of {self.chunk_tokens} tokens, {self.order}{reranked}"
+        return f"{chunks}: {found} {self.recall:.1%}{accuracy}"
 
 
 def tune(
@@ -69,10 +101,11 @@ def tune(
     seed: int = 0,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Try every point of the grid on the held-out documents' questions, and write `<run>/tune.json`.
+    """Try the points of the grid on the held-out documents' questions, and write `<run>/tune.json`.
 
     Accuracy is that of base + RAG, one lm_eval run a point, kept below `<run>/tune/`; a call that was stopped goes on
-    with the points that are missing. Ties go to what is set, then to fewer tokens before the question.
+    with the points that are missing. Ties go to what is set, then to no reranker or fewer candidates, then to fewer
+    tokens before the question.
 
     Returns:
         What was written: `by`, `chosen` (settings), `held_out` (document ids), `questions` (asked), `tried`.
@@ -85,7 +118,7 @@ def tune(
         raise BadInput(f"unknown way to tune {by!r}; choose one of {', '.join(BY)}.")
     documents, questions = load(section.benchmark, section.data)
     ids = held_out(documents)
-    asked = [question for question in questions if question.doc_id in set(ids)]
+    asked = about = [question for question in questions if question.doc_id in set(ids)]
     if not asked:
         raise BadInput(f"no question is about the held-out documents ({', '.join(ids[:3])}); nothing can be tuned.")
     if by == "accuracy":
@@ -99,53 +132,95 @@ def tune(
             f"left with questions{first}, but a report needs two; {fix}add questions about others."
         )
     settings = retrieval_settings(section.benchmark, section.retrieval)
-    defaults = default_grid(settings, by)
+    defaults = default_grid(settings, by, base_model if section.model in ("hf", "vllm") else None)
     grid = grid or Grid()
-    points = product(
-        grid.chunk_tokens or defaults.chunk_tokens, grid.top_k or defaults.top_k, grid.order or defaults.order
-    )
-    trials = []
-    for chunk_tokens, top_k, order in points:
-        point = _point(chunk_tokens, top_k, order, settings)
-        if chunk_tokens <= settings.overlap_tokens:
-            raise BadInput(f"chunk_tokens {chunk_tokens} must be above overlap_tokens ({settings.overlap_tokens}).")
-        path = cached_retrieval(section.benchmark, documents, questions, settings.changed(point))
-        chunks = read_retrieval(path, asked)
-        found = page_recalls(asked, chunks, top_k).get(f"page_recall@{top_k}", recall(asked, chunks, top_k))
+    sizes = grid.chunk_tokens or defaults.chunk_tokens
+    if min(sizes) <= settings.overlap_tokens:
+        raise BadInput(f"chunk_tokens {min(sizes)} must be above overlap_tokens ({settings.overlap_tokens}).")
+    trials: dict[RetrievalSettings, Trial] = {}
+
+    def try_one(tried: RetrievalSettings, point: dict[str, Any]) -> Trial:
+        path = cached_retrieval(section.benchmark, documents, about, tried)
+        found, found_of = _recall(asked, path, tried.top_k)
         accuracy = None
         if by == "accuracy":
             trial_section = section.model_copy(update={"arms": ["base_rag"], "retrieval": section.retrieval | point})
-            folder = run / "tune" / f"{chunk_tokens}-{top_k}-{order}"
-            arms, _ = ready_arms(folder, trial_section, base_model, [], seed, split="tuning")
+            name = f"{tried.chunk_tokens}-{tried.top_k}-{tried.order}"
+            more = f"-{content_hash([tried.model_dump()])[:8]}" if tried.reranker else ""
+            arms, _ = ready_arms(run / "tune" / f"{name}{more}", trial_section, base_model, [], seed, split="tuning")
             evaluate(arms, say)
             rows = read_arm(arms[0].folder) or []
             accuracy = sum(row["acc"] for row in rows) / len(rows)
-        trials.append(Trial(chunk_tokens, top_k, order, found, accuracy))
-        say(trials[-1].text)
-    best = max(
-        trials,
-        key=lambda trial: (
-            trial.accuracy if trial.accuracy is not None else trial.recall,
-            (trial.chunk_tokens, trial.top_k, trial.order) == (settings.chunk_tokens, settings.top_k, settings.order),
-            -trial.chunk_tokens * trial.top_k,
-        ),
+        return Trial(
+            *(tried.chunk_tokens, tried.top_k, tried.order, tried.reranker, tried.candidates),
+            *(found, found_of, accuracy),
+        )
+
+    def try_points(points: Iterable[dict[str, Any]]) -> Trial:
+        """Try those that were not tried yet; return the best of all so far."""
+        for point in points:
+            tried = settings.changed(point)
+            if tried not in trials:
+                trials[tried] = try_one(tried, point)
+                say(trials[tried].text)
+        return max(trials.values(), key=lambda trial: _rank(trial, settings))
+
+    base = product(sizes, grid.top_k or defaults.top_k, grid.order or defaults.order)
+    best = try_points(_point(settings, *each) for each in base)
+    reranked = product(grid.reranker or defaults.reranker, grid.candidates or defaults.candidates)
+    best = try_points(
+        _point(settings, best.chunk_tokens, best.top_k, best.order, reranker, candidates)
+        for reranker, candidates in reranked
+        if not reranker or candidates >= best.top_k
     )
     result = {
         "by": by,
-        "chosen": _point(best.chunk_tokens, best.top_k, best.order, settings),
+        "chosen": _point(settings, **best.point),
         "held_out": ids,
         "questions": len(asked),
-        "tried": [asdict(trial) for trial in trials],
+        "tried": [asdict(trial) for trial in trials.values()],
     }
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / "tune.json", result)
     return result
 
 
-def _point(chunk_tokens: int, top_k: int, order: str, settings: RetrievalSettings) -> dict[str, Any]:
-    """The settings of a point of the grid; more chunks than there are candidates need more candidates."""
-    point = {"chunk_tokens": chunk_tokens, "top_k": top_k, "order": order}
-    return point | ({"candidates": top_k} if top_k > settings.candidates else {})
+def _point(
+    settings: RetrievalSettings,
+    chunk_tokens: int,
+    top_k: int,
+    order: str,
+    reranker: str | None = None,
+    candidates: int | None = None,
+) -> dict[str, Any]:
+    """What a point of the grid changes in the settings, sizes, numbers and order always among it.
+
+    Without a reranker there is no depth to choose; more chunks than there are candidates need more candidates.
+    """
+    wanted: dict[str, Any] = {"reranker": settings.reranker if reranker is None else reranker}
+    deep = settings.candidates if candidates is None or not wanted["reranker"] else candidates
+    wanted |= {"candidates": max(deep, top_k)}
+    if not wanted["reranker"]:
+        wanted |= {"reranker_endpoint": ""}
+    changed = {name: value for name, value in wanted.items() if value != getattr(settings, name)}
+    return {"chunk_tokens": chunk_tokens, "top_k": top_k, "order": order} | changed
+
+
+def _rank(trial: Trial, settings: RetrievalSettings) -> tuple[float, bool, int, int]:
+    """The higher, the better: accuracy or recall, then being what is set, then costing less."""
+    reached = trial.recall if trial.accuracy is None else trial.accuracy
+    is_set = all(getattr(settings, name) == value for name, value in trial.point.items())
+    return reached, is_set, -trial.candidates * bool(trial.reranker), -trial.chunk_tokens * trial.top_k
+
+
+def _recall(questions: Sequence[Question], path: Path, top_k: int) -> tuple[float, str]:
+    """The recall of the best evidence there is, and of what it is."""
+    chunks, places = read_retrieval(path, questions), read_proxy_places(path, questions)
+    found = recalls(questions, chunks, places, top_k)
+    for kind, name in (("page", "pages"), ("proxy_passage", "passages")):
+        if (key := f"{kind}_recall@{top_k}") in found:
+            return found[key], name
+    return found[f"document_recall@{top_k}"], "documents"
 
 
 def read_tuned(run: Path) -> dict[str, Any] | None:

@@ -264,7 +264,7 @@ def run_facts(run_file: RunFile) -> dict[str, str]:
         facts["retrieval"] = (
             f"tuned by {tuned['by']} on {tuned['questions']:,} questions about {len(tuned['held_out'])} documents "
             "(the first fifth by title), which left all numbers below; chosen: "
-            + ", ".join(f"{name} {value}" for name, value in tuned["chosen"].items())
+            + ", ".join(f"{name} {value or 'none'}" for name, value in tuned["chosen"].items())
         )
     if dropped := dropped_from_mix(run_file.run):
         facts["left out of the mix"] = f"{dropped:,} records that leak evaluation questions"

@@ -3,14 +3,17 @@
 import asyncio
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from smt_plugin.backends.base import MAX_ATTEMPTS, Refused, first_usable
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.thoughts import without_thoughts
+from smt_plugin.config import RetrievalSettings
 from smt_plugin.errors import BadInput, require
 from smt_plugin.prompts import Prompts
+from smt_plugin.retrieval.likelihood import Rerank, cannot_load, question_likelihood
 
 API_KEY_VARIABLE = "SMT_RERANKER_API_KEY"
 # Thinking modes are off where the chat template knows them, as in every arm.
@@ -25,8 +28,34 @@ _QWEN3_TEMPLATE = (
     "<|im_start|>assistant\n<think>\n\n</think>\n\n{{ '' }}"
 )
 _INSTRUCTION = "Given a question about a document, judge whether the passage helps to answer it"
-Rerank = Callable[[Sequence[tuple[str, Sequence[str]]]], list[list[float]]]
-"""(query, texts) of some questions -> a score a text, the higher the better."""
+
+
+def reranker_of(settings: RetrievalSettings) -> Rerank | None:
+    """What `reranker` and `reranker_endpoint` name, or None.
+
+    A causal language model that was not made to rerank, which the files beside its weights or a `rerank` in its name
+    would say, ranks by the likelihood of the question; any other model is a cross-encoder.
+
+    Raises:
+        BadInput: it cannot be loaded.
+    """
+    name = settings.reranker
+    if not name:
+        return None
+    if settings.reranker_endpoint:
+        return language_model(settings.reranker_endpoint, name)
+    require("transformers", "rag")
+    from transformers import AutoConfig
+    from transformers.utils import cached_file
+
+    try:
+        kind = (AutoConfig.from_pretrained(name).architectures or [""])[0]
+        made_to_rerank = cached_file(name, "modules.json", _raise_exceptions_for_missing_entries=False) is not None
+    except (OSError, ValueError) as error:
+        raise cannot_load(name, error) from None
+    if kind.endswith("ForCausalLM") and not made_to_rerank and "rerank" not in Path(name).name.casefold():
+        return question_likelihood(name)
+    return cross_encoder(name)
 
 
 def cross_encoder(name: str) -> Rerank:
@@ -47,10 +76,7 @@ def cross_encoder(name: str) -> Rerank:
             processor["chat_template"] = _QWEN3_TEMPLATE.replace("{{ instruction }}", _INSTRUCTION)
         model = CrossEncoder(name, trust_remote_code=False, processor_kwargs=processor)
     except (OSError, ValueError) as error:
-        raise BadInput(
-            f"the reranker {name!r} cannot be loaded ({error}); give the folder or name of a cross-encoder of "
-            "sentence-transformers."
-        ) from None
+        raise cannot_load(name, error) from None
 
     def scores(asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
         pairs = [(query, text) for query, texts in asked for text in texts]

@@ -15,8 +15,9 @@ from smt_plugin.files import cache_dir, content_hash, read_json, read_jsonl, wri
 from smt_plugin.progress import Progress
 from smt_plugin.question import Question
 from smt_plugin.retrieval.by_words import word_retriever
-from smt_plugin.retrieval.index import VERSION, index_of, threads_for
-from smt_plugin.retrieval.rerank import Rerank, cross_encoder, language_model
+from smt_plugin.retrieval.index import VERSION, chunks_of, embedding_model, index_of, threads_for
+from smt_plugin.retrieval.passages import likely_passages, places_of, proxy_passage_recall
+from smt_plugin.retrieval.rerank import reranker_of
 
 if TYPE_CHECKING:
     from llama_index.core import VectorStoreIndex
@@ -49,13 +50,15 @@ def build_retrieval(
     """Retrieve the `top_k` chunks of every question and write them, best first, to `path` (JSONL).
 
     A line is {"question_id", "chunks": [{"doc_id", "text", "score", "page"}]}; the score is the cosine similarity,
-    BM25's, the fused rank's or the reranker's. Beside it, `<path>.manifest.json` says how it was made, and how
-    often the right documents and pages were found.
+    BM25's, the fused rank's or the reranker's. Where no evidence pages are known, the line also has "proxy_places":
+    where among the chunks (from 1, or null) the passage of each of its documents stands that probably holds the answer.
+    Beside the file, `<path>.manifest.json` says how it was made, and how often the right things were found.
 
     Returns:
-        The manifest: settings, counts, content key, recall@1 and recall@k (the share of a question's documents among
-        the first 1 and k chunks, mean over the questions), page_recall@1 and @k (the share of its evidence pages,
-        where these are known), seconds.
+        The manifest: settings, counts, content key, seconds, and, at 1 and k chunks, as means over the questions:
+        document_recall@k (share of a question's documents), page_recall@k (share of its evidence pages; over
+        page_questions, where these are known), proxy_passage_recall@k (share of its likely passages, see passages.py;
+        over proxy_passage_questions, where no pages are known).
 
     Raises:
         BadInput: LlamaIndex or a model is missing, or settings that cannot work.
@@ -65,8 +68,11 @@ def build_retrieval(
     index, nodes, count = index_of(documents, settings)
     indexed = time.monotonic()
     chunks = _retrieve(documents, questions, index, nodes, count, settings)
+    places = _proxy_places(documents, questions, nodes, chunks, settings)
     rows = (
-        {"question_id": question, "chunks": [asdict(chunk) for chunk in found]} for question, found in chunks.items()
+        {"question_id": question, "chunks": [asdict(chunk) for chunk in found]}
+        | ({"proxy_places": places[question]} if question in places else {})
+        for question, found in chunks.items()
     )
     write_jsonl(path, rows)
     manifest = {
@@ -75,8 +81,7 @@ def build_retrieval(
         "documents": len(documents),
         "chunks": count,
         "questions": len(questions),
-        **{f"recall@{k}": recall(questions, chunks, k) for k in (1, settings.top_k)},
-        **page_recalls(questions, chunks, settings.top_k),
+        **recalls(questions, chunks, places, settings.top_k),
         "index_seconds": round(indexed - started, 1),
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -105,6 +110,8 @@ def cached_retrieval(
     if not path.is_file():
         print(f"smt: retrieving for {len(questions)} questions, once, into {path}", file=sys.stderr)
         build_retrieval(documents, questions, path, settings)
+        if "torch" in sys.modules:  # or its cache would keep the GPU's memory from the model that is asked next
+            sys.modules["torch"].cuda.empty_cache()
     return path
 
 
@@ -115,7 +122,11 @@ def retrieval_key(documents: Sequence[Document], questions: Iterable[Question], 
     texts = [[document.id, document.identity, document.text] for document in documents]
     identities = {document.id: document.identity for document in documents}
     asked = [
-        [each.question_id, query_of(each, identities[each.doc_id], settings), each.evidence, each.evidence_pages]
+        [
+            each.question_id,
+            query_of(each, identities[each.doc_id], settings),
+            *(each.evidence, each.evidence_pages, each.gold),
+        ]
         for each in questions
     ]
     return content_hash([[VERSION, values], *texts, *asked])[:16]
@@ -143,18 +154,43 @@ def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[
             raise BadInput(
                 f"{path}, line {number}: expected question_id and chunks, a list of doc_id, text and score."
             ) from None
-    chunks_of = {}
+    of_question = {}
     for question in questions:
         if comparable(question.question_id) not in found:
             raise BadInput(
                 f"{path} has no chunks for question {question.question_id!r}; it was made for other questions: "
                 "build it anew."
             )
-        chunks_of[question.question_id] = found[comparable(question.question_id)]
-    return chunks_of
+        of_question[question.question_id] = found[comparable(question.question_id)]
+    return of_question
 
 
-def recall(questions: Sequence[Question], chunks: dict[str, list[Chunk]], k: int) -> float:
+def read_proxy_places(path: Path, questions: Iterable[Question]) -> dict[str, list[int | None]]:
+    """The `proxy_places` of a retrieval file for those of the questions that have any; see `build_retrieval`."""
+    wanted = {question.question_id for question in questions}
+    rows = (row for _, row in read_jsonl(path))
+    return {
+        row["question_id"]: row["proxy_places"]
+        for row in rows
+        if row["question_id"] in wanted and "proxy_places" in row
+    }
+
+
+def recalls(
+    questions: Sequence[Question], chunks: dict[str, list[Chunk]], places: dict[str, list[int | None]], top_k: int
+) -> dict[str, float]:
+    """A manifest's recalls, at 1 and `top_k`, as `build_retrieval` tells them; those without questions are absent."""
+    found: dict[str, float] = {f"document_recall@{k}": document_recall(questions, chunks, k) for k in (1, top_k)}
+    if paged := [question for question in questions if question.evidence_pages]:
+        found |= {f"page_recall@{k}": page_recall(paged, chunks, k) for k in (1, top_k)}
+        found["page_questions"] = len(paged)
+    if places:
+        found |= {f"proxy_passage_recall@{k}": proxy_passage_recall(places.values(), k) for k in (1, top_k)}
+        found["proxy_passage_questions"] = len(places)
+    return found
+
+
+def document_recall(questions: Sequence[Question], chunks: dict[str, list[Chunk]], k: int) -> float:
     """Mean over the questions of the share of a question's documents among its first `k` chunks."""
     shares = []
     for question in questions:
@@ -164,17 +200,29 @@ def recall(questions: Sequence[Question], chunks: dict[str, list[Chunk]], k: int
     return sum(shares) / len(shares) if shares else 0.0
 
 
-def page_recalls(questions: Sequence[Question], chunks: dict[str, list[Chunk]], top_k: int) -> dict[str, float]:
-    """Recall of evidence pages at 1 and `top_k` over the questions whose pages are known; empty without any."""
-    asked = [question for question in questions if question.evidence_pages]
-    recalls = {}
-    for k in (1, top_k) if asked else ():
-        shares = []
-        for question in asked:
-            found = {(chunk.doc_id, chunk.page) for chunk in chunks[question.question_id][:k]}
-            shares.append(len(found & set(question.evidence_pages)) / len(question.evidence_pages))
-        recalls[f"page_recall@{k}"] = sum(shares) / len(shares)
-    return recalls
+def page_recall(questions: Sequence[Question], chunks: dict[str, list[Chunk]], k: int) -> float:
+    """Mean over questions with known evidence pages of the share of these among the first `k` chunks."""
+    shares = []
+    for question in questions:
+        found = {(chunk.doc_id, chunk.page) for chunk in chunks[question.question_id][:k]}
+        shares.append(len(found & set(question.evidence_pages)) / len(question.evidence_pages))
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def _proxy_places(
+    documents: Sequence[Document],
+    questions: Sequence[Question],
+    nodes: "Sequence[TextNode]",
+    chunks: dict[str, list[Chunk]],
+    settings: RetrievalSettings,
+) -> dict[str, list[int | None]]:
+    asked = [question for question in questions if not question.evidence_pages]
+    if asked and not nodes:  # they are on a server
+        about = {doc_id for question in asked for doc_id in question.evidence}
+        some = [document for document in documents if document.id in about]
+        nodes = chunks_of(some, settings, embedding_model(settings))
+    found = {question: [(chunk.doc_id, chunk.text) for chunk in each] for question, each in chunks.items()}
+    return places_of(likely_passages(asked, nodes), found)
 
 
 def _retriever(
@@ -203,12 +251,6 @@ def _retriever(
     )
 
 
-def _reranker(settings: RetrievalSettings) -> Rerank | None:
-    if settings.reranker_endpoint:
-        return language_model(settings.reranker_endpoint, settings.reranker)
-    return cross_encoder(settings.reranker) if settings.reranker else None
-
-
 def _retrieve(
     documents: Sequence[Document],
     questions: Sequence[Question],
@@ -218,7 +260,7 @@ def _retrieve(
     settings: RetrievalSettings,
 ) -> dict[str, list[Chunk]]:
     retriever = _retriever(index, nodes, count, settings)
-    rerank = _reranker(settings)
+    rerank = reranker_of(settings)
     identities = {document.id: document.identity for document in documents}
     queries = [query_of(question, identities[question.doc_id], settings) for question in questions]
     chunks = {}

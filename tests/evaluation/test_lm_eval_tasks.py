@@ -70,7 +70,7 @@ def check_command_line(python: str, tmp_path: Path, data: Path) -> None:
     (path,) = (tmp_path / "out").rglob("results_*.json")
     results = json.loads(path.read_text())
     assert {"acc,all", "unparsed,all", "acc_stderr,all"} <= set(results["results"]["quality_smt"])
-    assert results["versions"]["quality_smt"] == 2.0
+    assert results["versions"]["quality_smt"] == 3.0
 
 
 def test_the_command_line_runs_every_arm_and_logs_each_question(tmp_path: Path, data: Path) -> None:
@@ -188,22 +188,37 @@ def prompts(results: dict[str, Any], task: str) -> list[str]:
     return [sample["arguments"][0][0] for sample in results["samples"][task]]
 
 
-def test_between_the_arms_only_the_context_differs(data: Path) -> None:
-    results = evaluate(list(ARMS), lambda doc, n: letter(doc), data)
-    closed, rag, full = (prompts(results, task) for task in ARMS)
+def without_context(prompt: str) -> str:
+    """The prompt without its documents and the sentence before them, which must be there."""
+    head, *blocks = prompt.split("<document>\n")
+    assert (
+        head == "Use these documents, or parts of documents, as far as they bear on the question that follows them.\n\n"
+    )
+    assert all("\n</document>\n\n" in block for block in blocks)
+    return blocks[-1].split("\n</document>\n\n")[1]
+
+
+@pytest.mark.parametrize("ending", ["", "_ll"])
+def test_between_the_arms_only_the_context_and_the_sentence_that_introduces_it_differ(data: Path, ending: str) -> None:
+    arms = [f"{arm}{ending}" for arm in ARMS]
+    results = evaluate(arms, lambda doc, n: letter(doc), data)
+    closed, rag, full = (prompts(results, task) for task in arms)
     for number, prompt in enumerate(closed):
-        story = STORIES[number // 2]
+        story = STORIES[results["samples"][arms[0]][number]["doc_id"] // 2]
         assert prompt.startswith(f'This is a question about "{story[1]}"')
         assert story[4] not in prompt
         for other in (rag[number], full[number]):
-            assert other.endswith(prompt)
+            assert without_context(other) == prompt
             # Braces in a document are text, not a template.
             assert story[4] in other
         assert full[number].count("<document>") == 1
         assert rag[number].count("<document>") == 4
-    configs = [results["configs"][task] for task in ARMS]
-    for key in ("doc_to_text", "doc_to_target", "generation_kwargs", "repeats", "filter_list", "metric_list"):
+    configs = [results["configs"][task] for task in arms]
+    for key in ("doc_to_text", "doc_to_target", "repeats", "metric_list"):
         assert configs[0][key] == configs[1][key] == configs[2][key]
+    if not ending:
+        for key in ("generation_kwargs", "filter_list"):
+            assert configs[0][key] == configs[1][key] == configs[2][key]
 
 
 def test_the_microworlds_arms_differ_in_their_passages_alone() -> None:

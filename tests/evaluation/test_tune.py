@@ -7,10 +7,10 @@ from click.testing import CliRunner
 
 from smt_plugin.benchmarks.find import held_out, load
 from smt_plugin.cli.app import cli
-from smt_plugin.config import EvaluateSection, RunFile
+from smt_plugin.config import EvaluateSection, RetrievalSettings, RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.lm_eval_link import dataset
-from smt_plugin.evaluation.tune import Grid, read_tuned, tune
+from smt_plugin.evaluation.tune import Grid, Trial, default_grid, read_tuned, tune
 from smt_plugin.report.results import arm_results, run_facts
 from tests.endpoint import MODEL, serve_in_thread
 from tests.quality_data import QUESTIONS, write_own
@@ -75,6 +75,62 @@ def test_by_recall_the_size_with_the_highest_recall_is_chosen_and_k_and_order_st
     assert result["chosen"]["chunk_tokens"] == 60
     with pytest.raises(BadInput, match="unknown way to tune 'luck'"):
         tune(tmp_path / "run", settings, "none", "luck")
+
+
+def test_rerankers_and_their_depth_are_tried_with_the_best_chunks_and_ties_go_to_the_cheaper(tmp_path: Path) -> None:
+    def prefers_the_mule(prompt: str, count: str) -> str:
+        passages = prompt.split("<passage number=")[1:]
+        return next((str(number) for number, text in enumerate(passages, 1) if "mule" in text), "1")
+
+    plain = {"mode": "bm25", "top_k": 1, "overlap_tokens": 0, "name_document": False, "chunk_tokens": 24}
+    with serve_in_thread(prefers_the_mule) as server:
+        settings = section(tmp_path, retrieval=plain | {"reranker": MODEL, "reranker_endpoint": server.url})
+        grid = Grid((24,), reranker=("", MODEL), candidates=(1, 4, 6))
+        tuned = tune(tmp_path / "run", settings, "none", "recall", grid)
+        # Only the held-out documents' two questions are looked up, and reranked.
+        assert len(server.bodies) == 2 * 4
+    tried = [(trial["reranker"], trial["candidates"]) for trial in tuned["tried"]]
+    assert tried == [(MODEL, 128), ("", 128), (MODEL, 1), (MODEL, 4), (MODEL, 6)]
+    assert {trial["recall_of"] for trial in tuned["tried"]} == {"passages"}
+    # Its order loses one of the two questions' passages; the best of one is what was found.
+    assert [trial["recall"] for trial in tuned["tried"]] == [0.5, 1.0, 1.0, 0.5, 0.5]
+    chosen = {"chunk_tokens": 24, "top_k": 1, "order": "best_first"}
+    assert tuned["chosen"] == chosen | {"reranker": "", "reranker_endpoint": ""}
+    # Where all are as good, what is set stays, and nothing is reranked where nothing is set.
+    with serve_in_thread(lambda prompt, count: "1") as server:
+        settings = section(tmp_path, retrieval=plain | {"reranker": MODEL, "reranker_endpoint": server.url})
+        assert tune(tmp_path / "tied", settings, "none", "recall", grid)["chosen"] == chosen
+    unset = section(tmp_path, retrieval=plain)
+    assert tune(tmp_path / "unset", unset, "none", "recall", Grid((24,)))["chosen"] == chosen
+
+
+def test_the_command_says_which_chosen_settings_the_run_file_overrules(tmp_path: Path) -> None:
+    section(tmp_path)
+    run_file = tmp_path / "smt.yaml"
+    run_file.write_text(
+        "run: run\ncorpus: data\nbackend: {kind: microworld}\nmethods: {synthetic_qa: {tokens: 1K}}\n"
+        "evaluate: {benchmark: corpus, data: data, retrieval: {mode: bm25, chunk_tokens: 60, overlap_tokens: 0}}\n"
+    )
+    said = CliRunner().invoke(cli, ["tune", str(run_file), "--by", "recall", "--chunk-tokens", "40"]).output
+    assert "chosen by recall on 2 questions about 1 documents" in said
+    assert "the run file sets chunk_tokens, and that stays: remove it there to use what was chosen" in said
+
+
+def test_a_base_model_that_is_here_is_tried_as_a_reranker_unless_one_is_set() -> None:
+    assert default_grid(RetrievalSettings(), "accuracy", "model").reranker == ("", "model")
+    assert default_grid(RetrievalSettings(), "accuracy", "model").candidates == (16, 64)
+    assert default_grid(RetrievalSettings(), "accuracy").reranker == ("",)
+    assert default_grid(RetrievalSettings(), "recall", "model").reranker == ("",)
+    assert default_grid(RetrievalSettings(reranker="other"), "accuracy", "model").reranker == ("", "other")
+
+
+def test_a_trial_says_what_its_recall_is_of_and_that_a_proxy_is_one() -> None:
+    trial = Trial(200, 8, "best_first", "", 128, 0.5, "passages", None)
+    assert trial.text == "8 chunks of 200 tokens, best_first: recall of likely passages (a proxy) 50.0%"
+    trial = Trial(200, 8, "best_first", "m", 64, 0.5, "pages", 0.25)
+    assert (
+        trial.text == "8 chunks of 200 tokens, best_first, the best of 64 by m: recall of pages 50.0%, accuracy 25.0%"
+    )
 
 
 def test_nothing_is_tuned_where_fewer_than_two_documents_would_be_left_for_the_report(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_server_gives_the_chunks_and_cosines_that_memory_gives_and_nothing_is_
     at_server = RetrievalSettings(top_k=3, vector_store=chroma.url)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     manifest = build_retrieval(*data, tmp_path / "dense-server.jsonl", at_server)
-    assert (manifest["chunks"], manifest["recall@1"]) == (4, 1.0)
+    assert (manifest["chunks"], manifest["document_recall@1"]) == (4, 1.0)
     assert not list((tmp_path / "empty" / "smt-plugin").rglob("*"))
     monkeypatch.setattr(index, "_embed", None)
     build_retrieval(*data, tmp_path / "hybrid-server.jsonl", at_server.changed({"mode": "hybrid"}))
@@ -221,7 +221,7 @@ def test_the_key_comes_from_the_environment_alone(
                 build_retrieval(*data, tmp_path / "r.jsonl", settings)
             assert not wrong or wrong not in str(error.value)
         monkeypatch.setenv("SMT_VECTOR_STORE_API_KEY", "secret")
-        assert build_retrieval(*data, tmp_path / "r.jsonl", settings)["recall@1"] == 1.0
+        assert build_retrieval(*data, tmp_path / "r.jsonl", settings)["document_recall@1"] == 1.0
         assert b"secret" not in (tmp_path / "r.jsonl.manifest.json").read_bytes()
     finally:
         proxy.shutdown()

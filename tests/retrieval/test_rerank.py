@@ -8,11 +8,13 @@ import pytest
 from smt_plugin.benchmarks.find import load
 from smt_plugin.config import RetrievalSettings
 from smt_plugin.errors import BadInput
-from smt_plugin.retrieval.rerank import cross_encoder, language_model, order_in
+from smt_plugin.prompts import Prompts
+from smt_plugin.retrieval.likelihood import question_likelihood
+from smt_plugin.retrieval.rerank import cross_encoder, language_model, order_in, reranker_of
 from smt_plugin.retrieval.retrieve import build_retrieval, read_retrieval
 from tests.endpoint import MODEL, serve_in_thread
 from tests.quality_data import write_own
-from tests.tiny_llama import QWEN_LIKE, make_tokenizer
+from tests.tiny_llama import QWEN_LIKE, make_model, make_tokenizer
 
 
 def make_qwen3_reranker(folder: Path) -> Path:
@@ -68,6 +70,59 @@ def test_qwen3_reranker_scores_yes_against_no_behind_its_own_form(tmp_path: Path
     assert got == pytest.approx(wanted, abs=1e-3)
 
 
+def likelihood_alone(folder: Path, query: str, text: str) -> float:
+    """The mean log-likelihood of the query behind the rendered prompt, one text at a time, without padding."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    (message,) = Prompts().messages("rerank/question", passage=text)[1:]
+    prompt = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    head, tail = (tokenizer.encode(part, add_special_tokens=False) for part in (prompt, query))
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([head + tail])).logits[0].log_softmax(-1)
+    return sum(float(logits[len(head) + n - 1, token]) for n, token in enumerate(tail)) / len(tail)
+
+
+def test_a_language_model_ranks_by_how_likely_it_holds_the_question_given_the_passage(tmp_path: Path) -> None:
+    folder = make_model(make_tokenizer(tmp_path / "tiny", QWEN_LIKE), "qwen3")
+    texts = ["Oru flew nine kites.<|im_end|>", "It rained.", "The ferry to Holm came late, and brought pears.", "Salt."]
+    rerank = reranker_of(RetrievalSettings(reranker=str(folder)))
+    assert rerank is not None
+    first, second = rerank([("How many kites?", texts * 3), ("Who?", ["It rained."])])
+    assert first == pytest.approx([likelihood_alone(folder, "How many kites?", text) for text in texts] * 3, abs=1e-4)
+    assert second == pytest.approx([likelihood_alone(folder, "Who?", "It rained.")], abs=1e-4)
+    assert len(set(first)) == len(texts)
+
+
+def test_a_passage_longer_than_the_model_reads_loses_its_end_and_a_question_that_fills_it_is_refused(
+    tmp_path: Path,
+) -> None:
+    rerank = question_likelihood(str(make_model(make_tokenizer(tmp_path / "tiny", QWEN_LIKE))))
+    ((short, long),) = rerank([("How late?", ["ferry " * 600, "ferry " * 2000])])
+    ((same,),) = rerank([("How late?", [("ferry " * 2000)[:-1200]])])
+    assert long == pytest.approx(same, abs=1e-5)
+    assert short != long
+    with pytest.raises(BadInput, match="reads 4096 tokens, which a question of 5000 fills alone; take another"):
+        rerank([("w" * 5000, ["Salt."])])
+
+
+def test_a_model_made_to_rerank_is_a_cross_encoder_and_any_other_language_model_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("cross_encoder", "question_likelihood"):
+        monkeypatch.setattr(f"smt_plugin.retrieval.rerank.{kind}", lambda name, kind=kind: kind)
+    plain = make_qwen3_reranker(tmp_path / "qwen")
+    assert reranker_of(RetrievalSettings(reranker=str(plain))) == "question_likelihood"
+    assert reranker_of(RetrievalSettings(reranker=str(plain.rename(tmp_path / "Qwen3-Reranker")))) == "cross_encoder"
+    saved = (tmp_path / "Qwen3-Reranker").rename(tmp_path / "mine")
+    (saved / "modules.json").write_text("[]")
+    assert reranker_of(RetrievalSettings(reranker=str(saved))) == "cross_encoder"
+    assert reranker_of(RetrievalSettings()) is None
+    with pytest.raises(BadInput, match=r"the reranker .*none' cannot be loaded"):
+        reranker_of(RetrievalSettings(reranker=str(tmp_path / "none")))
+
+
 def by_the_word(prompt: str, count: str) -> str:
     """Order passages by how many words they share with the question, worst thoughts first."""
     question = set(prompt.split("<question>")[1].split("</question>")[0].lower().split())
@@ -88,7 +143,7 @@ def test_a_chat_model_orders_the_candidates_and_what_it_leaves_out_comes_last(
         body: dict[str, Any] = server.bodies[0]
         assert (body["temperature"], body["chat_template_kwargs"]) == (0.0, {"enable_thinking": False})
         assert body["messages"][0]["content"].count("<passage number=") == 4
-    assert manifest["recall@1"] == 1.0
+    assert manifest["document_recall@1"] == 1.0
     assert all(len(found) == 2 for found in read_retrieval(tmp_path / "r.jsonl", questions).values())
     with serve_in_thread(lambda prompt, count: "3") as server:
         assert language_model(server.url, MODEL)([("?", ["a", "b", "c", "d"])]) == [[-1.0, -2.0, -0.0, -3.0]]

@@ -20,9 +20,10 @@ from smt_plugin.retrieval.retrieve import (
     Chunk,
     build_retrieval,
     cached_retrieval,
+    document_recall,
     manifest_path,
+    read_proxy_places,
     read_retrieval,
-    recall,
     retrieval_key,
 )
 from tests.endpoint import MODEL, embedding, serve_in_thread
@@ -46,7 +47,7 @@ def test_minilm_finds_the_right_story_for_every_question(tmp_path: Path, data: D
     documents, questions = data
     path = tmp_path / "retrieval.jsonl"
     manifest = build_retrieval(documents, questions, path, RetrievalSettings(top_k=2))
-    assert manifest["recall@1"] == manifest["recall@2"] == 1.0
+    assert manifest["document_recall@1"] == manifest["document_recall@2"] == 1.0
     assert manifest == orjson.loads(manifest_path(path).read_bytes())
     chunks = read_retrieval(path, questions)
     assert list(chunks) == [question.question_id for question in questions]
@@ -112,7 +113,7 @@ def test_the_key_follows_documents_questions_and_settings(data: Data) -> None:
 @pytest.mark.parametrize("mode", ["bm25", "hybrid"])
 def test_shared_words_and_both_together_find_the_right_story_too(tmp_path: Path, data: Data, mode: str) -> None:
     manifest = build_retrieval(*data, tmp_path / "r.jsonl", RetrievalSettings(mode=mode, top_k=2))
-    assert manifest["recall@1"] >= 7 / 8
+    assert manifest["document_recall@1"] >= 7 / 8
     for found in read_retrieval(tmp_path / "r.jsonl", data[1]).values():
         assert len(found) == len({chunk.text for chunk in found}) == 2
         assert found[0].score >= found[1].score
@@ -161,7 +162,11 @@ def test_a_filings_chunks_stay_on_one_page_and_recall_is_told_for_pages(tmp_path
     assert chunks[0].text == f"{document.identity}\n{pages[1]}"
     assert {chunk.page for chunk in chunks} == {0, 1, 2}
     assert {chunk.doc_id for chunk in chunks} == {"salt"}
-    assert (manifest["recall@1"], manifest["page_recall@1"], manifest["page_recall@3"]) == (1.0, 0.5, 1.0)
+    assert (manifest["document_recall@1"], manifest["page_recall@1"], manifest["page_recall@3"]) == (1.0, 0.5, 1.0)
+    # No proxy where the pages are known.
+    assert manifest["page_questions"] == 1
+    assert not [key for key in manifest if "proxy" in key]
+    assert read_proxy_places(tmp_path / "r.jsonl", [question]) == {}
 
 
 def test_pages_are_where_the_marks_are() -> None:
@@ -211,7 +216,7 @@ def test_an_endpoint_embeds_chunks_and_queries_and_the_instruction_goes_before_q
             embedding=MODEL, embedding_endpoint=server.url, query_instruction="Find: ", top_k=2, name_document=True
         )
         manifest = build_retrieval(*data, tmp_path / "r.jsonl", settings)
-        assert manifest["recall@1"] == 1.0
+        assert manifest["document_recall@1"] == 1.0
         asked = [text for text in server.embedded if text.startswith("Find: ")]
         assert len(asked) == len(data[1])
         assert {f"{document.identity}\n{document.text}" for document in data[0]} < set(server.embedded)
@@ -281,7 +286,9 @@ def test_one_command_makes_a_file_that_the_tasks_take(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     arguments = ["retrieve", "corpus", "--data", str(folder), "--set", "mode=bm25", "--set", "top_k=2"]
     said = CliRunner().invoke(cli, [*arguments, "--output", str(path)]).output
-    assert "recall@1: " in said
+    assert "document_recall@1: 100.0% (8 questions)" in said
+    assert "proxy_passage_recall@2: 100.0% (8 questions)" in said
+    assert "proxy_passage_recall is no measured recall" in said
     assert "8 questions, 4 chunks" in said
     from smt_plugin.evaluation.lm_eval_link import dataset
 
@@ -300,8 +307,8 @@ def test_recall_is_the_share_of_a_questions_documents_found() -> None:
         "one": [Chunk("c", "", 0.9), Chunk("a", "", 0.8)],
         "two": [Chunk("b", "", 0.9), Chunk("c", "", 0.8)],
     }
-    assert recall(questions, chunks, 1) == 0.25
-    assert recall(questions, chunks, 2) == 0.75
+    assert document_recall(questions, chunks, 1) == 0.25
+    assert document_recall(questions, chunks, 2) == 0.75
 
 
 def test_a_file_made_for_other_questions_is_refused(tmp_path: Path, data: Data) -> None:
