@@ -1,5 +1,6 @@
 """Evaluation questions: what one is, and the files that hold them."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,6 +109,24 @@ def _question(row: dict[str, Any], known: set[str], where: str) -> Question:
         if doc_id not in known:
             raise BadInput(f"{where}: question {question.question_id!r} is about the unknown document {doc_id!r}.")
     return question
+
+
+def spread(questions: Iterable[Question]) -> list[Question]:
+    """Order questions so that the first N, however many, are spread over the documents as evenly as can be.
+
+    The first of every document comes first, then the second of each, and so on. Which come first is drawn by a hash of
+    the ids, so that the same questions do so in every run, whatever the order of the files.
+    """
+
+    def draw(question_id: str) -> str:
+        return content_hash(["order of questions", question_id])
+
+    ordered = []
+    asked: Counter[str] = Counter()
+    for question in sorted(questions, key=lambda question: draw(question.question_id)):
+        ordered.append((asked[question.doc_id], draw(question.doc_id), question))
+        asked[question.doc_id] += 1
+    return [question for _, _, question in sorted(ordered, key=lambda entry: entry[:2])]
 
 
 def unique(questions: Iterable[tuple[Question, str]]) -> list[Question]:

@@ -14,7 +14,8 @@ from smt_plugin.benchmarks.official import Data
 from smt_plugin.control_tokens import defuse
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.scoring import process_results
-from smt_plugin.question import Question
+from smt_plugin.files import write_text
+from smt_plugin.question import Question, spread
 
 if TYPE_CHECKING:
     import datasets
@@ -71,7 +72,7 @@ def dataset(
             passages(question),
             judged if read_by_judge or question.options is None else "",
         )
-        for question in questions
+        for question in spread(questions)  # lm_eval's --limit takes the first ones
         if question.doc_id in asked_about
     ]
     text, texts = Value("string"), Sequence(Value("string"))
@@ -159,10 +160,10 @@ def install() -> list[Path]:
     wanted = {folder / path.name: _pointer(path) for path in task_files()}
     try:
         folder.mkdir(exist_ok=True)
-        for path in folder.glob("*.yaml"):
-            path.unlink()
         for path, text in wanted.items():
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
+        for path in set(_ours(folder)) - wanted.keys():
+            path.unlink()
     except OSError as error:
         raise BadInput(
             f"cannot write into {folder} ({error.strerror}); leave it and give lm_eval "
@@ -178,15 +179,20 @@ def uninstall() -> list[Path]:
         BadInput: as `install`.
     """
     folder = _pointer_folder()
-    pointers = sorted(folder.glob("*.yaml"))
+    files = _ours(folder)
     try:
-        for path in pointers:
+        for path in files:
             path.unlink()
         if folder.is_dir():
             folder.rmdir()
     except OSError as error:
         raise BadInput(f"cannot remove {folder} ({error.strerror}); remove that folder by hand.") from None
-    return pointers
+    return [path for path in files if path.suffix == ".yaml"]
+
+
+def _ours(folder: Path) -> list[Path]:
+    """The pointers in their folder, and what a kill left of one."""
+    return sorted(path for path in folder.glob("*") if path.suffix in (".yaml", ".partial"))
 
 
 def _pointer_folder() -> Path:
@@ -195,7 +201,7 @@ def _pointer_folder() -> Path:
     if spec is None or spec.origin is None:
         raise BadInput("lm_eval is not installed; install it with: pip install 'smt-plugin[eval]'")
     folder = Path(spec.origin).parent / "tasks" / "smt_plugin"
-    others = (path.name for path in folder.glob("*") if path.suffix != ".yaml" and path.name != "__pycache__")
+    others = {path.name for path in folder.glob("*")} - {path.name for path in _ours(folder)} - {"__pycache__"}
     if foreign := ", ".join(sorted(others)):
         raise BadInput(f"{folder} holds files that are not ours ({foreign}); move them away.")
     return folder

@@ -60,8 +60,8 @@ def check_command_line(python: str, tmp_path: Path, data: Path) -> None:
     for task in (*ARMS, "microworld_smt"):
         (path,) = (tmp_path / "out").rglob(f"samples_{task}_2*.jsonl")
         samples = [json.loads(line) for line in path.read_text().splitlines()]
-        assert [s["doc"]["question_id"] for s in samples] == ["50001_W0_1", "50001_W1_1", "50002_W0_1"]
-        assert [s["doc"]["doc_id"] for s in samples] == ["50001", "50001", "50002"]
+        # The same ones in every task, and of as many documents.
+        assert [s["doc"]["question_id"] for s in samples] == ["50003_W0_1", "50001_W1_1", "50002_W1_1"]
         for sample in samples:
             assert len(sample["filtered_resps"][0]) == 8
             assert len(set(sample["filtered_resps"][0])) > 1
@@ -184,8 +184,13 @@ def test_all_eight_samples_count_in_the_mean(data: Path) -> None:
     assert all(sample["acc"] == 3 / 8 for sample in results["samples"]["quality_smt"])
 
 
+def in_order(results: dict[str, Any], task: str) -> list[dict[str, Any]]:
+    """A task's samples in the order of the questions' ids, which is that of the files."""
+    return sorted(results["samples"][task], key=lambda sample: str(sample["doc"]["question_id"]))
+
+
 def prompts(results: dict[str, Any], task: str) -> list[str]:
-    return [sample["arguments"][0][0] for sample in results["samples"][task]]
+    return [sample["arguments"][0][0] for sample in in_order(results, task)]
 
 
 def test_between_the_arms_only_the_context_differs(data: Path) -> None:
@@ -223,7 +228,8 @@ def test_a_retrieval_file_given_as_metadata_is_what_the_model_sees(tmp_path: Pat
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     docs = dataset("quality", "rag", data=str(data), retrieval=str(path), version=1.0)["test"]
-    assert docs["passages"][:] == [[f"chunk {n}"] for n in range(8)]
+    numbers = {row["question_id"]: n for n, row in enumerate(rows)}
+    assert docs["passages"][:] == [[f"chunk {numbers[question_id]}"] for question_id in docs["question_id"][:]]
 
 
 def test_missing_data_ends_in_our_sentence(tmp_path: Path) -> None:
@@ -268,7 +274,7 @@ def test_gold_answers_score_one_and_others_zero_in_financebench(tmp_path: Path) 
     assert 'Then end with "The answer is: "' in closed
     assert full.endswith(closed)
     assert rag.endswith(closed)
-    assert right["samples"][tasks[0]][0]["target"] == "The answer is: $1577.00"
+    assert in_order(right, tasks[0])[0]["target"] == "The answer is: $1577.00"
 
 
 def test_a_corpus_may_hold_both_kinds_of_question(data: Path) -> None:
