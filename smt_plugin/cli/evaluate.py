@@ -68,13 +68,14 @@ def retention(run_file: Path, dry_run: bool) -> None:
 
 def _run_lm_eval(arms: "list[Arm]", missing: list[str], dry_run: bool) -> None:
     """Run the arms or print their commands; what is missing is said first, and makes the exit status 1."""
+    from smt_plugin.evaluation.evaluate import as_run_here
     from smt_plugin.evaluation.evaluate import evaluate as run_arms
 
     for sentence in missing:
         click.echo(f"missing: {sentence}", err=True)
     if dry_run:
         for arm in arms:
-            click.echo(arm.text)
+            click.echo(as_run_here(arm).text)
     else:
         run_arms(arms, click.echo)
     if missing:
