@@ -77,7 +77,7 @@ def count_tokens(arm: Arm) -> dict[str, int] | None:
         # lm-eval leaves room for the longest answer, and cuts the prompt's beginning off.
         room = options.get("max_gen_toks", 0) if isinstance(options, dict) else 0
         counts["cut"] += context is not None and lengths[0] + room > context
-        counts["cut_documents"] += sample["doc"].get("cut", 0) > 0
+        counts["cut_documents"] += sample.get("doc", {}).get("cut", 0) > 0
     return counts
 
 
