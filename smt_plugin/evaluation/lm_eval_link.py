@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,10 @@ def dataset(
     from datasets import Dataset, Features, Sequence, Value
 
     told = command_line()
-    check_keys(arguments, told)
+    ours = [
+        name for name in signature(dataset).parameters if name not in ("benchmark", "context", "free_form", "arguments")
+    ]
+    check_keys(ours, arguments, told)
     rows = question_rows(benchmark, context, data_folder(benchmark, data), retrieval, split, free_form)
     if window := window_of(arguments, told):
         limit = told.get("limit") or len(rows)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from smt_plugin.benchmarks import names
 from smt_plugin.errors import BadInput
 
-KEYS = ("data", "retrieval", "judge", "read_by_judge", "split", "cut_documents")
 # Path of a folder -> the benchmark that it was given for.
 _given_for: dict[str, str] = {}
 
@@ -38,10 +38,11 @@ def command_line() -> dict[str, Any]:
     return told
 
 
-def check_keys(unknown: dict[str, Any], told: dict[str, Any]) -> None:
+def check_keys(known: Sequence[str], unknown: Iterable[str], told: dict[str, Any]) -> None:
     """Refuse keys of --metadata that no task of ours knows.
 
     Args:
+        known: those that they know.
         unknown: the arguments of a hook that it does not know; the model's are among them.
         told: of `command_line`. Where it is empty, only what looks like a misspelt key of ours is refused.
 
@@ -51,13 +52,13 @@ def check_keys(unknown: dict[str, Any], told: dict[str, Any]) -> None:
     from smt_plugin.config import RetrievalSettings
 
     for key in unknown:
-        meant = get_close_matches(key, KEYS, n=1, cutoff=0.6 if told else 0.8)
+        meant = get_close_matches(key, known, n=1, cutoff=0.6 if told else 0.8)
         if key in told.get("metadata", ()) or (not told and meant):
             if key in RetrievalSettings.model_fields:
                 fix = f'it is a setting of retrieval: {{"retrieval": {{"{key}": ...}}}}.'
             else:
                 fix = f"did you mean {meant[0]!r}?" if meant else "remove it."
-            raise BadInput(f"--metadata: unknown key {key!r}; {fix} Our tasks know {', '.join(KEYS)}.")
+            raise BadInput(f"--metadata: unknown key {key!r}; {fix} Our tasks know {', '.join(known)}.")
 
 
 def data_folder(benchmark: str, data: str | dict[str, str] | None) -> Path | None:
