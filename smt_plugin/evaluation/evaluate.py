@@ -31,7 +31,7 @@ def evaluate(arms: Iterable[Arm], say: Callable[[str], None]) -> None:
     arms = list(arms)
     for arm in arms:
         if not arm.is_done():
-            _check_documents(arm)
+            _check_documents(arm, say)
     for arm in arms:
         if arm.is_done():
             say(f"arm {arm.name}: done before, skipped")
@@ -58,13 +58,12 @@ def as_run_here(arm: Arm) -> Arm:
     settings = arm.settings
     if settings.model != "hf" or not settings.batch_size.startswith("auto"):
         return arm
-    torch = require("torch", "eval")
-    if arm.model_arguments.get("device") != "cpu" and torch.accelerator.is_available():
+    if require("torch", "eval").accelerator.is_available():
         return arm
     return replace(arm, settings=settings.model_copy(update={"batch_size": _CPU_BATCH}))
 
 
-def _check_documents(arm: Arm) -> None:
+def _check_documents(arm: Arm, say: Callable[[str], None]) -> None:
     """Refuse documents that are too long for the model before any arm is paid for.
 
     The prompts of other arms are shorter; their tasks check them, too.
@@ -74,6 +73,7 @@ def _check_documents(arm: Arm) -> None:
     settings = arm.settings
     told = {"apply_chat_template": True, "gen_kwargs": {} if arm.is_local else settings.options}
     if window := window_of(arm.model_arguments, told):
+        say(f"arm {arm.name}: seeing whether its prompts fit into the model's context")
         rows = question_rows(settings.benchmark, "full", settings.data, split=arm.metadata.get("split"))
         fit(rows[: arm.limit], task_file(settings.benchmark, "full"), window, settings.cut_documents)
 
