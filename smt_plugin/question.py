@@ -1,5 +1,6 @@
 """Evaluation questions: what one is, and the files that hold them."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -129,6 +130,24 @@ def _with_own_ids(question: Question, known: dict[str, str]) -> Question:
             for place in meta["evidence"]
         ]
     return replace(question, doc_id=known[comparable(question.doc_id)], meta=meta)
+
+
+def spread(questions: Iterable[Question]) -> list[Question]:
+    """Order questions so that the first N, however many, are spread over the documents as evenly as can be.
+
+    The first of every document comes first, then the second of each, and so on. Which come first is drawn by a hash of
+    the ids, so that the same questions do so in every run, whatever the order of the files.
+    """
+
+    def draw(question_id: str) -> str:
+        return content_hash(["order of questions", question_id])
+
+    ordered = []
+    asked: Counter[str] = Counter()
+    for question in sorted(questions, key=lambda question: draw(question.question_id)):
+        ordered.append((asked[question.doc_id], draw(question.doc_id), question))
+        asked[question.doc_id] += 1
+    return [question for _, _, question in sorted(ordered, key=lambda entry: entry[:2])]
 
 
 def unique(questions: Iterable[tuple[Question, str]]) -> list[Question]:

@@ -109,10 +109,12 @@ def own_rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return documents, questions
 
 
-def write_own(folder: Path) -> Path:
-    """Write documents.jsonl and questions.jsonl into `folder` and return it."""
+def write_own(folder: Path, sentences: int = 0) -> Path:
+    """Write documents.jsonl and questions.jsonl into `folder` and return it; so many sentences more a document."""
     folder.mkdir(parents=True, exist_ok=True)
     documents, questions = own_rows()
+    for document in documents:
+        document["text"] += "".join(f" Sentence {number} of the story says little." for number in range(sentences))
     write_lines(folder / "documents.jsonl", documents)
     write_lines(folder / "questions.jsonl", questions)
     return folder

@@ -116,7 +116,9 @@ def _read(benchmark: str, folder: Path | None) -> Data:
     else:
         if official:
             _refuse_zip(folder, official.files)
-        raise BadInput(f"{folder} does not hold the {benchmark} data; put {_wanted(benchmark)} there.")
+        others = [name for name in names() if (known := official_of(name)) and known.folder_in(folder)]
+        holds = f"holds {others[0]}'s files, not {benchmark}'s" if others else f"does not hold the {benchmark} data"
+        raise BadInput(f"{folder} {holds}; put {_wanted(benchmark)} there, or name their own folder.")
     return data
 
 

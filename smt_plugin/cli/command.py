@@ -45,9 +45,9 @@ class Commands(click.Group):
 
 
 def read_run(run_file: Path) -> "RunFile":
-    """Read a run file, and check the options of the shipped methods in it.
+    """Read a run file, and check all the names in it, since a wrong one would show when generation is paid for.
 
-    A method from outside is left to the commands that generate: elsewhere its package may be missing.
+    The options of a method from outside are left to the commands that generate: elsewhere its package may be missing.
     """
     from smt_plugin.config import read_run_file
     from smt_plugin.generation.generate import methods_of
@@ -56,9 +56,31 @@ def read_run(run_file: Path) -> "RunFile":
     shipped = {name: options for name, options in settings.methods.items() if ":" not in name}
     try:
         methods_of(settings.model_copy(update={"methods": shipped}))
+        _check_names(settings)
     except BadInput as error:
         raise BadInput(f"run file {run_file}: {error}") from None
     return settings
+
+
+def _check_names(settings: "RunFile") -> None:
+    """Refuse a source of the mix, a training config, a benchmark or an arm that is none."""
+    from smt_plugin.benchmarks import names
+    from smt_plugin.evaluation.arms import arms_of
+    from smt_plugin.records import check_made
+    from smt_plugin.training.shipped import read_config
+    from smt_plugin.training.trainings import trainings_of
+
+    mix, evaluate = settings.mix, settings.evaluate
+    if "shares" in mix.model_fields_set:  # the default ones are for those who take the default methods
+        for name in mix.shares.keys() - mix.sources.keys():
+            check_made(settings.run, name, settings.methods, "correct its name in `mix.shares`, or add it to `methods`")
+    read_config(settings.train.config)
+    if evaluate is not None:
+        if evaluate.benchmark not in names():
+            raise BadInput(
+                f"evaluate.benchmark: unknown benchmark {evaluate.benchmark!r}; choose one of: {', '.join(names())}."
+            )
+        arms_of(evaluate.arms, trainings_of(settings.run, mix.budgets))
 
 
 def read_with_evaluation(run_file: Path) -> "tuple[RunFile, EvaluateSection]":

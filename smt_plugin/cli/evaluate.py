@@ -30,6 +30,7 @@ def tuned_arm_commands(
     settings: "RunFile", section: "EvaluateSection", arms: tuple[str, ...] = (), check: bool = True
 ) -> "tuple[list[Arm], list[str]]":
     """The commands of `smt evaluate`, with retrieval as it was tuned."""
+    from smt_plugin.config import retrieval_settings
     from smt_plugin.evaluation.arms import arms_of, ready_arms
     from smt_plugin.evaluation.tune import read_tuned
     from smt_plugin.training.shipped import base_model_of
@@ -38,7 +39,14 @@ def tuned_arm_commands(
     trainings = trainings_of(settings.run, settings.mix.budgets)
     section = section.model_copy(update={"arms": list(arms_of(arms, trainings, "--arm"))}) if arms else section
     if tuned := read_tuned(settings.run):
-        section = section.model_copy(update={"retrieval": tuned["chosen"] | section.retrieval})
+        chosen, own = tuned["chosen"], retrieval_settings(section.benchmark, section.retrieval).model_dump()
+        kept = {name: value for name, value in chosen.items() if name in section.retrieval and own[name] != value}
+        for name, value in kept.items():
+            click.echo(
+                f"evaluate.retrieval.{name} of the run file is {own[name]}, and counts; `smt tune` chose {value}",
+                err=True,
+            )
+        section = section.model_copy(update={"retrieval": chosen | section.retrieval})
     base_model = base_model_of(settings.train.config, settings.train.base_model)
     return ready_arms(settings.run, section, base_model, trainings, settings.seed, check=check)
 
@@ -60,13 +68,14 @@ def retention(run_file: Path, dry_run: bool) -> None:
 
 def _run_lm_eval(arms: "list[Arm]", missing: list[str], dry_run: bool) -> None:
     """Run the arms or print their commands; what is missing is said first, and makes the exit status 1."""
+    from smt_plugin.evaluation.evaluate import as_run_here
     from smt_plugin.evaluation.evaluate import evaluate as run_arms
 
     for sentence in missing:
         click.echo(f"missing: {sentence}", err=True)
     if dry_run:
         for arm in arms:
-            click.echo(arm.text)
+            click.echo(as_run_here(arm).text)
     else:
         run_arms(arms, click.echo)
     if missing:

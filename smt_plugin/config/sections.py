@@ -241,8 +241,18 @@ class EvaluateSection(Section):
         default={"chat_template_kwargs": {"enable_thinking": False}},
         description="added to every request where the model is a server's; {} for servers that refuse unknown options",
     )
-    batch_size: str = "auto"
-    limit: int | None = Field(default=None, ge=1, description="questions a task, for a quick look")
+    batch_size: str = Field(
+        default="auto",
+        description="lm-eval's --batch_size; `auto` is 8 where `hf` finds no GPU, see evaluation/evaluate.py",
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="questions a task, for a quick look, spread over the documents"
+    )
+    cut_documents: bool = Field(
+        default=False,
+        description="whether the full-document arms may lose the ends of documents that are too long for the model's "
+        "context; else such a document is an error",
+    )
     retrieval: dict[str, Any] = Field(
         default={}, description="of the RetrievalSettings those that the RAG arms change, or a `preset` of them"
     )

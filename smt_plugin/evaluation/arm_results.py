@@ -1,12 +1,11 @@
 """What an arm's lm_eval run left behind, read back."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from smt_plugin.errors import require
 from smt_plugin.evaluation.arms import Arm
+from smt_plugin.evaluation.context_window import context_of, tokenizer_of
 from smt_plugin.files import read_json, read_jsonl
 
 _MOST_EMPTY = 0.2  # our choice: a part of the answers that may be missing without hiding what the others say
@@ -55,25 +54,16 @@ def check_answers(arm: Arm) -> int:
 
 def count_tokens(arm: Arm) -> dict[str, int] | None:
     """Count `questions` and `samples` of an arm, and by the model's tokenizer the tokens of all `prompts` (each once,
-    however many samples) and of all `answers`; and the prompts `cut`, since the model's context is too short for them.
+    however many samples) and of all `answers`; the prompts `cut`, since the model's context is too short for them, and
+    those with `cut_documents`, which were cut so that they fit.
 
     None where the model is a server's, and `model_args` name no `tokenizer` for it.
     """
-    arguments = dict(entry.split("=", 1) for entry in arm.settings.model_args.split(",") if "=" in entry)
-    name = arguments.get("tokenizer") or (arguments.get("pretrained", arm.model) if arm.is_local else None)
-    if name is None:
+    tokenizer = tokenizer_of(arm.model_arguments)
+    if tokenizer is None:
         return None
-    try:
-        transformers = require("transformers", "eval")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError):
-        return None
-    context = arguments.get("max_length") or arguments.get("max_model_len")
-    if context is None and arm.is_local:
-        with suppress(OSError, ValueError, KeyError):
-            text_config = transformers.AutoConfig.from_pretrained(name).get_text_config()
-            context = getattr(text_config, "max_position_embeddings", None)
-    counts = {"questions": 0, "samples": 0, "prompts": 0, "answers": 0, "cut": 0}
+    context = context_of(arm.model_arguments, tokenizer)
+    counts = {"questions": 0, "samples": 0, "prompts": 0, "answers": 0, "cut": 0, "cut_documents": 0}
     for sample in _samples(arm.folder):
         asked = next(iter(sample["arguments"].values()))
         prompt, options = asked["arg_0"], asked.get("arg_1")
@@ -86,7 +76,8 @@ def count_tokens(arm: Arm) -> dict[str, int] | None:
         counts["answers"] += sum(lengths[1:])
         # lm-eval leaves room for the longest answer, and cuts the prompt's beginning off.
         room = options.get("max_gen_toks", 0) if isinstance(options, dict) else 0
-        counts["cut"] += context is not None and lengths[0] + room > int(context)
+        counts["cut"] += context is not None and lengths[0] + room > context
+        counts["cut_documents"] += sample.get("doc", {}).get("cut", 0) > 0
     return counts
 
 

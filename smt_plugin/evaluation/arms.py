@@ -78,12 +78,23 @@ class Arm:
         return self.task_folder == asset_dir("lm_eval_tasks")
 
     @property
+    def model_args(self) -> str:
+        """lm-eval's `--model_args`, with thinking off."""
+        thinking = "enable_thinking=False" if self.is_local else None  # backends differ in their default
+        return ",".join(filter(None, [f"pretrained={self.model}", thinking, self.settings.model_args]))
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """The same, as lm-eval's models get them; of numbers those that are whole."""
+        entries = (entry.split("=", 1) for entry in self.model_args.split(",") if "=" in entry)
+        truth = {"true": True, "false": False}
+        return {name: int(value) if value.isdecimal() else truth.get(value.lower(), value) for name, value in entries}
+
+    @property
     def command(self) -> list[str]:
         """The `lm_eval` command, with thinking off."""
         settings = self.settings
-        thinking = "enable_thinking=False" if self.is_local else None  # backends differ in their default
-        model_args = ",".join(filter(None, [f"pretrained={self.model}", thinking, settings.model_args]))
-        command = [sys.executable, "-m", "lm_eval", "run", "--model", settings.model, "--model_args", model_args]
+        command = [sys.executable, "-m", "lm_eval", "run", "--model", settings.model, "--model_args", self.model_args]
         if not self.is_local:
             # lm-eval sends servers one fixed seed, with which all samples of a question would be the same.
             command += ["--gen_kwargs", json.dumps({"seed": None, **settings.options})]
@@ -189,6 +200,7 @@ def ready_arms(
             "split": split,
             "judge": settings.judge and settings.judge.values,
             "read_by_judge": settings.read_by_judge,
+            "cut_documents": settings.cut_documents and ending == "_full",
         }
         arm = Arm(
             name,

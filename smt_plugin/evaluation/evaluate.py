@@ -7,11 +7,15 @@ from dataclasses import replace
 
 from smt_plugin.backends.server_process import ServerProcess
 from smt_plugin.benchmarks.find import load
+from smt_plugin.errors import require
 from smt_plugin.evaluation.arm_results import check_answers, count_tokens
 from smt_plugin.evaluation.arms import Arm
+from smt_plugin.evaluation.context_window import fit, task_file, window_of
 from smt_plugin.evaluation.judge import API_KEY_VARIABLE, serve
+from smt_plugin.evaluation.lm_eval_link import question_rows
 from smt_plugin.files import write_json
 
+_CPU_BATCH = "8"  # the samples of one question
 _SECONDS_TO_END = 10.0  # for vLLM inside lm_eval to let go of the GPU
 
 
@@ -21,23 +25,57 @@ def evaluate(arms: Iterable[Arm], say: Callable[[str], None]) -> None:
     A result counts as there when its `arm.json`, written last, holds this very command and these very models.
 
     Raises:
+        BadInput: documents that are to be read whole are too long for a model, and may not be cut.
         RuntimeError: lm-eval failed.
     """
+    arms = list(arms)
+    for arm in arms:
+        if not arm.is_done():
+            _check_documents(arm, say)
     for arm in arms:
         if arm.is_done():
             say(f"arm {arm.name}: done before, skipped")
             continue
-        say(f"arm {arm.name}: {arm.text}")
+        say(f"arm {arm.name}: {as_run_here(arm).text}")
         stamp = arm.stamp()
         if arm.folder.exists():
             shutil.rmtree(arm.folder)
         environment = {"TOKENIZERS_PARALLELISM": "true", **os.environ}
-        status = _run(_asking_one_judge(arm, environment).command, environment)
+        status = _run(_asking_one_judge(as_run_here(arm), environment).command, environment)
         if status != 0:
             raise RuntimeError(f"arm {arm.name}: lm_eval ended with status {status}; its own message stands above")
         if empty := check_answers(arm):
             say(f"arm {arm.name}: {empty} answers came back empty and count as unparsed")
         write_json(arm.folder / "arm.json", {**stamp, "tokens": count_tokens(arm), "empty": empty})
+
+
+def as_run_here(arm: Arm) -> Arm:
+    """Return the arm with a batch size that this machine can bear.
+
+    To find the largest, lm-eval runs 64 prompts of the model's whole context, and takes fewer where memory runs out. On
+    a GPU that does no harm; without one it takes the machine's memory, and is killed for it.
+    """
+    settings = arm.settings
+    if settings.model != "hf" or not settings.batch_size.startswith("auto"):
+        return arm
+    if require("torch", "eval").accelerator.is_available():
+        return arm
+    return replace(arm, settings=settings.model_copy(update={"batch_size": _CPU_BATCH}))
+
+
+def _check_documents(arm: Arm, say: Callable[[str], None]) -> None:
+    """Refuse documents that are too long for the model before any arm is paid for.
+
+    The prompts of other arms are shorter; their tasks check them, too.
+    """
+    if not arm.is_ours or not arm.tasks.endswith("_full"):
+        return
+    settings = arm.settings
+    told = {"apply_chat_template": True, "gen_kwargs": {} if arm.is_local else settings.options}
+    if window := window_of(arm.model_arguments, told):
+        say(f"arm {arm.name}: seeing whether its prompts fit into the model's context")
+        rows = question_rows(settings.benchmark, "full", settings.data, split=arm.metadata.get("split"))
+        fit(rows[: arm.limit], task_file(settings.benchmark, "full"), window, settings.cut_documents)
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:

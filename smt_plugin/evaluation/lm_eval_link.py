@@ -1,8 +1,10 @@
 """The link to lm-eval: what our task files call, and how plain `lm_eval --tasks quality_smt` finds them."""
 
+import math
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,77 +15,108 @@ from smt_plugin.benchmarks.find import held_out, load
 from smt_plugin.benchmarks.official import Data
 from smt_plugin.control_tokens import defuse
 from smt_plugin.errors import BadInput
+from smt_plugin.evaluation.context_window import fit, task_file, window_of
+from smt_plugin.evaluation.metadata import check_keys, command_line, data_folder
 from smt_plugin.evaluation.scoring import process_results
-from smt_plugin.question import Question
+from smt_plugin.files import write_text
+from smt_plugin.question import Question, spread
 
 if TYPE_CHECKING:
     import datasets
 
 __all__ = ["dataset", "install", "process_results", "uninstall"]
 
-_COLUMNS = "question_id doc_id identity question options answer gold judge passages meta".split()
+_COLUMNS = "question_id doc_id identity question options answer gold judge passages cut meta".split()
 
 
 def dataset(
     benchmark: str,
     context: str,
-    data: str | None = None,
+    data: str | dict[str, str] | None = None,
     retrieval: str | dict[str, Any] | None = None,
     judge: dict[str, Any] | None = None,
     split: str | None = None,
+    cut_documents: bool = False,
     free_form: bool = True,
     read_by_judge: bool = False,
-    **_: Any,
+    **arguments: Any,
 ) -> "dict[str, datasets.Dataset]":
     """lm-eval's `custom_dataset` hook: the questions of a task, each with the passages that go before it.
+
+    They come in an order in which the first N are spread over the documents, since lm_eval's --limit takes these.
 
     Args:
         benchmark: its name; set in the task file.
         context: `none` (closed-book), `rag` (retrieved chunks) or `full` (the source documents); set there.
-        data: folder with the benchmark's files, from `--metadata '{"data": "..."}'`.
+        data: folder with the benchmark's files, from `--metadata '{"data": "..."}'`, or one for each benchmark.
         retrieval: for `rag`, from `--metadata`: a retrieval file, or settings that replace the benchmark's own, with
             which, as without them, a file is built once and kept.
         judge: endpoint or kind, model and so on of the model that judges free-form answers, from `--metadata`.
         read_by_judge: from `--metadata`: whether that model also reads the answers of which code reads no option.
         split: from `--metadata`: `tuning` asks only about the documents that retrieval is tuned on, see tune.py.
+        cut_documents: from `--metadata`: whether documents that are too long for the model are cut; else they are an
+            error, where length and tokenizer of the model's context are known.
         free_form: whether the task can ask questions without options; set under `metadata` of a shared task file.
+        arguments: what else lm-eval passes: the model's arguments and the task's version.
 
     Raises:
-        BadInput: no data, data that cannot be read, a retrieval file that does not fit it, or free-form
-            questions without a judge that answers.
+        BadInput: no data, data that cannot be read, a retrieval file that does not fit it, free-form questions without
+            a judge that answers, prompts that are too long for the model, or a key of `--metadata` that is none.
     """
     from datasets import Dataset, Features, Sequence, Value
 
-    documents, questions = load(benchmark, Path(data) if data else None)
+    told = command_line()
+    ours = [
+        name for name in signature(dataset).parameters if name not in ("benchmark", "context", "free_form", "arguments")
+    ]
+    check_keys(ours, arguments, told)
+    rows = question_rows(benchmark, context, data_folder(benchmark, data), retrieval, split, free_form)
+    if window := window_of(arguments, told):
+        limit = told.get("limit") or len(rows)
+        asked = rows[: math.ceil(limit if limit >= 1 else limit * len(rows))]
+        fit(asked, task_file(benchmark, context, free_form), window, cut_documents)
+    to_judge = [row for row in rows if read_by_judge or not row["options"]]
+    judged = _checked_judge(judge) if to_judge else ""
+    for row in to_judge:
+        row["judge"] = judged
+    text, texts, number = Value("string"), Sequence(Value("string")), Value("int64")
+    columns = dict.fromkeys(_COLUMNS, text) | {"answer": number, "options": texts, "passages": texts, "cut": number}
+    return {"test": Dataset.from_list(rows, features=Features(columns))}
+
+
+def question_rows(
+    benchmark: str,
+    context: str,
+    data: Path | None,
+    retrieval: str | dict[str, Any] | None = None,
+    split: str | None = None,
+    free_form: bool = True,
+) -> list[dict[str, Any]]:
+    """The rows of `dataset`, without a judge, and with the passages whole."""
+    documents, questions = load(benchmark, data)
     by_id = {document.id: document for document in documents}
     if not free_form and (without := [q.question_id for q in questions if q.options is None]):
         raise BadInput(f"question {without[0]!r} has no options, but this task compares options; use one without _ll.")
-    needs_judge = read_by_judge or any(question.options is None for question in questions)
-    judged = _checked_judge(judge) if needs_judge else ""
     if split not in (None, "tuning"):
         raise BadInput(f"unknown split {split!r} in --metadata; `tuning` is the only one.")
-    if split:
-        asked_about = set(held_out(documents))
-        questions = [question for question in questions if question.doc_id in asked_about]
-    passages = _passages(benchmark, context, (documents, questions), retrieval)
-    rows = [
-        _row(
-            question,
-            by_id[question.doc_id].identity,
-            passages(question),
-            judged if read_by_judge or question.options is None else "",
-        )
-        for question in questions
+    asked_about = set(held_out(documents)) if split else set(by_id)
+    # Only for these are chunks retrieved.
+    asked = [question for question in questions if question.doc_id in asked_about]
+    passages = _passages(benchmark, context, (documents, asked), retrieval)
+    return [
+        _row(question, by_id[question.doc_id].identity, passages(question))
+        for question in spread(questions)
+        if question.doc_id in asked_about
     ]
-    text, texts = Value("string"), Sequence(Value("string"))
-    columns = dict.fromkeys(_COLUMNS, text) | {"answer": Value("int64"), "options": texts, "passages": texts}
-    return {"test": Dataset.from_list(rows, features=Features(columns))}
 
 
 def _passages(
     benchmark: str, context: str, data: Data, retrieval: str | dict[str, Any] | None
 ) -> Callable[[Question], list[str]]:
-    """The function that gives the passages of a question; each begins with the identity of its document."""
+    """The function that gives the passages of a question; each begins with the identity of its document.
+
+    No text may end the user's turn, as none may in training.
+    """
     documents, questions = data
     if context == "rag":
         from smt_plugin.config import ORDERS, retrieval_settings
@@ -97,9 +130,9 @@ def _passages(
             path, order = cached_retrieval(benchmark, documents, questions, settings), settings.order
         chunks = read_retrieval(path, questions)
         step = 1 if order == ORDERS[0] else -1
-        return lambda question: [chunk.text for chunk in chunks[question.question_id][::step]]
+        return lambda question: [defuse(chunk.text) for chunk in chunks[question.question_id][::step]]
     if context == "full":
-        full = {document.id: f"{document.identity}\n{document.text}" for document in documents}
+        full = {document.id: defuse(f"{document.identity}\n{document.text}") for document in documents}
         return lambda question: [full[doc_id] for doc_id in question.evidence]
     if context != "none":
         raise BadInput(f"unknown context {context!r} in a task file; choose one of: none, rag, full.")
@@ -121,9 +154,8 @@ def _checked_judge(settings: dict[str, Any] | None) -> str:
     return orjson.dumps(settings).decode()
 
 
-def _row(question: Question, identity: str, passages: list[str], judge: str) -> dict[str, Any]:
+def _row(question: Question, identity: str, passages: list[str]) -> dict[str, Any]:
     free = question.options is None
-    # No text may end the user's turn, as none may in training.
     return {
         "question_id": question.question_id,
         "doc_id": question.doc_id,
@@ -132,8 +164,9 @@ def _row(question: Question, identity: str, passages: list[str], judge: str) -> 
         "options": [defuse(option) for option in question.options or []],
         "answer": -1 if free else question.answer,
         "gold": question.gold,
-        "judge": judge,
-        "passages": [defuse(passage) for passage in passages],
+        "judge": "",
+        "passages": passages,
+        "cut": 0,
         "meta": orjson.dumps(question.meta).decode(),
     }
 
@@ -160,10 +193,10 @@ def install() -> list[Path]:
     wanted = {folder / path.name: _pointer(path) for path in task_files()}
     try:
         folder.mkdir(exist_ok=True)
-        for path in folder.glob("*.yaml"):
-            path.unlink()
         for path, text in wanted.items():
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
+        for path in set(_ours(folder)) - wanted.keys():
+            path.unlink()
     except OSError as error:
         raise BadInput(
             f"cannot write into {folder} ({error.strerror}); leave it and give lm_eval "
@@ -179,15 +212,20 @@ def uninstall() -> list[Path]:
         BadInput: as `install`.
     """
     folder = _pointer_folder()
-    pointers = sorted(folder.glob("*.yaml"))
+    files = _ours(folder)
     try:
-        for path in pointers:
+        for path in files:
             path.unlink()
         if folder.is_dir():
             folder.rmdir()
     except OSError as error:
         raise BadInput(f"cannot remove {folder} ({error.strerror}); remove that folder by hand.") from None
-    return pointers
+    return [path for path in files if path.suffix == ".yaml"]
+
+
+def _ours(folder: Path) -> list[Path]:
+    """The pointers in their folder, and what a kill left of one."""
+    return sorted(path for path in folder.glob("*") if path.suffix in (".yaml", ".partial"))
 
 
 def _pointer_folder() -> Path:
@@ -196,7 +234,7 @@ def _pointer_folder() -> Path:
     if spec is None or spec.origin is None:
         raise BadInput("lm_eval is not installed; install it with: pip install 'smt-plugin[eval]'")
     folder = Path(spec.origin).parent / "tasks" / "smt_plugin"
-    others = (path.name for path in folder.glob("*") if path.suffix != ".yaml" and path.name != "__pycache__")
+    others = {path.name for path in folder.glob("*")} - {path.name for path in _ours(folder)} - {"__pycache__"}
     if foreign := ", ".join(sorted(others)):
         raise BadInput(f"{folder} holds files that are not ours ({foreign}); move them away.")
     return folder

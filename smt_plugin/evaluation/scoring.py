@@ -1,6 +1,9 @@
 """Score the answers to a question: find the answer that a text states, and compare it with the right one."""
 
+import atexit
 import re
+import sys
+from collections import Counter
 from typing import Any
 
 import orjson
@@ -83,6 +86,7 @@ def process_results(doc: dict[str, Any], results: list[list[str | None]]) -> dic
     """
     # A server's reply without content comes as None.
     samples = [sample if isinstance(sample, str) else "" for sample in results[0]]
+    _count_empty(samples)
     if not doc["options"]:
         return _judged(doc, samples)
     stated = [stated_choice(sample, doc["options"]) for sample in samples]
@@ -104,6 +108,25 @@ def process_results(doc: dict[str, Any], results: list[list[str | None]]) -> dic
         "no_option": sum(one.other for one in stated) / len(stated),
         "by_judge": by_judge / len(stated),
     }
+
+
+_counts: Counter[str] = Counter()
+
+
+def _count_empty(samples: list[str]) -> None:
+    """Have it said when lm_eval ends how many answers came back empty, which is no wrong answer but none."""
+    if not _counts:
+        atexit.register(_tell_empty)
+    _counts.update(asked=len(samples), empty=sum(not sample.strip() for sample in samples))
+
+
+def _tell_empty() -> None:
+    if _counts["empty"]:
+        print(
+            f"smt: {_counts['empty']:,} of {_counts['asked']:,} answers came back empty and count as unparsed; raise "
+            "max_gen_toks, or turn thinking off",
+            file=sys.stderr,
+        )
 
 
 def _judged(doc: dict[str, Any], samples: list[str]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from smt_plugin.evaluation.arm_results import read_arm
 from smt_plugin.evaluation.arms import ready_arms
 from smt_plugin.evaluation.evaluate import evaluate
 from smt_plugin.files import content_hash, read_json, write_json
-from smt_plugin.question import Question
+from smt_plugin.question import Question, spread
 from smt_plugin.retrieval.retrieve import cached_retrieval, read_proxy_places, read_retrieval, recalls
 
 BY = ("accuracy", "recall")
@@ -118,14 +118,16 @@ def tune(
         raise BadInput(f"unknown way to tune {by!r}; choose one of {', '.join(BY)}.")
     documents, questions = load(section.benchmark, section.data)
     ids = held_out(documents)
-    asked = about = [question for question in questions if question.doc_id in set(ids)]
+    in_order = spread(questions)  # as lm_eval is given them
+    about = [question for question in questions if question.doc_id in set(ids)]
+    asked = [question for question in in_order if question.doc_id in set(ids)]
     if not asked:
         raise BadInput(f"no question is about the held-out documents ({', '.join(ids[:3])}); nothing can be tuned.")
     if by == "accuracy":
         asked = asked[: section.limit]
-    left = {question.doc_id for question in questions[: section.limit]} - set(ids)
+    left = {question.doc_id for question in in_order[: section.limit]} - set(ids)
     if len(left) < 2:
-        first = f" among the first {section.limit} (evaluate.limit)" if section.limit else ""
+        first = f" among the {section.limit} of evaluate.limit" if section.limit else ""
         fix = "raise or remove evaluate.limit, or " if section.limit else ""
         raise BadInput(
             f"tuning holds out {len(ids)} document(s) ({', '.join(ids[:3])}), and of the others {len(left)} would be "

@@ -13,7 +13,7 @@ from smt_plugin.sentences import SCRIPTS_END
 
 # Where a text is best cut: after Latin stops with closing quotes and white space, other scripts' ends, paragraphs; else
 # after any line, which may end in mid-sentence.
-_ENDS = (
+SENTENCE_ENDS = (
     regex.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*\\s+|" + SCRIPTS_END + "\\s*|\\n\\s*\\n\\s*", regex.VERSION1),
     regex.compile("\\n+"),
 )
@@ -166,7 +166,7 @@ class Ruler:
         starts = [start for start, _ in self._rust.encode(text, add_special_tokens=False).offsets]
         if len(starts) <= room:
             return [text]
-        kinds = [[match.end() for match in pattern.finditer(text)] for pattern in _ENDS]
+        kinds = [[match.end() for match in pattern.finditer(text)] for pattern in SENTENCE_ENDS]
         # Tokens that begin before each end of a sentence, or of a line.
         counts_of = [[bisect_left(starts, end) for end in ends] for ends in kinds]
         bounds, done = [0], 0

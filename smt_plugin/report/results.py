@@ -52,6 +52,7 @@ class ArmResult:
         prompt_tokens: mean of a question's prompt, in the model's tokens.
         answer_tokens: mean of a sampled answer.
         cut: how many prompts lost their beginning, since they did not fit into the model's context.
+        cut_documents: in how many prompts documents lost their ends, so that they fit.
         seconds: of the whole lm_eval run, loading included.
         mix_tokens: of the mix that a trained arm of one of several budgets was trained on.
     """
@@ -70,6 +71,7 @@ class ArmResult:
     prompt_tokens: float | None = None
     answer_tokens: float | None = None
     cut: int = 0
+    cut_documents: int = 0
     seconds: float | None = None
     mix_tokens: int | None = None
 
@@ -233,6 +235,7 @@ def _scored(
         prompt_tokens=tokens["prompts"] / tokens["questions"] if tokens else None,
         answer_tokens=tokens["answers"] / tokens["samples"] if tokens else None,
         cut=tokens.get("cut", 0) if tokens else 0,
+        cut_documents=tokens.get("cut_documents", 0) if tokens else 0,
         seconds=read_seconds(folder),
     )
 

@@ -212,8 +212,13 @@ def doubts(results: RunResults) -> list[str]:
     """Name what makes an arm's number say less than it seems to: prompts that were cut, answers without an option."""
     sentences = []
     for result in results.arms:
+        questions = result.accuracy.questions if result.accuracy else 0
+        if result.cut_documents:
+            sentences.append(
+                f"{result.name}: in {result.cut_documents:,} of {questions:,} prompts the ends of documents were cut "
+                "off, since the model's context is too short; this arm does not read whole documents"
+            )
         if result.cut:
-            questions = result.accuracy.questions if result.accuracy else 0
             sentences.append(
                 f"{result.name}: {result.cut:,} of {questions:,} prompts were longer than the model's "
                 "context and lost their beginning; give a model of a longer context, or leave the arm out"

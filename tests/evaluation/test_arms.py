@@ -17,7 +17,9 @@ from smt_plugin.config import EvaluateSection, JudgeSection
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import count_tokens, read_arm, read_tokens
 from smt_plugin.evaluation.arms import Arm, code_behind_tasks, outdated, ready_arms
-from smt_plugin.evaluation.evaluate import evaluate
+from smt_plugin.evaluation.evaluate import as_run_here, evaluate
+from smt_plugin.report.results import RunResults, arm_results
+from smt_plugin.report.sections import doubts
 from tests.endpoint import MODEL, serve_in_thread, status
 from tests.processes import wait_for
 from tests.quality_data import write_own
@@ -120,7 +122,14 @@ def test_tokens_of_prompts_and_answers_are_counted_by_the_models_own_tokenizer(t
     arm = replace(answering(tmp_path / "arm", [["an", "answer"], ["or", "two"]], "hf"), model=str(folder))
     evaluate([arm], lambda text: None)
     # One token a byte.
-    assert read_tokens(arm.folder) == {"questions": 2, "samples": 4, "prompts": 8, "answers": 13, "cut": 0}
+    assert read_tokens(arm.folder) == {
+        "questions": 2,
+        "samples": 4,
+        "prompts": 8,
+        "answers": 13,
+        "cut": 0,
+        "cut_documents": 0,
+    }
     server = answering(tmp_path / "server", [["an", "answer"]])
     evaluate([server], lambda text: None)
     assert read_tokens(server.folder) is None
@@ -252,3 +261,56 @@ print(*(module.__file__ for name, module in sys.modules.items() if name.split(".
     assert {"lm_eval_link", "scoring", "judge", "same_number", "retrieve", "world", "endpoint"} <= names
     # What only others use is not: a change of it costs nobody an evaluation.
     assert not {"generate", "mix", "report", "arms", "app"} & {file.stem for file in hashed}
+
+
+def test_without_a_gpu_no_batch_size_is_searched_for_and_the_results_are_known_again_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def batch_size(arm: Arm) -> str:
+        words = as_run_here(arm).command
+        return words[words.index("--batch_size") + 1]
+
+    arm = base_arm(tmp_path)
+    assert arm.settings.batch_size == "auto"
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert batch_size(arm) == "8"
+    # The stamp is that of the run file: a machine with a GPU knows these results again, and the other way round.
+    assert as_run_here(arm).stamp() != arm.stamp()
+    assert batch_size(base_arm(tmp_path, model="vllm")) == "auto"
+    assert batch_size(base_arm(tmp_path, batch_size="4")) == "4"
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert batch_size(arm) == "auto"
+
+
+def test_documents_that_are_too_long_are_refused_before_any_arm_is_run_or_cut_where_that_is_allowed(
+    tmp_path: Path,
+) -> None:
+    model = make_model(make_tokenizer(tmp_path / "model", MICROWORLD_LIKE))
+    said: list[str] = []
+
+    def arms(**settings: Any) -> list[Arm]:
+        section = EvaluateSection(
+            benchmark="quality",
+            data=write_own(tmp_path / "data", sentences=60),
+            arms=["base", "base_full"],
+            model_args="max_length=2600",
+            batch_size="8",
+            limit=1,
+            **settings,
+        )
+        return ready_arms(tmp_path / "run", section, str(model), [])[0]
+
+    with pytest.raises(BadInput, match=r"quality_smt_full: 1 of 1 prompts .*`evaluate\.cut_documents: true` in a run"):
+        evaluate(arms(), said.append)
+    assert said == ["arm base_full: seeing whether its prompts fit into the model's context"]
+    assert not (tmp_path / "run").exists()
+    closed, full = arms(cut_documents=True)
+    assert "cut_documents" not in closed.text
+    assert full.metadata["cut_documents"] is True
+    evaluate([full], said.append)
+    assert (read_tokens(full.folder) or {}).items() >= {"cut": 0, "cut_documents": 1}.items()
+    (result,) = (one for one in arm_results(tmp_path / "run", ["base_full"]))
+    (sentence,) = (text for text in doubts(RunResults(tmp_path / "run", [result])) if "cut" in text)
+    assert sentence.startswith(f"{result.name}: in 1 of 1 prompts the ends of documents were cut off")

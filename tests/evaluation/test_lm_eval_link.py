@@ -102,7 +102,22 @@ def test_pointers_to_another_place_and_of_other_tasks_are_replaced_by_installing
     (folder / "quality_smt.yaml").write_text('include: "/gone/quality_smt.yaml"\ntask: quality_smt\n')
     (folder / "old_smt.yaml").write_text('include: "/gone/old_smt.yaml"\ntask: old_smt\n')
     (folder / "quality_smt_rag.yaml").unlink()
+    # A kill may leave a part of a pointer, which is never one that lm_eval reads.
+    (folder / "quality_smt_full.yaml.7.partial").write_text('include: "/go')
     link(site, "link.install()")
+    assert pointers(site) == before
+
+
+def test_a_pointer_that_cannot_be_written_whole_leaves_the_old_one(site: Path) -> None:
+    link(site, "link.install()")
+    before = pointers(site)
+    code = (
+        "import os, smt_plugin.files as files, smt_plugin.evaluation.lm_eval_link as link\n"
+        "def full(*paths): raise OSError(28, 'No space left on device')\n"
+        "os.fsync = full\n"
+        "try:\n    link.install()\nexcept link.BadInput as error:\n    print(error)"
+    )
+    assert "No space left on device" in python(site, "-c", code).stdout
     assert pointers(site) == before
 
 

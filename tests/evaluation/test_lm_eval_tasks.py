@@ -17,7 +17,7 @@ from smt_plugin.evaluation.leaks import question_hash
 from tests.endpoint import MODEL, answer, serve_in_thread
 from tests.official_data import write_financebench, write_longhealth
 from tests.quality_data import STORIES, own_rows, write_own
-from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
+from tests.tiny_llama import LLAMA_LIKE, MICROWORLD_LIKE, make_model, make_tokenizer
 
 ARMS = ("quality_smt", "quality_smt_rag", "quality_smt_full")
 TASKS = asset_dir("lm_eval_tasks")
@@ -52,16 +52,16 @@ def check_command_line(python: str, tmp_path: Path, data: Path) -> None:
         python,
         *("--model", "hf", "--model_args", f"pretrained={model}", "--apply_chat_template"),
         *("--include_path", str(TASKS), "--tasks", ",".join([*ARMS, "microworld_smt"])),
-        *("--metadata", json.dumps({"data": str(data)}), "--gen_kwargs", "max_gen_toks=8"),
+        *("--metadata", json.dumps({"data": {"quality": str(data)}}), "--gen_kwargs", "max_gen_toks=8"),
         *("--limit", "3", "--batch_size", "8", "--log_samples", "--output_path", "out"),
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
     for task in (*ARMS, "microworld_smt"):
-        (path,) = (tmp_path / "out").rglob(f"samples_{task}_2*.jsonl")
-        samples = [json.loads(line) for line in path.read_text().splitlines()]
-        assert [s["doc"]["question_id"] for s in samples] == ["50001_W0_1", "50001_W1_1", "50002_W0_1"]
-        assert [s["doc"]["doc_id"] for s in samples] == ["50001", "50001", "50002"]
+        samples = read_samples(tmp_path, task)
+        if task in ARMS:  # the same ones in each, and of as many documents
+            assert [s["doc"]["question_id"] for s in samples] == ["50003_W0_1", "50001_W1_1", "50002_W1_1"]
+        assert len({s["doc"]["doc_id"] for s in samples}) == 3
         for sample in samples:
             assert len(sample["filtered_resps"][0]) == 8
             assert len(set(sample["filtered_resps"][0])) > 1
@@ -73,8 +73,53 @@ def check_command_line(python: str, tmp_path: Path, data: Path) -> None:
     assert results["versions"]["quality_smt"] == 3.0
 
 
+def read_samples(folder: Path, task: str) -> list[dict[str, Any]]:
+    (path,) = (folder / "out").rglob(f"samples_{task}_2*.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def check_long_documents(python: str, tmp_path: Path) -> None:
+    """A document that does not fit is an error, or is cut at its end; a task of another benchmark takes other data."""
+    model = make_model(make_tokenizer(tmp_path / "llama", LLAMA_LIKE))
+    data = write_own(tmp_path / "long", sentences=60)
+    command = ["--model", "hf", "--model_args", f"pretrained={model},max_length=1400", "--apply_chat_template"]
+    command += ["--include_path", str(TASKS), "--gen_kwargs", "max_gen_toks=8", "--limit", "2", "--batch_size", "8"]
+    command += ["--log_samples", "--output_path", "out"]
+
+    def run(tasks: str, **metadata: Any) -> subprocess.CompletedProcess[str]:
+        return run_lm_eval(python, *command, "--tasks", tasks, "--metadata", json.dumps(metadata), cwd=tmp_path)
+
+    assert (
+        "quality_smt_full: 2 of 2 prompts do not fit into the model's context of 1,400 tokens beside an answer of "
+        in (run("quality_smt_full", data=str(data)).stderr)
+    )
+    assert "--metadata: unknown key 'cut_document'; did you mean 'cut_documents'?" in (
+        run("quality_smt_full", data=str(data), cut_document=True).stderr
+    )
+    result = run("quality_smt_full", data=str(data), cut_documents=True)
+    assert result.returncode == 0, result.stderr
+    assert "truncat" not in result.stderr.lower()
+    samples = read_samples(tmp_path, "quality_smt_full")
+    assert [sample["doc"]["doc_id"] for sample in samples] == ["50003", "50001"]
+    for sample in samples:
+        prompt = sample["arguments"]["gen_args_0"]["arg_0"]
+        assert prompt.startswith("<|begin_of_text|><|start_header_id|>system<|end_header_id|>")
+        before, _, after = prompt.partition(" says little. [...]\n</document>\n\nThis is a question about ")
+        assert sample["doc"]["identity"] in before
+        assert sample["doc"]["question"] in after
+        assert after.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
+        assert sample["doc"]["cut"] > 1000
+    assert "was read as quality's, and longhealth's tasks would read it as theirs" in (
+        run("quality_smt,longhealth_smt", data=str(data)).stderr
+    )
+
+
 def test_the_command_line_runs_every_arm_and_logs_each_question(tmp_path: Path, data: Path) -> None:
     check_command_line(sys.executable, tmp_path, data)
+
+
+def test_the_command_line_cuts_no_prompt_silently_and_mixes_up_no_data(tmp_path: Path) -> None:
+    check_long_documents(sys.executable, tmp_path)
 
 
 @pytest.mark.slow
@@ -85,6 +130,7 @@ def test_the_same_task_files_run_on_the_newest_lm_eval(tmp_path: Path, data: Pat
     found = subprocess.run([python, "-c", version], capture_output=True, text=True, check=True).stdout.strip()
     assert found == "0.4.13"
     check_command_line(python, tmp_path, data)
+    check_long_documents(python, tmp_path)
 
 
 def evaluate(
@@ -184,8 +230,13 @@ def test_all_eight_samples_count_in_the_mean(data: Path) -> None:
     assert all(sample["acc"] == 3 / 8 for sample in results["samples"]["quality_smt"])
 
 
+def in_order(results: dict[str, Any], task: str) -> list[dict[str, Any]]:
+    """A task's samples in the order of the questions' ids, which is that of the files."""
+    return sorted(results["samples"][task], key=lambda sample: str(sample["doc"]["question_id"]))
+
+
 def prompts(results: dict[str, Any], task: str) -> list[str]:
-    return [sample["arguments"][0][0] for sample in results["samples"][task]]
+    return [sample["arguments"][0][0] for sample in in_order(results, task)]
 
 
 def without_context(prompt: str) -> str:
@@ -238,7 +289,8 @@ def test_a_retrieval_file_given_as_metadata_is_what_the_model_sees(tmp_path: Pat
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     docs = dataset("quality", "rag", data=str(data), retrieval=str(path), version=1.0)["test"]
-    assert docs["passages"][:] == [[f"chunk {n}"] for n in range(8)]
+    numbers = {row["question_id"]: n for n, row in enumerate(rows)}
+    assert docs["passages"][:] == [[f"chunk {numbers[question_id]}"] for question_id in docs["question_id"][:]]
 
 
 def test_missing_data_ends_in_our_sentence(tmp_path: Path) -> None:
@@ -283,7 +335,7 @@ def test_gold_answers_score_one_and_others_zero_in_financebench(tmp_path: Path) 
     assert 'Then end with "The answer is: "' in closed
     assert full.endswith(closed)
     assert rag.endswith(closed)
-    assert right["samples"][tasks[0]][0]["target"] == "The answer is: $1577.00"
+    assert in_order(right, tasks[0])[0]["target"] == "The answer is: $1577.00"
 
 
 def test_a_corpus_may_hold_both_kinds_of_question(data: Path) -> None:
@@ -304,7 +356,7 @@ def test_the_likelihood_variants_choose_the_likeliest_option_and_refuse_free_for
     from smt_plugin.errors import BadInput
 
     folder = write_longhealth(tmp_path / "l")
-    for benchmark, place in (("quality", data), ("longhealth", folder), ("corpus", data)):
+    for benchmark, place in (("quality", write_own(tmp_path / "q")), ("longhealth", folder), ("corpus", data)):
         tasks = [f"{benchmark}_smt{arm}_ll" for arm in ("", "_rag", "_full")]
         right = evaluate(tasks, lambda doc, n: doc["gold"].strip(), place)
         assert [right["results"][task]["acc,none"] for task in tasks] == [1.0] * 3

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 import tracemalloc
 
@@ -120,3 +122,20 @@ def test_four_times_the_answers_take_no_more_memory() -> None:
 
     peak(100)  # caches of patterns fill
     assert peak(1200) < 1.2 * peak(300)
+
+
+def test_lm_eval_ends_with_the_number_of_empty_answers() -> None:
+    code = (
+        "from smt_plugin.evaluation.scoring import process_results\n"
+        "doc = {'options': ['a', 'b'], 'answer': 0, 'judge': ''}\n"
+        "print([process_results(doc, [texts])['unparsed'] for texts in TEXTS])"
+    )
+
+    def said(texts: str) -> tuple[str, str]:
+        done = subprocess.run([sys.executable, "-c", code.replace("TEXTS", texts)], capture_output=True, text=True)
+        return done.stdout, done.stderr
+
+    assert said("[['(A)', 'The answer is (B).']]") == ("[0.0]\n", "")
+    unparsed, told = said("[['(A)', None, ' '], ['', 'The answer is (B).', '(B)']]")
+    assert unparsed.startswith("[0.66")
+    assert told.startswith("smt: 3 of 6 answers came back empty and count as unparsed; raise max_gen_toks, or turn")

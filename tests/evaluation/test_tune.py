@@ -135,7 +135,7 @@ def test_a_trial_says_what_its_recall_is_of_and_that_a_proxy_is_one() -> None:
 
 def test_nothing_is_tuned_where_fewer_than_two_documents_would_be_left_for_the_report(tmp_path: Path) -> None:
     settings = section(tmp_path, retrieval={"mode": "bm25"}, limit=2)
-    with pytest.raises(BadInput, match=r"of the others 1 would be left .*first 2 \(evaluate\.limit\).*; raise or"):
+    with pytest.raises(BadInput, match=r"of the others 1 would be left .*the 2 of evaluate\.limit.*; raise or"):
         tune(tmp_path / "run", settings, "none", "recall")
     own = section(tmp_path).data
     assert own is not None
@@ -173,7 +173,10 @@ def test_by_accuracy_a_model_that_reads_the_last_passage_gets_the_best_one_last(
         "run: run\ncorpus: data\nbackend: {kind: microworld}\nmethods: {synthetic_qa: {tokens: 1K}}\n"
         "evaluate: {benchmark: corpus, data: data, arms: [base_rag], retrieval: {mode: bm25, top_k: 3}}\n"
     )
-    said = CliRunner().invoke(cli, ["evaluate", str(run_file), "--dry-run"]).output
+    result = CliRunner().invoke(cli, ["evaluate", str(run_file), "--dry-run"])
+    # What the run file says counts, and that it differs from what was tuned is said.
+    assert result.stderr == "evaluate.retrieval.top_k of the run file is 3, and counts; `smt tune` chose 2\n"
+    said = result.stdout
     retrieval = json.loads(said.split("--metadata ")[1].split("'")[1])["retrieval"]
     assert retrieval == {"chunk_tokens": 60, "top_k": 3, "order": "best_last", "mode": "bm25"}
 
