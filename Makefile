@@ -23,7 +23,7 @@ quick: .venv/ready
 	$(BIN)/python -m pytest --quick $(SHARED_OUT)
 
 test-slow: .venv/ready .venv-lm-eval-latest/ready
-	SMT_LM_EVAL_LATEST=$(CURDIR)/.venv-lm-eval-latest/bin/python $(BIN)/python -m pytest -m slow $(SHARED_OUT)
+	SMT_LM_EVAL_LATEST=$(CURDIR)/.venv-lm-eval-latest/bin/python $(BIN)/python -m pytest -m "slow or browser" $(SHARED_OUT)
 
 test-vllm: .venv-vllm/ready
 	.venv-vllm/bin/python -m pytest -m vllm tests/vllm_server

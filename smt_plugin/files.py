@@ -127,10 +127,10 @@ def read_json(path: Path, writer: str, *keys: str) -> dict[str, Any]:
     return value
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text to `path`; the file appears whole or not at all."""
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Write a text, or the pieces of one, to `path`; the file appears whole or not at all."""
     with _whole(path) as file:
-        file.write(text.encode())
+        file.writelines(piece.encode() for piece in ([text] if isinstance(text, str) else text))
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:

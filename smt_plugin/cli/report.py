@@ -16,13 +16,18 @@ from smt_plugin.errors import BadInput
 @command("smt report smt.yaml")
 @RUN_FILE
 def report(run_file: Path) -> None:
-    """Print the table of all arms, and write report.html. It holds all tables and plots."""
+    """Print the arms' table, and write report.html and answers.html.
+
+    The first holds all tables and plots, the second every question with all answers.
+    """
     from rich.console import Console
 
     from smt_plugin.evaluation.arms import outdated
+    from smt_plugin.report.answers import write_answers
     from smt_plugin.report.report import table_of, write_report
     from smt_plugin.report.results import read_results
-    from smt_plugin.report.sections import doubts, sections_of, verdicts
+    from smt_plugin.report.sections import doubts, sections_of
+    from smt_plugin.report.verdicts import verdicts
 
     settings, section = read_with_evaluation(run_file)
     old: list[str] = []
@@ -38,11 +43,14 @@ def report(run_file: Path) -> None:
     for shown in sections:
         if shown.rows:
             console.print(table_of(shown, console.width), "")
-    for sentence in verdicts(results):
-        click.echo(sentence)
+    for verdict in verdicts(results):
+        click.echo(verdict.question)
+        for sentence in verdict.answers:
+            click.echo(f"  {sentence}")
     for sentence in doubts(results):
         click.echo(f"warning: {sentence}", err=True)
     click.echo(f"report: {path}")
+    click.echo(f"answers: {write_answers(results)}")
     if results.missing:
         for sentence in results.unready:
             click.echo(f"missing: {sentence}", err=True)

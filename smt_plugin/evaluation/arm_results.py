@@ -84,37 +84,43 @@ def count_tokens(arm: Arm) -> dict[str, int] | None:
 def read_arm(folder: Path) -> list[dict[str, Any]] | None:
     """Return one row a question of an arm that is done; None where the arm has not been run, or has not been finished.
 
-    A row is question_id, question, doc_id, acc, unparsed, no_option and by_judge (0 to 1), n (samples).
+    A row is question_id, question, doc_id, acc, unparsed, no_option and by_judge (0 to 1), n (samples), options (how
+    many; 0: free-form).
     """
     if not (folder / "arm.json").is_file():
         return None
     return [
         {name: sample["doc"][name] for name in ("question_id", "question", "doc_id")}
         | {metric: float(sample.get(metric, 0)) for metric in ("acc", "unparsed", "no_option", "by_judge")}
-        | {"n": len(sample["resps"][0])}
+        | {"n": len(sample["resps"][0]), "options": len(sample["doc"].get("options") or ())}
         for _, sample in read_jsonl(samples_files(folder)[-1])
     ]
 
 
 def read_tokens(folder: Path) -> dict[str, int] | None:
     """Return what `count_tokens` found when the arm was done; None where it is not known."""
-    tokens: dict[str, int] | None = _marker(folder).get("tokens")
+    tokens: dict[str, int] | None = read_marker(folder).get("tokens")
     return tokens
 
 
 def read_empty(folder: Path) -> int:
     """Return how many of an arm's answers its server left empty."""
-    return int(_marker(folder).get("empty", 0))
+    return int(read_marker(folder).get("empty", 0))
 
 
-def _marker(folder: Path) -> dict[str, Any]:
-    """What `smt evaluate` wrote when the arm was done; empty where it is not."""
+def read_marker(folder: Path) -> dict[str, Any]:
+    """Return what `smt evaluate` wrote when the arm was done; empty where it is not."""
     path = folder / "arm.json"
     return read_json(path, "smt evaluate") if path.is_file() else {}
 
 
 def read_seconds(folder: Path) -> float | None:
     """Return how long lm_eval took for an arm, in seconds; None where it did not say."""
-    files = sorted(folder.rglob("results_*.json"), key=lambda file: file.stat().st_mtime)
-    seconds = read_json(files[-1], "smt evaluate").get("total_evaluation_time_seconds") if files else None
+    seconds = read_summary(folder).get("total_evaluation_time_seconds")
     return None if seconds is None else float(seconds)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return what lm-eval says of an arm beside its samples: settings, versions, seeds; empty where it does not."""
+    files = sorted(folder.rglob("results_*.json"), key=lambda file: file.stat().st_mtime)
+    return read_json(files[-1], "smt evaluate") if files else {}

@@ -4,16 +4,19 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from smt_plugin.backends.server_process import ServerProcess
 from smt_plugin.benchmarks.find import load
+from smt_plugin.config import retrieval_settings
 from smt_plugin.errors import require
 from smt_plugin.evaluation.arm_results import check_answers, count_tokens
 from smt_plugin.evaluation.arms import Arm
 from smt_plugin.evaluation.context_window import fit, task_file, window_of
 from smt_plugin.evaluation.judge import API_KEY_VARIABLE, serve
 from smt_plugin.evaluation.lm_eval_link import question_rows
-from smt_plugin.files import write_json
+from smt_plugin.files import read_json, write_json
+from smt_plugin.retrieval.retrieve import cached_retrieval, manifest_path
 
 _CPU_BATCH = "8"  # the samples of one question
 _SECONDS_TO_END = 10.0  # for vLLM inside lm_eval to let go of the GPU
@@ -46,7 +49,20 @@ def evaluate(arms: Iterable[Arm], say: Callable[[str], None]) -> None:
             raise RuntimeError(f"arm {arm.name}: lm_eval ended with status {status}; its own message stands above")
         if empty := check_answers(arm):
             say(f"arm {arm.name}: {empty} answers came back empty and count as unparsed")
-        write_json(arm.folder / "arm.json", {**stamp, "tokens": count_tokens(arm), "empty": empty})
+        facts = {"tokens": count_tokens(arm), "empty": empty, "retrieval": _retrieval(arm)}
+        write_json(arm.folder / "arm.json", {**stamp, **facts})
+
+
+def _retrieval(arm: Arm) -> dict[str, Any] | None:
+    """The settings and the recall of the chunks that a RAG arm was given, as their file's manifest says."""
+    # What is tried while tuning is not reported.
+    if not arm.is_ours or not arm.tasks.endswith("_rag") or "split" in arm.metadata:
+        return None
+    benchmark = arm.settings.benchmark
+    settings = retrieval_settings(benchmark, arm.metadata.get("retrieval"))
+    path = cached_retrieval(benchmark, *load(benchmark, arm.settings.data), settings)
+    # One file serves both orders.
+    return read_json(manifest_path(path), "smt retrieve") | {"settings": settings.model_dump()}
 
 
 def as_run_here(arm: Arm) -> Arm:

@@ -4,6 +4,7 @@ import atexit
 import re
 import sys
 from collections import Counter
+from string import ascii_uppercase
 from typing import Any
 
 import orjson
@@ -75,6 +76,10 @@ def _free_answer(said: str) -> str | None:
 def process_results(doc: dict[str, Any], results: list[list[str | None]]) -> dict[str, float]:
     """lm-eval's hook for one question: `results` holds one list, with all n sampled answers.
 
+    `doc`, which lm-eval writes into its file of samples, gets `readings`: for each sample `read`, the letter of the
+    option or the answer that was read (None: none), `state`: right, wrong, nothing or no_option, and `by_judge` where
+    the judge's model read the option.
+
     Returns:
         acc: share of the samples that state the right answer (0 to 1); what cannot be read is wrong.
         unparsed: share of the samples of which no answer could be read.
@@ -87,27 +92,38 @@ def process_results(doc: dict[str, Any], results: list[list[str | None]]) -> dic
     # A server's reply without content comes as None.
     samples = [sample if isinstance(sample, str) else "" for sample in results[0]]
     _count_empty(samples)
-    if not doc["options"]:
-        return _judged(doc, samples)
+    readings = _chosen(doc, samples) if doc["options"] else _judged(doc, samples)
+    doc["readings"] = readings
+    states = [reading["state"] for reading in readings]
+    nothing, no_option = states.count("nothing"), states.count("no_option")
+    return {
+        "acc": states.count("right") / len(states),
+        "unparsed": (nothing + no_option) / len(states),
+        "no_option": no_option / len(states),
+        "by_judge": sum("by_judge" in reading for reading in readings) / len(states),
+    }
+
+
+def _chosen(doc: dict[str, Any], samples: list[str]) -> list[dict[str, Any]]:
     stated = [stated_choice(sample, doc["options"]) for sample in samples]
-    by_judge = 0
-    if doc["judge"] and (unread := [n for n, one in enumerate(stated) if one.option is None]):
+    unread = {n for n, one in enumerate(stated) if one.option is None}
+    if doc["judge"] and unread:
         from smt_plugin.evaluation.judge import judge_settings
         from smt_plugin.evaluation.unread_choice import read_by_judge
 
         settings = judge_settings(orjson.loads(doc["judge"]))
-        read = read_by_judge([samples[n] for n in unread], doc["question"], doc["options"], settings)
-        for n in unread:
-            stated[n] = read[samples[n]]
-            by_judge += stated[n].option is not None
+        read = read_by_judge([samples[n] for n in sorted(unread)], doc["question"], doc["options"], settings)
+        stated = [read[samples[n]] if n in unread else one for n, one in enumerate(stated)]
     # An official file may give an option twice.
     right = {index for index, option in enumerate(doc["options"]) if option == doc["options"][doc["answer"]]}
-    return {
-        "acc": sum(one.option in right for one in stated) / len(stated),
-        "unparsed": sum(one.option is None for one in stated) / len(stated),
-        "no_option": sum(one.other for one in stated) / len(stated),
-        "by_judge": by_judge / len(stated),
-    }
+    readings: list[dict[str, Any]] = []
+    for n, one in enumerate(stated):
+        if one.option is None:
+            readings.append({"read": None, "state": "no_option" if one.other else "nothing"})
+        else:
+            reading = {"read": ascii_uppercase[one.option], "state": "right" if one.option in right else "wrong"}
+            readings.append(reading | ({"by_judge": True} if n in unread else {}))
+    return readings
 
 
 _counts: Counter[str] = Counter()
@@ -129,11 +145,11 @@ def _tell_empty() -> None:
         )
 
 
-def _judged(doc: dict[str, Any], samples: list[str]) -> dict[str, float]:
+def _judged(doc: dict[str, Any], samples: list[str]) -> list[dict[str, Any]]:
     from smt_plugin.evaluation.judge import Answer, judge, judge_settings
 
     stated = [free_answer(sample) for sample in samples]
     answers = [Answer(doc["identity"], doc["question"], doc["gold"], answer) for answer in stated if answer is not None]
-    verdicts = judge(answers, judge_settings(orjson.loads(doc["judge"])))
-    unparsed = stated.count(None) / len(samples)
-    return {"acc": sum(verdicts) / len(samples), "unparsed": unparsed, "no_option": 0.0, "by_judge": 0.0}
+    verdicts = iter(judge(answers, judge_settings(orjson.loads(doc["judge"]))))
+    states = ["nothing" if answer is None else "right" if next(verdicts) else "wrong" for answer in stated]
+    return [{"read": answer, "state": state} for answer, state in zip(stated, states, strict=True)]

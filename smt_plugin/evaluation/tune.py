@@ -229,3 +229,8 @@ def read_tuned(run: Path) -> dict[str, Any] | None:
     """What `tune` wrote for this run, or None."""
     path = run / "tune.json"
     return read_json(path, "smt tune", "by", "questions", "held_out", "chosen") if path.is_file() else None
+
+
+def tuned_on(run: Path) -> set[str]:
+    """Return the ids of the documents that retrieval was tuned on, which the report leaves out."""
+    return set(tuned["held_out"] if (tuned := read_tuned(run)) else ())

@@ -8,7 +8,8 @@ from jinja2 import Environment, FileSystemLoader
 
 from smt_plugin.files import write_json, write_text
 from smt_plugin.report.results import RunResults
-from smt_plugin.report.sections import Section, doubts, verdicts
+from smt_plugin.report.sections import Section, doubts
+from smt_plugin.report.verdicts import verdicts
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -14,10 +14,11 @@ from smt_plugin.evaluation.arms import ARMS, arms_of, split_arm
 from smt_plugin.evaluation.intervals import Estimate, estimate
 from smt_plugin.evaluation.leaks import dropped_from_mix, question_hash, read_leaks
 from smt_plugin.evaluation.retention import Change, retention_results
-from smt_plugin.evaluation.tune import read_tuned
+from smt_plugin.evaluation.tune import read_tuned, tuned_on
 from smt_plugin.files import read_json
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
 from smt_plugin.records import generated_folders
+from smt_plugin.report.facts import arm_facts
 from smt_plugin.training.trainings import Training, trainings_of
 
 REFERENCE = "base_rag"
@@ -41,6 +42,8 @@ class ArmResult:
         accuracy: mean over questions of the mean over samples, 0 to 1.
         difference: accuracy less that of base + RAG on the same questions.
         to_reading: of a trained arm, accuracy less that of base + full document on the same questions.
+        chance: accuracy of guessing: the mean of 1 / options over the questions with options; None where none has any.
+        free_form: how many questions have no options.
         unparsed: share of samples of which no answer could be read, which count as wrong.
         no_option: the part of these that state something, but none of the options.
         by_judge: share of samples whose option the judge's model read, since code could not.
@@ -61,6 +64,8 @@ class ArmResult:
     accuracy: Estimate | None = None
     difference: Estimate | None = None
     to_reading: Estimate | None = None
+    chance: float | None = None
+    free_form: int = 0
     unparsed: float | None = None
     no_option: float | None = None
     by_judge: float = 0.0
@@ -133,7 +138,9 @@ def read_results(settings: RunFile, section: EvaluateSection, outdated: list[str
         training = trained_on[result.arm]
         if result.accuracy is not None and training is not None and training.is_stale():
             outdated = [*outdated, result.arm]
-    facts = run_facts(settings)
+    done = [result for result in results if result.accuracy is not None]
+    answered = [result.arm for result in done]
+    facts = arm_facts(run, answered, trainings, done[0].chance, done[0].free_form) | run_facts(settings)
     if outdated:
         facts["not up to date"] = (
             f"{', '.join(outdated)}: settings, model, mix, data or tasks have changed since; `smt evaluate` runs them "
@@ -160,10 +167,9 @@ def arm_results(
             which leaks were looked for, or an arm answered only what retrieval was tuned on.
     """
     arms = arms_of(names, trainings or [Training(run)])
-    tuned = read_tuned(run)
-    tuned_on = set(tuned["held_out"] if tuned else ())
+    left_out = tuned_on(run)
     answered = {
-        arm: [row for row in rows if row["doc_id"] not in tuned_on]
+        arm: [row for row in rows if row["doc_id"] not in left_out]
         for arm in arms
         if (rows := read_arm(run / "results" / arm)) is not None
     }
@@ -182,7 +188,7 @@ def arm_results(
             )
         if not rows:
             raise BadInput(
-                f"the arm {arm} answered no question but those about the {len(tuned_on)} documents that retrieval was "
+                f"the arm {arm} answered no question but those about the {len(left_out)} documents that retrieval was "
                 "tuned on; raise or remove evaluate.limit, or add questions about others, and run `smt evaluate` again."
             )
         if arm != REFERENCE and reference and {row["question_id"] for row in rows} != reference.keys():
@@ -217,6 +223,7 @@ def _scored(
     kept = [row for row in rows if row["question_id"] not in leaked]
     enough = 0 < len(kept) < len(rows)
     tokens = read_tokens(folder)
+    guesses = [1 / row["options"] for row in rows if row["options"]]
     acc, unparsed, no_option, by_judge = (
         sum(row[metric] for row in rows) / len(rows) for metric in ("acc", "unparsed", "no_option", "by_judge")
     )
@@ -225,6 +232,8 @@ def _scored(
         accuracy=_estimate(rows),
         difference=less(others[REFERENCE]) if result.arm != REFERENCE else None,
         to_reading=less(others[READING]) if result.is_trained else None,
+        chance=sum(guesses) / len(guesses) if guesses else None,
+        free_form=len(rows) - len(guesses),
         unparsed=unparsed,
         no_option=no_option,
         by_judge=by_judge,

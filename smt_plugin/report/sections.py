@@ -179,35 +179,6 @@ def sections_of(results: RunResults) -> list[Section]:
     return [section(results) for section in SECTIONS]
 
 
-def verdicts(results: RunResults) -> list[str]:
-    """Answer by paired intervals: do the weights beat retrieval, add to it, and come near to reading the document?"""
-    sentences = []
-    for result in results.arms:
-        difference = result.difference
-        if not result.is_trained or difference is None:
-            continue
-        if result.kind != "trained_full":
-            asks = "Did training beat retrieval?" if result.kind == "trained" else "Does training add to retrieval?"
-            answer = "Yes: " if difference.low > 0 else "No: " if difference.high < 0 else "Not shown: "
-            answer = "" if difference.refusal else answer
-            sentences.append(f"{asks} {answer}{result.name}{_place(difference, 'base + RAG')}.")
-        if result.to_reading is not None:
-            place = _place(result.to_reading, "base + full document")
-            sentences.append(f"Against reading the document: {result.name}{place}.")
-    return sentences
-
-
-def _place(difference: Estimate, other: str) -> str:
-    """Where an arm stands beside another, as the end of a sentence that begins with its name."""
-    if difference.refusal:
-        return f": {difference.refusal}"
-    interval = f"(95 % interval {difference.low * 100:+.1f} to {difference.high * 100:+.1f})"
-    if difference.method == "no difference seen":
-        return f": no difference to {other} was seen {interval}"
-    side = "above" if difference.mean > 0 else "below"
-    return f", is {abs(difference.mean) * 100:.1f} points {side} {other} {interval}"
-
-
 def doubts(results: RunResults) -> list[str]:
     """Name what makes an arm's number say less than it seems to: prompts that were cut, answers without an option."""
     sentences = []

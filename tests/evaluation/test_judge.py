@@ -209,6 +209,9 @@ def test_free_form_samples_are_scored_by_the_judge_and_those_without_an_answer_a
         }
         samples = ["The answer is: pears."] * 4 + ["The answer is: plums."] * 2 + ["Who knows?"] * 2
         assert process_results(doc, [samples]) == {"acc": 0.5, "unparsed": 0.25, "no_option": 0.0, "by_judge": 0.0}
+        read = ["pears."] * 4 + ["plums."] * 2 + [None] * 2
+        state = ["right"] * 4 + ["wrong"] * 2 + ["nothing"] * 2
+        assert doc["readings"] == [{"read": r, "state": s} for r, s in zip(read, state, strict=True)]
         assert process_results(doc, [["Who knows?"]]) == {
             "acc": 0.0,
             "unparsed": 1.0,

@@ -85,6 +85,10 @@ def test_all_samples_count_and_what_cannot_be_read_is_wrong() -> None:
     doc = {"options": OPTIONS, "answer": 1, "judge": ""}
     samples = ["The answer is (B)."] * 3 + ["The answer is (A)."] * 2 + ["Who can say?", None, "The answer is (Z)."]
     assert process_results(doc, [samples]) == {"acc": 3 / 8, "unparsed": 3 / 8, "no_option": 1 / 8, "by_judge": 0}
+    # Which lm-eval writes into its file of samples, for those who look.
+    read = ["B", "B", "B", "A", "A", None, None, None]
+    state = ["right"] * 3 + ["wrong"] * 2 + ["nothing", "nothing", "no_option"]
+    assert doc["readings"] == [{"read": r, "state": s} for r, s in zip(read, state, strict=True)]
 
 
 def test_degenerate_repetition_is_scored_fast() -> None:

@@ -44,8 +44,11 @@ SAMPLES = [
 
 def test_the_judge_reads_only_what_code_could_not_and_the_score_says_how_much() -> None:
     with serve_in_thread(reads) as endpoint:
-        scores = process_results(doc(endpoint.url), [SAMPLES])
+        asked = doc(endpoint.url)
+        scores = process_results(asked, [SAMPLES])
         assert scores == {"acc": 2 / 6, "unparsed": 4 / 6, "no_option": 1 / 6, "by_judge": 1 / 6}
+        assert asked["readings"][0] == {"read": "C", "state": "right", "by_judge": True}  # type: ignore[index]
+        assert asked["readings"][3] == {"read": "C", "state": "right"}  # type: ignore[index]
         assert len(endpoint.bodies) == 3  # neither what was read, nor what says nothing
         process_results(doc(endpoint.url), [SAMPLES])
         assert len(endpoint.bodies) == 3  # each reply is paid for once

@@ -13,7 +13,7 @@ from smt_plugin.evaluation.leaks import find_leaks
 from smt_plugin.question import Question
 from smt_plugin.report.report import table_of, write_report
 from smt_plugin.report.results import RunResults, arm_results, leaks_text
-from smt_plugin.report.sections import Section, accuracy, doubts, leaks, reading, scoring, sections_of, verdicts
+from smt_plugin.report.sections import Section, accuracy, doubts, leaks, reading, scoring, sections_of
 from tests.evaluation.test_leaks import pair, write_records
 
 ARMS = ["base", "base_rag", "trained"]
@@ -61,40 +61,6 @@ def test_the_table_has_means_intervals_counts_and_paired_differences(tmp_path: P
     assert trained.difference.mean == pytest.approx(1 / 12)
     assert trained.difference.low < 0 < trained.difference.high
     assert cell(scoring(RunResults(tmp_path, [trained])), "questions (documents)") == "24 (12)"
-
-
-def test_the_question_of_the_report_is_answered_by_the_paired_interval(tmp_path: Path) -> None:
-    finish_arm(tmp_path, "base_rag", [0.5, 0.5, 0.25, 0.5, 0.5, 0.5] * 4)
-    finish_arm(tmp_path, "base_full", [1.0, 1.0, 0.75, 1.0, 1.0, 1.0] * 4)
-    for arm, less in (("base", 0.0), ("trained", -0.25), ("trained_rag", 0.5)):
-        finish_arm(tmp_path, arm, [0.5 + less, 0.5 + less, 0.25 + less, 0.5 + less, 0.5 + less, 0.25 + less] * 4)
-    results = RunResults(tmp_path, arm_results(tmp_path, [*ARMS, "base_full", "trained_rag"]))
-    closed, closed_reading, rag, rag_reading = verdicts(results)
-    assert closed.startswith(
-        "Did training beat retrieval? No: trained, closed-book, is 29.2 points below base + RAG (95 %"
-    )
-    assert rag.startswith(
-        "Does training add to retrieval? Yes: trained + RAG, is 45.8 points above base + RAG (95 % inter"
-    )
-    assert closed_reading.startswith(
-        "Against reading the document: trained, closed-book, is 79.2 points below base + full d"
-    )
-    assert rag_reading.startswith(
-        "Against reading the document: trained + RAG, is 4.2 points below base + full document (95"
-    )
-    html = html_of(results)
-    assert all(sentence.split(" (")[0] in html for sentence in (closed, rag, closed_reading))
-
-
-def test_too_few_documents_give_no_verdict_and_equal_arms_no_difference(tmp_path: Path) -> None:
-    finish_arm(tmp_path, "base_rag", [0.5, 0.5, 0.5, 0.5])
-    finish_arm(tmp_path, "trained", [1.0, 1.0, 1.0, 1.0])
-    (sentence,) = verdicts(RunResults(tmp_path, arm_results(tmp_path, ["base_rag", "trained"])))
-    assert sentence.startswith("Did training beat retrieval? trained, closed-book: no verdict from 2 doc")
-    finish_arm(tmp_path / "b", "base_rag", [0.5, 0.5, 0.5, 0.5] * 5)
-    finish_arm(tmp_path / "b", "trained", [0.5, 0.5, 0.5, 0.5] * 5)
-    (sentence,) = verdicts(RunResults(tmp_path, arm_results(tmp_path / "b", ["base_rag", "trained"])))
-    assert sentence.startswith("Did training beat retrieval? Not shown: trained, closed-book: no difference to ")
 
 
 def test_cut_prompts_and_answers_that_cannot_be_read_are_said(tmp_path: Path) -> None:
