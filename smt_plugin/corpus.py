@@ -15,6 +15,8 @@ from smt_plugin.errors import BadInput, why_no_file
 from smt_plugin.files import Text, as_row, read_jsonl
 
 TEXT_SUFFIXES = (".txt", ".md")
+# The questions about the documents, and what `smt questions` writes with them.
+_QUESTIONS = ("questions.jsonl", "questions.manifest.json", "questions.dropped.jsonl", "questions.html")
 
 # Where a long document may be split, the best places first: pages, headings, paragraphs, lines, sentences, words.
 _BREAKS = [re.compile(p) for p in (r"\f", r"\n(?=#{1,6} )", r"\n\s*\n", r"\n", r"(?<=[.!?])\s+", r"\s+")]
@@ -132,7 +134,7 @@ def other_files(path: Path) -> Counter[str]:
     if not path.is_dir() or (path / "documents.jsonl").is_file():
         return Counter()
     others = (file for file in _files(path) if file.suffix.lower() not in TEXT_SUFFIXES)
-    return Counter(file.suffix.lower() or file.name for file in others if file.name != "questions.jsonl")
+    return Counter(file.suffix.lower() or file.name for file in others if file.name not in _QUESTIONS)
 
 
 def _from_folder(folder: Path) -> Iterator[Document]:
