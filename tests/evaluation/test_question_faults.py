@@ -218,6 +218,10 @@ Que dit l'auteur de ce texte ? | D'après le document, qui est Anne ? | Qui parl
 本文的作者认为什么最重要? | 文章第三段主要讲了什么?
 根据第3页的内容,安娜去了哪里? | 本文の筆者は何を述べていますか。
 Что говорится в тексте об Анне? | Gdzie w tekście mowa o Annie? | Wie komt er in de tekst voor?
+What does the text reveal about the mill? | Using the passage, identify the culprit.
+What is the author's purpose in the second section? | As the text makes clear, who left first?
+Was zeigt Abbildung 2? | Quel est le thème principal de l'article ? | O que o texto diz sobre o moinho?
+Wat zegt de tekst over de molen?
 """
 NOT_POINTING = """
 What does the document that Ann forged claim? | Who copied the text of the treaty by night?
@@ -230,6 +234,19 @@ What does the lawyer conclude from the document? | Was fand Anna in dem Text, de
 Welche Passage durch das Eis wählte der Kapitän? | Quel passage secret Anne découvrit-elle ?
 ¿Qué artículo robó Ana de la tienda? | 谁在会议上反对这份文件?
 安娜在日文中写了什么? | Who signed the articles of faith?
+What did the text on the tombstone say? | Who tore the article out of the newspaper?
+What did the spy hide between the pages of the Bible? | Which document proved that Eve was the heir?
+Who guarded the passage to the crypt? | In which paragraph of the contract was the trick hidden?
+What did the author Eve Reed burn in 1901? | How did Holm's article on whales begin? | What lay above the altar?
+Which chapter of the order did Bob join? | Who sat at table 7 of the casino?
+What did the judge say about the document Bob had forged? | Why did Eve leave the first section of the train?
+Who translated the text into Latin? | Wer fälschte das Dokument, das Anna fand?
+Welchen Artikel verkaufte der Händler am besten? | Wer bewachte die Passage zum Hof?
+Was stand auf der Seite, die Anna herausriss? | Qui vola le document du coffre ?
+Quel article Anne vendait-elle au marché ? | ¿Quién escondió el documento en el pozo?
+¿Por qué Ana escribió el artículo? | Chi rubò il documento dal cofano? | Wie verstopte het document in de put?
+Кто спрятал документ в колодце? | 谁偷走了文件? | 守灯人在第三天做了什么? | Quem roubou o documento do cofre?
+Which page boy carried the crown? | Who read the passage from Isaiah at the funeral?
 """
 
 
