@@ -139,7 +139,7 @@ async def make_questions(
     Raises:
         BadInput: questions or records are there already, or no question came of any document; else as `generate_run`.
     """
-    corpus, path = run_file.corpus, questions_file(run_file.corpus)
+    corpus = run_file.corpus
     check_place(run_file)
     prompts = Prompts(run_file.prompts)
     order = [document.id for document in read_documents(corpus)]
@@ -169,35 +169,53 @@ async def make_questions(
     finally:
         await backend.close()
         await store.close()
-    kept = [each for doc_id in order for each in sets[doc_id].kept]
-    dropped = [each for doc_id in order for each in sets[doc_id].dropped]
-    dropped += [
-        Checked(doc_id, draft.written, draft, Fault(NOT_NEEDED)) for doc_id in order for draft in sets[doc_id].waiting
-    ]
+    return _write(run_file, backend.model, free_form, unknown_only, per_document, prompts, sets, list(summary.failures))
+
+
+def _write(
+    run_file: RunFile,
+    model: str,
+    free_form: bool,
+    unknown_only: bool,
+    per_document: int,
+    prompts: Prompts,
+    sets: dict[str, _Set],
+    failures: list[str],
+) -> dict[str, Any]:
+    """Write what was kept and dropped, and return the manifest.
+
+    Args:
+        sets: by the documents' ids, in the corpus's order.
+        failures: reasons for which replies could not be used.
+    """
+    corpus, path = run_file.corpus, questions_file(run_file.corpus)
+    for each in sets.values():
+        each.dropped += [Checked(draft.doc_id, draft.written, draft, Fault(NOT_NEEDED)) for draft in each.waiting]
+    kept = [each for found in sets.values() for each in found.kept]
+    dropped = [each for found in sets.values() for each in found.dropped]
     write_jsonl(dropped_questions(path), (each.to_json() for each in dropped))
     reasons = Counter(each.fault.reason for each in dropped if each.fault)
     if not kept:
-        why = "; ".join([*(f"{count} x {reason}" for reason, count in reasons.most_common()), *summary.failures])
+        why = "; ".join([*(f"{count} x {reason}" for reason, count in reasons.most_common()), *failures])
         raise BadInput(
-            f"the model {backend.model} wrote no usable question about {corpus} ({why[:300] or 'no reply had one'}); "
+            f"the model {model} wrote no usable question about {corpus} ({why[:300] or 'no reply had one'}); "
             f"{dropped_questions(path)} has what was dropped."
         )
     questions = list(_questions(kept))
     rows = [asdict(question) for question in questions]
+    longest = sum(is_longest(each.draft) for each in kept if each.draft) / len(kept)
     prompt = _prompt(free_form)
     used = [prompt, ANSWER, RECALL, *([VERDICT] if free_form else [])]
     manifest = {
         "sha256": hashlib.sha256(b"".join(orjson.dumps(row) + b"\n" for row in rows)).hexdigest(),
         "questions": len(rows),
-        "documents": len(order),
-        "short": [doc_id for doc_id in order if len(sets[doc_id].kept) < per_document],
+        "documents": len(sets),
+        "short": [doc_id for doc_id, found in sets.items() if len(found.kept) < per_document],
         "dropped": dict(reasons.most_common()),
         "known": _known(kept, dropped),
-        "longest": {"share": sum(is_longest(each.draft) for each in kept if each.draft) / len(kept)} | _CHANCE
-        if not free_form
-        else None,
+        "longest": None if free_form else {"share": longest, "chance": 1 / (WRONG_OPTIONS + 1)},
         "unknown_only": unknown_only,
-        "model": backend.model,
+        "model": model,
         "prompt": prompt,
         "prompt_hash": prompts.hash(prompt),
         "prompt_hashes": {name: prompts.hash(name) for name in used},
@@ -212,9 +230,6 @@ async def make_questions(
     write_json(frozen_manifest(path), manifest)
     write_jsonl(path, rows)
     return manifest
-
-
-_CHANCE = {"chance": 1 / (WRONG_OPTIONS + 1)}
 
 
 def check_place(run_file: RunFile) -> None:
