@@ -53,24 +53,25 @@ def write_page(
 def sentences(manifest: Mapping[str, Any]) -> list[str]:
     """Say in a few sentences what was kept, what was dropped, what was known before, and what gives answers away."""
     number = sum(manifest["dropped"].values())
+    reasons = "; ".join(f"{count:,} x {reason}" for reason, count in manifest["dropped"].items())
     said = [
         f"{manifest['questions']:,} questions about {manifest['documents']:,} documents kept, {number:,} dropped"
-        + (": " if number else ".")
-        + "; ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items())
+        + (f": {reasons}" if reasons else "")
     ]
     known, longest = manifest["known"], manifest["longest"]
-    interval = (
-        "the interval needs the `eval` extra"
-        if known["low"] is None
-        else known["refusal"] or f"95 % interval {known['low']:.1%} to {known['high']:.1%}"
-    )
+    if known["low"] is None:
+        interval = "the interval needs the `eval` extra"
+    elif known["refusal"]:
+        interval = f"no interval: {known['refusal']}"
+    else:
+        interval = f"95 % interval {known['low']:.1%} to {known['high']:.1%}"
     chance = f"; chance {longest['chance']:.0%}" if longest else ""
     said.append(
         f"known already: {known['rate']:.1%} of the answers without the document are right ({interval}; "
         f"{known['questions']:,} questions, {known['documents']:,} documents, {known['samples']} answers each"
         f"{chance}); "
-        f"to {known['always']:,} questions every one is"
-        + (", and these were dropped" if manifest["unknown_only"] else "")
+        f"{known['always']:,} questions are always answered rightly"
+        + (" and were dropped" if manifest["unknown_only"] else "")
     )
     if longest:
         said.append(
