@@ -19,6 +19,8 @@ from smt_plugin.sentences import SCRIPTS_END
 
 TEXT_SUFFIXES = (".txt", ".md")
 _MOST_LISTED = 1000  # bad documents that are named, of a file or a folder
+# The questions about the documents, and what `smt questions` writes with them.
+_QUESTIONS = ("questions.jsonl", "questions.manifest.json", "questions.dropped.jsonl", "questions.html")
 
 # Where a long document may be split, the best places first: pages, headings, paragraphs, lines, sentences, words.
 _BREAKS = [
@@ -148,7 +150,7 @@ def other_files(path: Path) -> Counter[str]:
     if not path.is_dir() or (path / "documents.jsonl").is_file():
         return Counter()
     others = (file for file in _files(path) if file.suffix.lower() not in TEXT_SUFFIXES)
-    return Counter(file.suffix.lower() or file.name for file in others if file.name != "questions.jsonl")
+    return Counter(file.suffix.lower() or file.name for file in others if file.name not in _QUESTIONS)
 
 
 def comparable(identifier: str) -> str:

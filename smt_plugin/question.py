@@ -59,6 +59,16 @@ def frozen_manifest(questions: Path) -> Path:
     return questions.with_name("questions.manifest.json")
 
 
+def dropped_questions(questions: Path) -> Path:
+    """The file of what `smt questions` dropped, with the reasons."""
+    return questions.with_name("questions.dropped.jsonl")
+
+
+def questions_page(questions: Path) -> Path:
+    """The page on which `smt questions` shows a sample of what it kept and dropped."""
+    return questions.with_name("questions.html")
+
+
 def documents_hash(documents: Iterable[Document]) -> str:
     """The hash by which `smt questions` remembers the documents that it asked about."""
     return content_hash([document.id, document.identity, document.text] for document in documents)

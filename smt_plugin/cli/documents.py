@@ -68,32 +68,42 @@ def benchmark(name: str, data: Path | None, output: Path | None) -> None:
         sys.exit(1)
 
 
-@command("smt questions smt.yaml --per-document 12")
+@command("smt questions smt.yaml --dry-run", "smt questions smt.yaml --per-document 12")
 @RUN_FILE
 @click.option(
     "--per-document", default=8, show_default=True, type=click.IntRange(min=1), help="questions about each document"
 )
 @click.option("--free-form", is_flag=True, help="answered in a few words, for a judge; else four options each")
-def questions(run_file: Path, per_document: int, free_form: bool) -> None:
+@click.option("--unknown-only", is_flag=True, help="drop what the backend knows without the document")
+@click.option("--dry-run", is_flag=True, help="say what it would ask and cost, and ask nothing")
+def questions(run_file: Path, per_document: int, free_form: bool, unknown_only: bool, dry_run: bool) -> None:
     """Make an evaluation set of your own documents.
 
-    The backend makes it before anything is generated from them. It is written beside the documents, once, and frozen
-    with its hash: what is evaluated later is what was set down.
+    The backend makes it before anything is generated from them. Each question is checked, and answered by the backend
+    with its document and without. The set is written beside the documents, once, and frozen with its hash: what is
+    evaluated later is what was set down. `questions.html` shows a sample of it, and of what was dropped.
     """
     from smt_plugin.corpus import read_documents
+    from smt_plugin.evaluation.make_questions import make_questions
+    from smt_plugin.evaluation.question_plan import plan_questions, questions_plan_text
+    from smt_plugin.evaluation.questions_page import sentences
     from smt_plugin.generation.generate import backend_of
-    from smt_plugin.generation.make_questions import make_questions
     from smt_plugin.progress import Progress
-    from smt_plugin.question import questions_file
+    from smt_plugin.question import questions_file, questions_page
 
     settings = read_run(run_file)
+    if dry_run:
+        found = stop.run(plan_questions(settings, backend_of(settings), per_document, free_form))
+        click.echo(questions_plan_text(found, settings))
+        return
     with Progress("documents", sum(1 for _ in read_documents(settings.corpus))) as progress:
-        making = make_questions(settings, backend_of(settings), per_document, free_form, progress.at)
+        backend = backend_of(settings)
+        making = make_questions(settings, backend, per_document, free_form, unknown_only, progress.at)
         manifest = stop.run(making)
-    click.echo(
-        f"{manifest['questions']:,} questions about {manifest['documents']:,} documents; "
-        f"wrote {questions_file(settings.corpus)}"
-    )
+    for sentence in sentences(manifest):
+        click.echo(sentence)
+    path = questions_file(settings.corpus)
+    click.echo(f"wrote {path}; look at a sample of them in {questions_page(path)}")
     if short := manifest["short"]:
         click.echo(f"{len(short)} documents have fewer than {per_document}, e.g. {short[0]!r}", err=True)
         sys.exit(1)

@@ -160,7 +160,7 @@ class Asker:
     async def ask(self, ask: Ask) -> Answer | None:
         messages = self.prompts.messages(
             ask.prompt, identity=ask.document.identity, document=ask.document.text.strip(), **ask.variables
-        )
+        )[0 if ask.has_system else 1 :]
         for attempt in range(MAX_ATTEMPTS):
             request = Request(
                 messages,

@@ -85,7 +85,7 @@ async def make_plan(
     """
     speed = await _probe(run_file, backend, probe_seconds, on_progress) if probe_seconds else None
     methods, prompts = methods_of(run_file), prompts_of(run_file)
-    seen = await _look_back(run_file, backend.model)
+    seen = await look_back(run_file, backend.model)
     total_length = num_parts = 0
     first: Document | None = None
     # What the model's tokenizer makes of an estimated token.
@@ -129,14 +129,8 @@ async def make_plan(
 
 def plan_text(plan: Plan, run_file: RunFile) -> str:
     """Return the plan as a person reads it: calls, tokens, hours and money."""
-    head = f"{'prompt':<28}{'calls':>12}{'in store':>12}{'in, new':>16}{'in, cached':>18}{'out':>16}"
-    calls, stored, new, cached, output = (plan.total(each.name) for each in fields(PromptPlan))
-    rows = [
-        f"{name:<28}{p.calls:>12,.0f}{p.stored:>12,.0f}{p.new_tokens:>16,.0f}{p.cached_tokens:>18,.0f}"
-        f"{p.output_tokens:>16,.0f}"
-        for name, p in {**plan.prompts, "all": PromptPlan(calls, stored, new, cached, output)}.items()
-    ]
-    lines = [head, *rows, f"tokens are those left to pay for; {plan.num_parts:,} documents or parts of long ones."]
+    lines = table_lines(plan)
+    lines.append(f"tokens are those left to pay for; {plan.num_parts:,} documents or parts of long ones.")
     if plan.measured:
         lines.append(f"Sizes are means over {plan.measured:,} completions of this run.")
     if plan.guessed:
@@ -144,6 +138,28 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
         lines.append(f"{which} are guesses ({TEXT_TOKENS} tokens a text); `--probe 60` measures them.")
     lines.append("Calls are asked ahead: where a document has only a few rounds, up to a fifth more than these.")
     lines.append("Cached: what a server with a prefix cache reads once a document, as vLLM does.")
+    return "\n".join([*lines, *cost_lines(plan, run_file, "`--probe 60` measures one")])
+
+
+def table_lines(plan: Plan) -> list[str]:
+    """The calls and tokens of each prompt, and of all, as lines of a table."""
+    head = f"{'prompt':<28}{'calls':>12}{'in store':>12}{'in, new':>16}{'in, cached':>18}{'out':>16}"
+    total = PromptPlan(*(plan.total(each.name) for each in fields(PromptPlan)))
+    return [head] + [
+        f"{name:<28}{p.calls:>12,.0f}{p.stored:>12,.0f}{p.new_tokens:>16,.0f}{p.cached_tokens:>18,.0f}"
+        f"{p.output_tokens:>16,.0f}"
+        for name, p in {**plan.prompts, "all": total}.items()
+    ]
+
+
+def cost_lines(plan: Plan, run_file: RunFile, how_to_measure: str) -> list[str]:
+    """The hours, FLOP and money of a plan, a line each.
+
+    Args:
+        how_to_measure: what to do where no speed is known, as the end of a sentence.
+    """
+    lines = []
+    new, cached, output = (plan.total(name) for name in ("new_tokens", "cached_tokens", "output_tokens"))
     hours, source = _gpu_hours(plan, output)
     if hours is not None:
         lines.append(f"time: {hours:,.2f} GPU-hours ({source})" if plan.gpus or "published" in source else source)
@@ -162,11 +178,11 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
     else:
         seconds = (hours or 0.0) * 3600 / price.gpus if price.gpus else 0.0
         if price.gpus and hours is None:
-            lines.append("money: without a speed the GPUs' price is left out; `--probe 60` measures one.")
+            lines.append(f"money: without a speed the GPUs' price is left out; {how_to_measure}.")
         least, most = (price.of(new + cached, hits, output, seconds) for hits in (cached, 0))
         more = f", {most:,.2f} where no prompt comes from a cache" if most > least else ""
         lines.append(f"money: {least:,.2f} {price.currency}{more}")
-    return "\n".join(lines)
+    return lines
 
 
 def _gpu_hours(plan: Plan, output: float) -> tuple[float | None, str]:
@@ -228,7 +244,7 @@ def _add_part(
         reads = 0.0
 
 
-async def _shape(method: Method, document: Document, prompts: Prompts, seen: "_Seen") -> _Shape:
+async def _shape(method: Method, document: Document, prompts: Prompts, seen: "Seen") -> _Shape:
     """Play two rounds of a method with the replies that were seen or are guessed."""
     # The calls of each round with their samples; keys of a dict, which keep their order.
     played: list[dict[tuple[_Call, int], None]] = []
@@ -265,7 +281,7 @@ def _estimate(prompts: Prompts, document: Document, prompt: str, variables: dict
 
 
 @dataclass(slots=True)
-class _Seen:
+class Seen:
     """What the run's stores tell of its replies.
 
     Attributes:
@@ -290,8 +306,9 @@ class _Seen:
         return Reply(text, finish_reason, 0, 0, round(self.reply_tokens(ask)))
 
 
-async def _look_back(run_file: RunFile, model: str) -> _Seen:
-    seen = _Seen()
+async def look_back(run_file: RunFile, model: str) -> Seen:
+    """Read off the run's stores how a model's replies were."""
+    seen = Seen()
     for folder in generated_folders(run_file.run, all_shards=False):
         # Planning makes no folders and no stores.
         if not (folder / "completions.sqlite").is_file():

@@ -36,6 +36,7 @@ class Ask:
         schema: JSON schema of the reply, for servers that can hold the model to it.
         example: a reply that `parse` takes, and `example_tokens` how long such a reply is likely to be (tokens):
             `smt plan` reckons with them until it has seen replies.
+        has_system: whether the system text, which is for writing about the document, goes before the prompt.
     """
 
     document: Document
@@ -47,6 +48,7 @@ class Ask:
     schema: dict[str, Any] | None = None
     example: str = "A text."
     example_tokens: int = TEXT_TOKENS
+    has_system: bool = True
 
     def read(self, reply: Reply) -> Any:
         """Return the value of a reply, without the thoughts that some models write before it; raises Unparsable."""
