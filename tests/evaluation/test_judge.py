@@ -163,9 +163,10 @@ def test_a_judge_that_is_not_there_refuses_or_lacks_the_model_is_one_sentence(mo
             check_judge(judge_settings({"endpoint": server.url, "model": MODEL}))
         monkeypatch.setenv("SMT_JUDGE_API_KEY", "secret")
         check_judge(judge_settings({"endpoint": server.url, "model": MODEL}))
+        server.faults[0] = lambda request: status(404)
         with pytest.raises(BadInput, match="does not serve the model 'Qwen/Qwen3-14B'"):
             check_judge(judge_settings({"endpoint": server.url}))
-        server.faults[0] = lambda request: status(400)
+        server.faults |= {n: lambda request: status(400) for n in range(1, 100)}
         with pytest.raises(BadInput, match="refused a request"):
             judge(answers("plums"), judge_settings({"endpoint": server.url, "model": MODEL}))
     with pytest.raises(BadInput, match="judge: expected"):
