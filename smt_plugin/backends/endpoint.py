@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # Requests that an endpoint gets at first; a doubling start finds its limit in a few rounds of answers.
 _FIRST_LIMIT = 16.0
-# Seconds before another try, and characters of a server's words that are read, at most.
+# Seconds before another try, at first and at most, and characters of a server's words that are
+# read, at most.
+_FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 _LONGEST_MESSAGE = 2000
 # Seconds before another try of a request that fails at a server which answers others, at most.
@@ -268,7 +270,7 @@ class OpenAIBackend:
             BadInput: a wrong key or address, or a redirection, of the last endpoint.
             BackendDown: see `patience`; or the last endpoint refuses the account that pays.
         """
-        pause = 1.0
+        pause = _FIRST_PAUSE
         failures = 0
         failed_at: float | None = None
         body: dict[str, Any] = {}

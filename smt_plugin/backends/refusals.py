@@ -78,7 +78,7 @@ class Failure:
     @property
     def of_address(self) -> bool:
         """Whether the key or the address may be wrong."""
-        return self.status in (401, 403, 404) or 300 <= self.status < 400
+        return (self.status in (401, 403, 404) and not self.of_account) or 300 <= self.status < 400
 
     @property
     def of_model(self) -> bool:
