@@ -71,12 +71,13 @@ class Ask:
 
     def losses(self, reply: Reply) -> dict[str, int]:
         """Return what -> how many for what a reply that was used has lost on the way."""
-        text = (without_thoughts(printable(reply.text)) or "").strip()
-        lost = {_REPLACED: count_unprintable(reply.text, in_json=self.schema is not None)}
-        if self.schema is None:
-            lost[_CUT_TEXT] = int(was_cut(reply) and not _ends_a_sentence(text))
-        elif was_cut(reply) or not text.endswith(("}", "]", "```")):
-            lost[_CUT_ITEM] = int(not _is_whole(text))
+        in_json = self.schema is not None
+        lost = {_REPLACED: count_unprintable(reply.text, in_json)}
+        # All others cannot have been cut.
+        if was_cut(reply) or (in_json and not reply.text.rstrip().endswith(("}", "]", "```"))):
+            text = (without_thoughts(printable(reply.text)) or "").strip()
+            whole = _is_whole(text) if in_json else _ends_a_sentence(text)
+            lost[_CUT_ITEM if in_json else _CUT_TEXT] = int(not whole)
         return {what: number for what, number in lost.items() if number}
 
 

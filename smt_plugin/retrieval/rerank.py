@@ -10,6 +10,7 @@ from typing import Any
 from smt_plugin.backends.base import MAX_ATTEMPTS, Refused, first_usable
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.thoughts import without_thoughts
+from smt_plugin.config import NO_THINKING
 from smt_plugin.errors import BadInput, require
 from smt_plugin.prompts import Prompts
 
@@ -59,7 +60,7 @@ def cross_encoder(name: str) -> Rerank:
     return scores
 
 
-def language_model(endpoint: str, name: str, options: dict[str, Any]) -> Rerank:
+def language_model(endpoint: str, name: str, options: dict[str, Any] = NO_THINKING) -> Rerank:
     """A chat model behind an OpenAI-compatible endpoint, which is asked for the order of all texts at once.
 
     LlamaIndex has such a reranker, too, but it cuts texts at 300 words and takes any reply for an order.

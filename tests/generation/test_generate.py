@@ -433,3 +433,38 @@ def test_focal_rewrite_draws_from_the_questions_that_the_run_file_configures() -
     assert list(methods_of(file, ["focal_rewrite"])) == ["focal_rewrite"]
     with pytest.raises(BadInput, match="has no method 'wrap' but synthetic_qa, focal_rewrite"):
         methods_of(file, ["wrap"])
+
+
+def test_what_is_lost_of_usable_replies_is_counted_once_old_and_new(tmp_path: Path, corpus: Path) -> None:
+    def prepare(endpoint: Endpoint) -> None:
+        usual = endpoint.answer
+
+        def answer(prompt: str, sample: str) -> str:
+            text = usual(prompt, sample)
+            if "question-answer pairs" in prompt:
+                return text[:-30] if sample == "1" else text.replace("It is 2.", "It\\u0007 is \\ud83d2.", 1)
+            return "Bell\a. " + text
+
+        endpoint.answer = answer
+
+    budgets = {"synthetic_qa": 400, "wrap": 100}
+    cut = "item (a pair, a question) cut off by max_tokens, left out; the whole ones before it are kept"
+    replaced = "character that is a control or half a character, a space in its place"
+    summary, _ = run_generate(tmp_path / "run", corpus, budgets, prepare)
+    assert summary.losses[cut] == 4  # the first reply of each document
+    assert summary.losses[replaced] >= 4 + 2 * 4
+    assert f"       4 x {cut}" in summary.text
+    assert {len(row["messages"]) for row in records(tmp_path / "run", "synthetic_qa")} == {2}
+    assert not any("\a" in str(row) for method in budgets for row in records(tmp_path / "run", method))
+    again, endpoint = run_generate(tmp_path / "run", corpus, budgets)
+    assert endpoint.bodies == []
+    assert again.losses == summary.losses
+
+
+def test_a_text_that_was_cut_is_kept_up_to_its_last_sentence_and_counted(tmp_path: Path, corpus: Path) -> None:
+    def prepare(endpoint: Endpoint) -> None:
+        endpoint.answer = lambda prompt, sample: f"Text {sample}. " + "It says many things. " * 900 + "And then it"
+
+    summary, _ = run_generate(tmp_path / "run", corpus, {"wrap": 100}, prepare)
+    assert summary.losses["text cut off by max_tokens, kept up to its last whole sentence"] == 4
+    assert {row["text"][-7:] for row in records(tmp_path / "run", "wrap")} == {"things."}
