@@ -391,9 +391,11 @@ class OpenAIBackend:
         elif failure.of_prompt:
             self._failing_since = None
             raise Refused(failure.reason)
-        # One that has answered before may mean this prompt.
-        elif failure.of_address and (failure.status not in (403, 404) or not endpoint.well_at):
-            self._leave(endpoint, BadInput(self._wrong_address(endpoint, failure)))
+        elif failure.of_address:
+            # One that answers another request means this prompt, which may be flagged.
+            may_be_of_prompt = failure.status in (403, 404)
+            if not (may_be_of_prompt and (endpoint.well_at or await self._is_well(endpoint, 0.0))):
+                self._leave(endpoint, BadInput(self._wrong_address(endpoint, failure)))
         return endpoint.resting_until == math.inf
 
     async def _refuse_account(self, endpoint: _Endpoint, failure: Failure) -> None:
@@ -401,20 +403,23 @@ class OpenAIBackend:
 
         A server that answers a tiny request spoke of the prompt.
         """
+        now = asyncio.get_running_loop().time()
+        self._rest(endpoint, failure, now)
         endpoint.account_refusals += 1
         if endpoint.account_refusals < _MOST_ACCOUNT_REFUSALS:
             return
-        now = asyncio.get_running_loop().time()
         if failure.status in (400, 403) and await self._is_well(endpoint, now):
             endpoint.account_refusals = 0
             raise Refused(failure.reason)
-        self._leave(
-            endpoint,
-            BackendDown(
-                f"endpoint {endpoint.url} refused the account {_MOST_ACCOUNT_REFUSALS} times in a row "
-                f"({failure.reason}); settle that with the provider: no prompt is to blame, and none was given up"
-            ),
+        error = BackendDown(
+            f"endpoint {endpoint.url} refused the account {_MOST_ACCOUNT_REFUSALS} times in a row ({failure.reason}); "
+            "settle that with the provider: no prompt is to blame, and none was given up"
         )
+        try:
+            self._leave(endpoint, error)
+        except BackendDown:
+            self.give_up(str(error))
+            raise
 
     def _leave(self, endpoint: _Endpoint, error: Exception) -> None:
         """Leave an endpoint that takes no request at all to the others; raises the error where there are none."""

@@ -266,7 +266,6 @@ def test_a_request_that_always_fails_is_given_up_though_nothing_else_is_asked(
         async with serve(server):
             backend = OpenAIBackend([server.url], MODEL, patience=0.5)
             await backend.start()
-            await backend.complete(REQUEST)
             poison = Request([{"role": "user", "content": "poison"}], SAMPLING, 0, None, "d")
             with pytest.raises(Refused, match=f"failed 10 times while others were answered: status {status}"):
                 await asyncio.wait_for(backend.complete(poison), 60)
