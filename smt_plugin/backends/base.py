@@ -124,6 +124,21 @@ async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def with_options(fields: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return a request's fields as the user wants them: null leaves a field out, `$name` has the value of `name`."""
+    renamed = {name: fields.get(value[1:]) if _is_name(value) else value for name, value in options.items()}
+    return {name: value for name, value in (fields | renamed).items() if value is not None}
+
+
+def lasting_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that may change what is answered: those that leave out or rename a field do not."""
+    return {name: value for name, value in options.items() if value is not None and not _is_name(value)}
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("$")
+
+
 _Read = TypeVar("_Read")
 
 
@@ -137,7 +152,7 @@ async def first_usable(
     """Ask until `read` makes something of a reply's text, at most MAX_ATTEMPTS times.
 
     Args:
-        options: added to the sampling parameters of every request.
+        options: the user's, which set, rename or null sampling parameters of every request.
 
     Returns:
         What was read, None if no reply could be used, and the last reply's text.
@@ -148,7 +163,7 @@ async def first_usable(
     text = ""
     for attempt in range(MAX_ATTEMPTS):
         # A reply that cannot be used would come again at temperature 0.
-        sampling = {"temperature": 0.0 if attempt == 0 else 0.7, "max_tokens": 1024, **options}
+        sampling = with_options({"temperature": 0.0 if attempt == 0 else 0.7, "max_tokens": 1024}, options)
         text = (await backend.complete(Request(messages, sampling, attempt, None, affinity))).text
         if (found := read(text)) is not None:
             return found, text

@@ -8,14 +8,18 @@ import re
 import resource
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import orjson
 
 from smt_plugin.backends.base import BackendDown, CacheUse, Keep, Refused, Reply, Request, cancel_all
-from smt_plugin.backends.loose_json import read_body
+from smt_plugin.backends.refusals import Failure, Refusals
+from smt_plugin.backends.replies import read_reply, reply_of
+from smt_plugin.backends.request_body import NEWER_LIMIT, SCHEMA
 from smt_plugin.errors import BadInput, without_key
 
 if TYPE_CHECKING:
@@ -24,11 +28,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # Requests that an endpoint gets at first; a doubling start finds its limit in a few rounds of answers.
 _FIRST_LIMIT = 16.0
-# Seconds before another try, and characters of a server's words that are shown, at most.
+# Seconds before another try, at first and at most, and characters of a server's words that are
+# read, at most.
+_FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
-_LONGEST_MESSAGE = 500
+_LONGEST_MESSAGE = 2000
+# Seconds before another try of a request that fails at a server which answers others, at most.
+_LONGEST_PAUSE_OF_WELL = 5.0
 # Failures of one request, while others are answered, after which it is refused: it would be retried for ever.
 _MOST_FAILURES = 10
+# Failures of one request after which the server is asked whether it answers at all.
+_FAILURES_BEFORE_CHECK = 3
+# Refusals of the account in a row after which an endpoint is left.
+_MOST_ACCOUNT_REFUSALS = 3
+_TINY = Request([{"role": "user", "content": "Say yes."}], {"max_tokens": 16}, 0, None, "")
+_ADDRESS_FIX = "the address must end before /chat/completions, often in /v1"
 # Failures of an endpoint in a row after which it rests.
 _FAILURES_BEFORE_REST = 8
 # Seconds that a request waits for the endpoint that has its document cached before any other may take it.
@@ -49,8 +63,9 @@ class _Endpoint:
 
     `waiting` are requests that prefer it, oldest first, each with the time since when it waits and its future place.
     Times are the event loop's, in seconds; `answered` is the last answer's, `pause` is how long it rests after the
-    next failure; `failures` came since the last answer. `cache` is what its metrics said last; `under_way` holds the
-    scopes of requests sent to it.
+    next failure; `failures` and `account_refusals` came since the last answer. `well_at` is when it last answered a
+    request, `unwell_at` when it failed a tiny one. `other_models` are what it lists in place of ours. `cache` is what
+    its metrics said last; `under_way` holds the scopes of requests sent to it.
     """
 
     url: str
@@ -61,6 +76,11 @@ class _Endpoint:
     pause: float = 1.0
     grows_fast: bool = True
     failures: int = 0
+    account_refusals: int = 0
+    well_at: float = 0.0
+    unwell_at: float = -math.inf
+    proxy: str | None = None
+    other_models: str = ""
     cache: CacheUse | None = None
     under_way: set[asyncio.Timeout] = field(default_factory=set)
     waiting: "deque[tuple[float, asyncio.Future[_Endpoint]]]" = field(default_factory=deque)
@@ -91,10 +111,15 @@ class OpenAIBackend:
         max_concurrency: most requests in flight, over all endpoints.
         timeout: seconds for one request.
         patience: seconds with nothing but failures, from all endpoints, before BackendDown.
+        structured_output: send JSON schemas where a request has one.
+        options: set, rename or null fields of every request, see `request_body`.
 
     Raises:
         BadInput: an API key that no request can carry.
     """
+
+    # Servers that we started ourselves are behind no proxy.
+    _own_servers: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -105,6 +130,7 @@ class OpenAIBackend:
         timeout: float = 1800.0,
         patience: float = 600.0,
         structured_output: bool = True,
+        options: dict[str, Any] | None = None,
     ) -> None:
         self.model = model
         self._most = max(1.0, max_concurrency / len(endpoints))
@@ -119,10 +145,11 @@ class OpenAIBackend:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._timeout = timeout
         self._patience = patience
-        self._structured_output = structured_output
-        self._schema_works = False
+        unstructured = {} if structured_output else {SCHEMA: None}
+        self._refusals = Refusals(model, unstructured | (options or {}))
+        # One request at a time finds out what is refused, or whether a server is well.
+        self._finding, self._checking = asyncio.Lock(), asyncio.Lock()
         self._failing_since: float | None = None
-        self._answers = 0
         self._queried = self._hit = 0
         self._gone = ""
         self._session: aiohttp.ClientSession | None = None
@@ -143,7 +170,8 @@ class OpenAIBackend:
         """Ask each endpoint for its models.
 
         Raises:
-            BadInput: no endpoint can be reached, the key is refused, or the model is not served.
+            BadInput: no endpoint can be reached, the key is refused, or the model is neither listed nor served; or the
+                environment names a proxy of a kind that is not known.
         """
         import aiohttp
 
@@ -153,7 +181,10 @@ class OpenAIBackend:
             timeout=aiohttp.ClientTimeout(total=self._timeout, connect=30),
             connector=aiohttp.TCPConnector(limit=0),
         )
-        problems = await asyncio.gather(*(self._probe(endpoint.url) for endpoint in self._endpoints))
+        if not self._own_servers:
+            for endpoint in self._endpoints:
+                endpoint.proxy = _proxy_of(endpoint.url)
+        problems = await asyncio.gather(*(self._probe_models(endpoint) for endpoint in self._endpoints))
         if all(problems):
             raise BadInput(str(problems[0]))
         for problem in filter(None, problems):
@@ -167,41 +198,59 @@ class OpenAIBackend:
             await asyncio.sleep(_WATCH_SECONDS)
             now = asyncio.get_running_loop().time()
             silent = [each for each in self._endpoints if each.busy and now - each.answered > _SILENT_SECONDS]
-            problems = await asyncio.gather(*(self._probe(endpoint.url) for endpoint in silent))
+            problems = await asyncio.gather(*(self._probe(endpoint) for endpoint in silent))
             for endpoint, problem in zip(silent, problems, strict=True):
                 if problem is not None and now - endpoint.answered > _SILENT_SECONDS:
                     log.warning("%s Its requests go to others, or wait for it.", problem)
                     _cut(endpoint)
 
-    async def _probe(self, endpoint: str) -> str | None:
-        """Return what is wrong with an endpoint, as one sentence, or None."""
+    async def _probe_models(self, endpoint: _Endpoint) -> str | None:
+        """Return what is wrong with an endpoint, as one sentence, or None; a model that it does not list is tried."""
+        problem = await self._probe(endpoint)
+        if problem is not None or not endpoint.other_models:
+            return problem
+        log.warning(
+            "endpoint %s lists the models %s and not %r, which is tried all the same.",
+            endpoint.url,
+            endpoint.other_models,
+            self.model,
+        )
+        outcome = await self._ask_tiny(endpoint)
+        if isinstance(outcome, Failure) and outcome.of_model:
+            return (
+                f"endpoint {endpoint.url} does not serve the model {self.model!r} but {endpoint.other_models} "
+                f"({outcome.reason}); take one of its names."
+            )
+        return None
+
+    async def _probe(self, endpoint: _Endpoint) -> str | None:
+        """Return what is wrong with an endpoint, as one sentence, or None, and note what it lists without our model."""
         import aiohttp
 
         assert self._session is not None
         try:
             async with self._session.get(
-                f"{endpoint}/models",
+                f"{endpoint.url}/models",
                 timeout=aiohttp.ClientTimeout(total=min(_PROBE_SECONDS, self._timeout)),
                 allow_redirects=False,
+                proxy=endpoint.proxy,
             ) as response:
                 if 300 <= response.status < 400:
-                    return self._moved(endpoint, response.headers.get("Location", ""))
+                    return self._moved(endpoint.url, response.headers.get("Location", ""))
                 if response.status in (401, 403):
-                    return f"endpoint {endpoint} refused the API key (status {response.status}); set the right one."
+                    return f"endpoint {endpoint.url} refused the API key (status {response.status}); set the right one."
                 # Not every server has this route; then the first completion will tell.
                 if response.status != 200:
                     return None
                 body = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = self._clean(str(error) or type(error).__name__)
-            return f"endpoint {endpoint} cannot be reached ({reason}); start the server or fix the address."
+            return f"endpoint {endpoint.url} cannot be reached ({reason}); start the server or fix the address."
         except ValueError:
-            return f"endpoint {endpoint} is no OpenAI-compatible server, by its answer to /models; fix the address."
+            return f"endpoint {endpoint.url} is no OpenAI-compatible server, by its answer to /models; fix the address."
         entries = body.get("data") if isinstance(body, dict) else None
         served = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-        if served and self.model not in served:
-            names = self._clean(", ".join(map(str, served[:5])))
-            return f"endpoint {endpoint} does not serve the model {self.model!r} but {names}; take one of its names."
+        endpoint.other_models = "" if self.model in served else self._clean(", ".join(map(str, served[:5])))
         return None
 
     def _moved(self, endpoint: str, location: str) -> str:
@@ -209,46 +258,68 @@ class OpenAIBackend:
         return f"endpoint {endpoint} redirects to {target or 'nowhere'}; give that address instead."
 
     def _clean(self, text: str) -> str:
-        """Return a server's words as they may be shown: on one line, not too long, without the API key."""
+        """Return a server's words as they may be shown: on one line, without the API key."""
         return " ".join(without_key(text, self._api_key).split())[:_LONGEST_MESSAGE]
 
     async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
         """Send one request until it is answered; its place is free for another when `keep` has returned.
 
         Raises:
-            Refused: status 400, 413 or 422, or ten failures of this request while others were answered.
-            BadInput: status 401, 403 or 404 or a redirection from the last endpoint, which no request would survive.
-            BackendDown: see `patience`.
+            Refused: status 400, 413 or 422, whatever fields are left out, or ten failures of this request while the
+                server answers others, or a tiny request.
+            BadInput: a wrong key or address, or a redirection, of the last endpoint.
+            BackendDown: see `patience`; or the last endpoint refuses the account that pays.
         """
-        with_schema = self._structured_output and request.schema is not None
-        payload = orjson.dumps(request_body(request, self.model, with_schema))
-        pause = 1.0
+        pause = _FIRST_PAUSE
         failures = 0
-        answers_before = -1
+        failed_at: float | None = None
+        body: dict[str, Any] = {}
+        left_out: frozenset[str] | None = None
         while True:
             endpoint = await self._take(request.affinity)
             try:
-                outcome = await self._ask(endpoint, request, payload, with_schema)
+                if self._gone:
+                    raise BackendDown(self._gone)
+                if left_out is not self._refusals.left_out:
+                    left_out, body = self._refusals.left_out, self._refusals.body(request)
+                    payload = orjson.dumps(body)
+                sent_at = asyncio.get_running_loop().time()
+                outcome: Reply | Failure | None = await self._post(endpoint, payload)
+                # A server's fault may pass by itself.
+                if isinstance(outcome, Failure) and (outcome.status < 500 or failures):
+                    outcome = await self._without_what_is_refused(endpoint, request, left_out, outcome)
                 if isinstance(outcome, Reply):
+                    self._note_answer(endpoint)
+                    self._refusals.note_answer(
+                        body if left_out is self._refusals.left_out else self._refusals.body(request)
+                    )
+                    outcome = _told_of_the_limit(outcome, body)
                     if keep is not None:
                         await keep(outcome)
                     return outcome
+                # Before its place goes to another request.
+                if outcome is not None and await self._is_left(endpoint, outcome):
+                    continue
             finally:
                 endpoint.busy -= 1
                 self._hand_out()
             if outcome is None:
                 continue
             now = asyncio.get_running_loop().time()
-            self._failing_since = self._failing_since or now
-            if now - self._failing_since > self._patience:
+            failing_since = self._failing_since = self._failing_since or now
+            failures += outcome.counts
+            impatient = now - failing_since > self._patience
+            well = False
+            if outcome.counts and (impatient or failures >= _FAILURES_BEFORE_CHECK):
+                well = await self._is_well(endpoint, failed_at or sent_at)
+            if impatient and not well:
                 raise BackendDown(
                     f"no endpoint has answered for {self._patience:.0f} s; the last said: {outcome.reason}"
                 )
-            endpoint.failures += 1
-            failures += outcome.counts
-            answers_before = self._answers if answers_before < 0 else answers_before
-            if failures >= _MOST_FAILURES and self._answers > answers_before:
+            if well and failures >= _MOST_FAILURES:
                 raise Refused(f"failed {failures} times while others were answered: {outcome.reason}")
+            failed_at = now
+            endpoint.failures += 1
             if outcome.overloaded or endpoint.failures >= _FAILURES_BEFORE_REST:
                 self._rest(endpoint, outcome, now)
             if not outcome.overloaded:
@@ -256,39 +327,115 @@ class OpenAIBackend:
                 wait = pause * random.uniform(0.5, 1.5) if outcome.retry_after is None else outcome.retry_after
                 log.info("endpoint %s: %s; trying again in %.1f s", endpoint.url, outcome.reason, wait)
                 await asyncio.sleep(wait)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                pause = min(pause * 2, _LONGEST_PAUSE_OF_WELL if well else _LONGEST_PAUSE)
 
-    async def _ask(
-        self, endpoint: _Endpoint, request: Request, payload: bytes, with_schema: bool
-    ) -> "Reply | _Failure | None":
-        """Send one request once; None where the endpoint takes no request at all and leaves them to the others."""
-        if self._gone:
-            raise BackendDown(self._gone)
+    async def _without_what_is_refused(
+        self, endpoint: _Endpoint, request: Request, left_out: frozenset[str], failure: Failure
+    ) -> "Reply | Failure | None":
+        """Find out, one request at a time, whether the server refuses a field; None where that was just found."""
+        if not self._refusals.worth_finding(request, failure):
+            return failure
+        async with self._finding:
+            if left_out is not self._refusals.left_out:
+                return None
+            if not self._refusals.worth_finding(request, failure):
+                return failure
+
+            async def send(body: dict[str, Any]) -> Reply | Failure:
+                return await self._post(endpoint, orjson.dumps(body))
+
+            return await self._refusals.find(request, failure, send, f"endpoint {endpoint.url}")
+
+    def _note_answer(self, endpoint: _Endpoint) -> None:
+        """Count an answer: the endpoint is well and may get more."""
+        self._failing_since = None
+        endpoint.answered = endpoint.well_at = asyncio.get_running_loop().time()
+        endpoint.account_refusals = 0
+        self._grow(endpoint)
+
+    async def _is_well(self, endpoint: _Endpoint, since: float) -> bool:
+        """Whether an endpoint has answered since a time of the event loop, or answers a tiny request now."""
+        async with self._checking:
+            now = asyncio.get_running_loop().time()
+            if endpoint.well_at > since or now - endpoint.unwell_at < _WATCH_SECONDS:
+                return endpoint.well_at > since
+            outcome = await self._ask_tiny(endpoint)
+            if isinstance(outcome, Reply):
+                self._failing_since = None
+                endpoint.well_at = asyncio.get_running_loop().time()
+                endpoint.failures, endpoint.pause = 0, 1.0
+                return True
+            endpoint.unwell_at = asyncio.get_running_loop().time()
+            if outcome.of_address:
+                self._leave(endpoint, BadInput(self._wrong_address(endpoint, outcome)))
+            return False
+
+    async def _ask_tiny(self, endpoint: _Endpoint) -> Reply | Failure:
+        """Ask for one word, as a server that lists its models may still complete nothing."""
+        body = self._refusals.body(_TINY)
         try:
-            outcome = await self._post(endpoint, payload)
-        except BadInput as error:
-            if all(each is endpoint or each.resting_until == math.inf for each in self._endpoints):
-                raise
-            if endpoint.resting_until < math.inf:
-                log.warning("%s Going on with the others.", error)
-                self.rest(self._endpoints.index(endpoint))
-            return None
-        except Refused as error:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                return await self._post(endpoint, orjson.dumps(body))
+        except TimeoutError:
+            return Failure("no answer in time")
+
+    async def _is_left(self, endpoint: _Endpoint, failure: Failure) -> bool:
+        """Whether an endpoint was left to the others, since it takes no request at all.
+
+        Raises:
+            Refused: it will not take this request.
+            BadInput, BackendDown: it was the last endpoint.
+        """
+        if failure.of_account:
+            await self._refuse_account(endpoint, failure)
+        elif failure.of_prompt:
             self._failing_since = None
-            if not with_schema or self._schema_works:
-                raise
-            # Some servers refuse a schema that they cannot enforce, but answer without one.
-            outcome = await self._post(endpoint, orjson.dumps(request_body(request, self.model, False)))
-            if isinstance(outcome, Reply) and self._structured_output:
-                log.warning("endpoint %s takes no JSON schema (%s); going on without.", endpoint.url, error)
-                self._structured_output = False
-        if isinstance(outcome, Reply):
-            self._failing_since = None
-            endpoint.answered = asyncio.get_running_loop().time()
-            self._answers += 1
-            self._schema_works |= with_schema and self._structured_output
-            self._grow(endpoint)
-        return outcome
+            raise Refused(failure.reason)
+        elif failure.of_address:
+            # One that answers another request means this prompt, which may be flagged.
+            may_be_of_prompt = failure.status in (403, 404)
+            if not (may_be_of_prompt and (endpoint.well_at or await self._is_well(endpoint, 0.0))):
+                self._leave(endpoint, BadInput(self._wrong_address(endpoint, failure)))
+        return endpoint.resting_until == math.inf
+
+    async def _refuse_account(self, endpoint: _Endpoint, failure: Failure) -> None:
+        """Count a refusal of the account, and leave the endpoint after some in a row; see `_is_left`.
+
+        A server that answers a tiny request spoke of the prompt.
+        """
+        now = asyncio.get_running_loop().time()
+        self._rest(endpoint, failure, now)
+        endpoint.account_refusals += 1
+        if endpoint.account_refusals < _MOST_ACCOUNT_REFUSALS:
+            return
+        if failure.status in (400, 403) and await self._is_well(endpoint, now):
+            endpoint.account_refusals = 0
+            raise Refused(failure.reason)
+        error = BackendDown(
+            f"endpoint {endpoint.url} refused the account {_MOST_ACCOUNT_REFUSALS} times in a row ({failure.reason}); "
+            "settle that with the provider: no prompt is to blame, and none was given up"
+        )
+        try:
+            self._leave(endpoint, error)
+        except BackendDown:
+            self.give_up(str(error))
+            raise
+
+    def _leave(self, endpoint: _Endpoint, error: Exception) -> None:
+        """Leave an endpoint that takes no request at all to the others; raises the error where there are none."""
+        if all(each is endpoint or each.resting_until == math.inf for each in self._endpoints):
+            raise error
+        if endpoint.resting_until < math.inf:
+            log.warning("%s Going on with the others.", error)
+            self.rest(self._endpoints.index(endpoint))
+
+    def _wrong_address(self, endpoint: _Endpoint, failure: Failure) -> str:
+        if 300 <= failure.status < 400:
+            return failure.message
+        fix = "set another key"
+        if failure.status == 404:
+            fix = f"it lists the models {endpoint.other_models}" if endpoint.other_models else _ADDRESS_FIX
+        return f"endpoint {endpoint.url} answered status {failure.status} to a completion: {failure.message}; {fix}."
 
     async def cache_use(self) -> CacheUse | None:
         """Return the use of the prefix caches of vLLM servers, from their `/metrics`; None for other servers."""
@@ -305,7 +452,7 @@ class OpenAIBackend:
         assert self._session is not None
         url = endpoint.url.removesuffix("/v1") + "/metrics"
         with suppress(aiohttp.ClientError, TimeoutError, ValueError, OverflowError):
-            async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
+            async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=5), proxy=endpoint.proxy) as response:
                 if response.status == 200 and (now := _cache_of_metrics(await response.text())):
                     last = endpoint.cache or now
                     if now.queried < last.queried:  # a restarted server counts from zero
@@ -323,7 +470,7 @@ class OpenAIBackend:
             endpoint.limit = min(endpoint.limit + step, self._most)
             self._hand_out()
 
-    def _rest(self, endpoint: _Endpoint, failure: "_Failure", now: float) -> None:
+    def _rest(self, endpoint: _Endpoint, failure: Failure, now: float) -> None:
         """Halve the limit and send nothing for a while, once for all requests that failed together."""
         if endpoint.resting_until > now:
             return
@@ -370,7 +517,7 @@ class OpenAIBackend:
                     before = now if other.resting_until > now else now - _SPILL_AFTER
                     _give_places(endpoint, other, before)
 
-    async def _post(self, endpoint: _Endpoint, payload: bytes) -> "Reply | _Failure":
+    async def _post(self, endpoint: _Endpoint, payload: bytes) -> Reply | Failure:
         """Return the reply, or why there was none this time."""
         import aiohttp
 
@@ -380,7 +527,10 @@ class OpenAIBackend:
                 endpoint.under_way.add(scope)
                 try:
                     async with self._session.post(
-                        f"{endpoint.url}/chat/completions", data=payload, allow_redirects=False
+                        f"{endpoint.url}/chat/completions",
+                        data=payload,
+                        allow_redirects=False,
+                        proxy=endpoint.proxy,
                     ) as response:
                         content = await response.read()
                         status = response.status
@@ -388,29 +538,28 @@ class OpenAIBackend:
                 finally:
                     endpoint.under_way.discard(scope)
         except aiohttp.ClientConnectorError as error:
-            return _Failure(self._clean(str(error)), overloaded=True, counts=False)
+            return Failure(self._clean(str(error)), overloaded=True, counts=False)
         except TimeoutError:
-            return _Failure("no answer in time", overloaded=True)
+            return Failure("no answer in time", overloaded=True)
         except aiohttp.ClientError as error:
-            return _Failure(self._clean(str(error) or type(error).__name__))
-        fault = ""
+            return Failure(self._clean(str(error) or type(error).__name__))
+        message = ""
         if status == 200:
+            body = None
             try:
-                return reply_of(read_body(content))
+                body = read_reply(content)
+                return reply_of(body)
             except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-                fault = ", but no OpenAI chat completion"
-        message = self._clean(content[: 4 * _LONGEST_MESSAGE].decode(errors="replace"))
-        if status in (400, 413, 422):
-            raise Refused(f"status {status}: {message}")
+                # Some gateways pass on a refusal under status 200.
+                status = _status_within(body)
+                message = "no OpenAI chat completion: " if status == 200 else ""
         if 300 <= status < 400:
-            raise BadInput(self._moved(endpoint.url, headers.get("Location", "")))
-        if status in (401, 403, 404):
-            fix = "the address must end before /chat/completions, often in /v1" if status == 404 else "set another key"
-            raise BadInput(f"endpoint {endpoint.url} answered status {status} to a completion: {message}; {fix}.")
-        overloaded = status in (429, 503, 529)
+            return Failure(self._moved(endpoint.url, headers.get("Location", "")), status)
+        message += self._clean(content[: 2 * _LONGEST_MESSAGE].decode(errors="replace"))
+        overloaded = status in (402, 429, 503, 529)
         retry_after = _seconds(headers.get("Retry-After"), headers.get("Date"))
-        reason = f"status {status}{fault}: {message}".removesuffix(": ")
-        return _Failure(reason, retry_after, overloaded, counts=not overloaded)
+        failure = Failure(message, status, retry_after, overloaded, counts=not overloaded)
+        return replace(failure, overloaded=True, counts=False) if failure.of_account else failure
 
     def rest(self, number: int) -> None:
         """Send nothing to an endpoint until `revive`: its server is gone, so its requests go to the others, or wait."""
@@ -469,30 +618,42 @@ def _give_places(endpoint: _Endpoint, preferred: _Endpoint, before: float = floa
             place.set_result(endpoint)
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """A passing failure.
+def _told_of_the_limit(reply: Reply, body: dict[str, Any]) -> Reply:
+    """Return a reply that says it was cut where it has as many tokens as it may; some servers say "stop" of it."""
+    limit = body.get(NEWER_LIMIT) or body.get("max_tokens")
+    full = isinstance(limit, int) and reply.completion_tokens >= limit
+    return replace(reply, finish_reason="length") if full and reply.finish_reason == "stop" else reply
 
-    Attributes:
-        retry_after: seconds that the server asked for.
-        overloaded: the endpoint has to rest.
-        counts: the request itself may be to blame.
+
+def _status_within(body: Any) -> int:
+    """Return the status of the error in a body that came with status 200, or 200."""
+    error = body.get("error") if isinstance(body, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 200
+
+
+def _proxy_of(url: str) -> str | None:
+    """Return the proxy that the environment names for an address (HTTPS_PROXY and the like, NO_PROXY), or None.
+
+    This machine's own addresses need none, as in Go.
+
+    Raises:
+        BadInput: it is no HTTP proxy.
     """
-
-    reason: str
-    retry_after: float | None = None
-    overloaded: bool = False
-    counts: bool = True
-
-
-def request_body(request: Request, model: str, structured_output: bool) -> dict[str, Any]:
-    """Return the body of a chat completion request, as the OpenAI API has it."""
-    body: dict[str, Any] = {"model": model, "messages": request.messages, **request.sampling}
-    if "seed" in body:
-        body["seed"] += request.sample
-    if request.schema is not None and structured_output:
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": request.schema}}
-    return body
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if host == "localhost" or host == "::1" or host.startswith("127.") or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"
+    if proxy and not proxy.startswith(("http://", "https://")):
+        raise BadInput(
+            f"the environment's proxy for {parts.scheme}://{host} is of the kind {proxy.partition(':')[0]}, but only "
+            f"HTTP proxies are known; set {parts.scheme.upper()}_PROXY to one, or NO_PROXY={host}."
+        )
+    return proxy or None
 
 
 def _seconds(retry_after: str | None, date: str | None) -> float | None:
@@ -505,37 +666,6 @@ def _seconds(retry_after: str | None, date: str | None) -> float | None:
         except (ValueError, TypeError):
             return None
     return min(seconds, 300.0) if seconds > 0 else None
-
-
-def reply_of(body: dict[str, Any]) -> Reply:
-    """Read an OpenAI chat completion; raises KeyError, IndexError, TypeError or AttributeError if it is none.
-
-    Where a server counts no tokens, one is assumed for every four bytes.
-    """
-    choice = body["choices"][0]
-    message = choice["message"]
-    text = message.get("content") or ""
-    if not isinstance(text, str):
-        raise TypeError("the content is not a text")
-    finish_reason = choice.get("finish_reason") or "stop"
-    # vLLM says so of requests that it drops; they have to be asked again.
-    if finish_reason in ("abort", "error"):
-        raise KeyError(finish_reason)
-    usage = body.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    prompt_tokens = _count(usage.get("prompt_tokens"), 0)
-    return Reply(
-        text=text,
-        finish_reason=str(finish_reason),
-        prompt_tokens=prompt_tokens,
-        cached_tokens=min(_count(details.get("cached_tokens"), 0), prompt_tokens),
-        completion_tokens=_count(usage.get("completion_tokens"), math.ceil(len(text.encode()) / 4)),
-    )
-
-
-def _count(value: Any, otherwise: int) -> int:
-    """Return a server's count of tokens, or `otherwise` where it is not a valid count."""
-    return int(value) if isinstance(value, int | float) and 0 < value < 2**31 else otherwise
 
 
 _METRIC = re.compile(r"^vllm:(prefix_cache_queries|prefix_cache_hits)(?:_total)?\{[^}]*\} (\S+)$", re.MULTILINE)

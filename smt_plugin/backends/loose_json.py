@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import json_repair
@@ -9,8 +11,9 @@ import orjson
 
 _CONTROL = dict.fromkeys(range(32), " ")
 _FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n```$", re.DOTALL)
-# Characters no record may hold: controls other than line break and tab, and halves of surrogate pairs.
-_UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
+# Characters no record may hold: controls other than line break and tab, halves of surrogate pairs, and the sign that
+# stands for a character that was lost.
+_UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\ufffc\ufffe-\U0010ffff]")
 
 # A backslash and what it belongs to.
 _HEX = "[0-9a-fA-F]"
@@ -21,19 +24,21 @@ _ESCAPE = re.compile(
 )
 _MAY_BE_LATEX = re.compile(r"\\[bfnrt][a-zA-Z]")
 # LaTeX's commands that begin as JSON's escapes of a tab and of a line break do. Names that leave a word when the first
-# letter is taken off ("\ne", "\nmid") are told from a line break by what stands before them.
+# letter is taken off ("\ne", "\to", where "o" is also a bullet) are told from those by what stands before them.
 _COMMANDS = frozenset(
-    "tabular tag tan tanh tau tbinom text textasciitilde textbackslash textbf textcircled textcolor textdegree "
+    "tabular tag tanh tbinom text textasciitilde textbackslash textbf textcircled textcolor textdegree "
     "textemdash textendash texteuro textit textmd textmu textnormal textrm textsc textsf textsl textstyle "
     "textsubscript textsuperscript texttt textunderscore textup textwidth tfrac therefore theta thickapprox thicksim "
-    "thinspace tilde times tiny to top toprule triangle triangledown triangleleft trianglelefteq triangleq "
+    "thinspace tilde times tiny toprule triangle triangledown triangleleft trianglelefteq triangleq "
     "triangleright trianglerighteq tt twoheadleftarrow twoheadrightarrow "
     "nabla natural ncong nearrow neq newcommand newline newpage ngeq ngeqslant ngtr nleftarrow nleftrightarrow nleq "
     "nleqslant nobreakspace nolimits nonumber norm normalfont normalsize not notag notin nprec npreceq nrightarrow "
     "nsubseteq nsubseteqq nsucc nsucceq nsupseteq ntriangleleft ntrianglelefteq ntriangleright ntrianglerighteq "
     "nvdash nvDash nVdash nVDash nwarrow".split()
 )
-_COMMANDS_OR_WORDS = frozenset("ne neg nexists ni nless nmid nparallel nsim nsubset nsupset nu num".split())
+_COMMANDS_OR_WORDS = frozenset(
+    "ne neg nexists ni nless nmid nparallel nsim nsubset nsupset nu num tan tau to top".split()
+)
 
 # Where a value may begin; brackets in the talk before it seldom look so.
 _START = re.compile(r"\{\s*(?:[\"'“}]|\w+\s*:)|\[\s*[\[{\"'“]")
@@ -44,12 +49,23 @@ _CLOSING = {"{": "}", "[": "]"}
 # More values than any reply should hold, and deeper nesting: what is beyond is a model gone astray.
 _MOST_VALUES = 100
 _DEEPEST = 20
+_LONE = re.compile("[\ud800-\udfff]")
+_ESCAPED_CONTROL = re.compile(r"(?<!\\)(?:\\\\)*\\u00(?:0[0-8bcef]|1[0-9a-f]|7f|[89][0-9a-f])", re.IGNORECASE)
 _HIDDEN = "\ue0fd"
 
 
 def printable(text: str) -> str:
     """Return a text with a space for each control character but line break and tab, and for each lone surrogate."""
     return _UNPRINTABLE.sub(" ", text.replace("\r\n", "\n"))
+
+
+def count_unprintable(text: str, in_json: bool = False) -> int:
+    """Return how many characters are replaced as `printable` does; in JSON also those that are written as escapes."""
+    found = len(_UNPRINTABLE.findall(text.replace("\r\n", "\n")))
+    if not in_json or "\\u" not in text:
+        return found
+    lone = sum(match["lone"] is not None for match in _ESCAPE.finditer(text))
+    return found + lone + len(_ESCAPED_CONTROL.findall(text))
 
 
 def read_json(text: str, keep_whole: bool = False) -> Any:
@@ -70,33 +86,38 @@ def read_json(text: str, keep_whole: bool = False) -> Any:
     text = (fenced[1] if fenced else text).translate(_CONTROL)
     if not _MAY_BE_LATEX.search(text):
         try:
-            return _printable(orjson.loads(text))
+            return _each_text(orjson.loads(text), printable)
         except orjson.JSONDecodeError:
             pass
     text = _backslashes_doubled(text)
     try:
-        return _printable(orjson.loads(text))
+        return _each_text(orjson.loads(text), printable)
     except orjson.JSONDecodeError:
-        return _printable(_repaired(text, keep_whole))
+        return _each_text(_repaired(text, keep_whole), printable)
 
 
 def read_body(content: bytes) -> Any:
-    """Return the value of JSON that may hold lone surrogates or broken UTF-8; raises ValueError if it is none."""
+    """Return the value of JSON that may hold lone surrogates or broken UTF-8, U+FFFD in their place.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:
         try:
-            return _printable(json.loads(content.decode(errors="replace")))
+            return _each_text(json.loads(content.decode(errors="replace")), partial(_LONE.sub, "\ufffd"))
         except RecursionError:
             raise ValueError("nested too deeply") from None
 
 
-def _printable(value: Any) -> Any:
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a JSON value with its texts changed; its keys stay."""
     if isinstance(value, str):
-        return printable(value)
+        return change(value)
     if isinstance(value, list):
-        return [_printable(item) for item in value]
-    return {key: _printable(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return [_each_text(item, change) for item in value]
+    return {key: _each_text(item, change) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _backslashes_doubled(text: str) -> str:
@@ -128,7 +149,7 @@ def _is_command(word: str) -> bool:
 
 
 def _is_command_there(place: re.Match[str], latex: bool) -> bool:
-    """Whether one of the names that may be a word after a line break is a command; `latex`: other commands are."""
+    """Whether a name that may be a word after a tab or a line break is a command; `latex`: others are for sure."""
     if place["word"] not in _COMMANDS_OR_WORDS:
         return False
     text, start, end = place.string, place.start(), place.end()
@@ -136,7 +157,9 @@ def _is_command_there(place: re.Match[str], latex: bool) -> bool:
     if text[end : end + 1].isalpha() or before.endswith((".", "!", "?", ":", ";", ",")):
         return False
     in_formula = before.count("$") % 2 == 1 and "$" in text[end:].partition('"')[0]
-    return latex or in_formula or not before or before[-1] in " ({[$=+-*/^_"
+    # An arrow has something on its left.
+    first = not before and place["word"] != "to"
+    return latex or in_formula or first or before[-1:] in tuple(" ({[$=+-*/^_")
 
 
 def _repaired(text: str, keep_whole: bool) -> Any:
@@ -174,15 +197,8 @@ def _load(text: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         # How json_repair reads doubled backslashes depends on what follows them, so it sees none.
-        return _unhidden(json_repair.loads(text.replace(r"\\", _HIDDEN)))
-
-
-def _unhidden(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.replace(_HIDDEN, "\\")
-    if isinstance(value, list):
-        return [_unhidden(item) for item in value]
-    return {key: _unhidden(item) for key, item in value.items()} if isinstance(value, dict) else value
+        repaired = json_repair.loads(text.replace(r"\\", _HIDDEN))
+        return _each_text(repaired, lambda each: each.replace(_HIDDEN, "\\"))
 
 
 def _extent(text: str, start: int) -> tuple[int, str]:

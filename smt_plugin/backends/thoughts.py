@@ -27,7 +27,11 @@ _SHELL = re.compile(
 
 def without_thoughts(text: str) -> str | None:
     """Return the reply without its thoughts; None if it holds nothing but thoughts that were cut off."""
-    if opened := _OPENED_CHANNEL.match(text):
+    opened = _OPENED_CHANNEL.match(text)
+    # All marks begin with one of these; most replies have none, and there are millions of them.
+    if not opened and "<" not in text and "[" not in text and "◁" not in text:
+        return text
+    if opened:
         final = list(_CHANNEL.finditer(text, opened.end()))
         if not final:
             return None

@@ -77,6 +77,8 @@ class VLLMBackend(OpenAIBackend):
         BadInput: an argument that the backend has to set itself, or a parallel size that is not a number.
     """
 
+    _own_servers = True
+
     def __init__(
         self,
         model: str,

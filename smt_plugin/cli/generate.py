@@ -58,7 +58,7 @@ def generate(run_file: Path, methods: tuple[str, ...], retry_failed: bool, shard
 
 
 def _generate(settings: Any, backend: Any, **options: Any) -> Any:
-    """Generate with a backend, say what was done, and exit with status 1 if a budget is unmet."""
+    """Generate with a backend, say what was done, and exit with status 1 if a budget is unmet or a prompt given up."""
     from smt_plugin.config import write_resolved
     from smt_plugin.generation.generate import generate_run
     from smt_plugin.generation.progress import GenerateProgress
@@ -71,7 +71,13 @@ def _generate(settings: Any, backend: Any, **options: Any) -> Any:
     click.echo(summary.text)
     for problem in summary.unmet:
         click.echo(f"budget unmet: {problem}", err=True)
-    if summary.unmet:
+    if summary.given_up:
+        click.echo(
+            f"given up: {summary.given_up:,} prompts that the backend refused, or that failed again and again, have no "
+            "record; ask them again with the same command and --retry-failed",
+            err=True,
+        )
+    if summary.unmet or summary.given_up:
         sys.exit(1)
     return summary
 
@@ -106,7 +112,8 @@ def batch_export(run_file: Path, folder: Path, retry_failed: bool) -> None:
     from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchExport
 
     settings = _read_for_batch(run_file)
-    backend = BatchExport(folder, settings.backend.model, settings.backend.structured_output)
+    client = settings.backend
+    backend = BatchExport(folder, client.model, client.structured_output, client.options)
     summary = _generate(settings, backend, retry_refused=retry_failed, rounds_ahead=ROUNDS_AHEAD)
     backend.finish()
     if summary.deferred:

@@ -12,11 +12,12 @@ from smt_plugin.config.sections import (
     Price,
     RunFile,
 )
-from smt_plugin.config.values import first_problem, parse_tokens
+from smt_plugin.config.values import NO_THINKING, first_problem, parse_tokens
 
 __all__ = [
     "MINILM",
     "MODES",
+    "NO_THINKING",
     "ORDERS",
     "EvaluateSection",
     "JudgeSection",

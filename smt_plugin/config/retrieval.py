@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
-from smt_plugin.config.values import Section, checked_url, first_problem
+from smt_plugin.config.values import NO_THINKING, OPTIONS_HELP, RequestOptions, Section, checked_url, first_problem
 from smt_plugin.errors import BadInput
 
 Mode = Literal["dense", "bm25", "hybrid"]
@@ -64,6 +64,9 @@ class RetrievalSettings(Section):
         default="",
         description="base URL of an OpenAI-compatible server whose chat model `reranker` is asked for the order; its "
         "API key, if it needs one, is in the environment variable SMT_RERANKER_API_KEY",
+    )
+    reranker_options: RequestOptions = Field(
+        default=NO_THINKING, description=f"fields of the requests to `reranker_endpoint`: {OPTIONS_HELP}"
     )
     candidates: int = Field(
         default=128, description="chunks found before reranking, or by each of the two that `hybrid` fuses"

@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from smt_plugin.config.retrieval import MINILM, Endpoint, default_retrieval
-from smt_plugin.config.values import PathOrName, Replay, RunPath, Section, Tokens, checked_url
+from smt_plugin.config.values import (
+    NO_THINKING,
+    OPTIONS_HELP,
+    PathOrName,
+    Replay,
+    RequestOptions,
+    RunPath,
+    Section,
+    Tokens,
+    checked_url,
+)
 
 
 def _variable(name: str) -> str:
@@ -31,6 +41,7 @@ class _Client(Section):
     timeout: float = Field(default=1800, gt=0, description="seconds for one request")
     patience: float = Field(default=600, gt=0, description="seconds without any answer before giving up")
     structured_output: bool = Field(default=True, description="send JSON schemas where a method has one")
+    options: RequestOptions = Field(default={}, description=f"fields of every request: {OPTIONS_HELP}")
 
 
 class OpenAIEndpoints(_Client):
@@ -170,7 +181,7 @@ class TrainSection(Section):
 class JudgeSection(Section):
     """The model that judges free-form answers; an endpoint's API key comes from SMT_JUDGE_API_KEY.
 
-    The options turn thinking off where the chat template knows it; a server that refuses unknown options needs `{}`.
+    The options turn thinking off where the chat template knows it; a server that refuses them is asked without.
     A server of our own is started when it is first needed and ends with the process, its log is in the cache folder;
     the command `env CUDA_VISIBLE_DEVICES=1 vllm serve` gives it a GPU of its own.
     """
@@ -180,8 +191,9 @@ class JudgeSection(Section):
         default=None, description="base URL of any OpenAI-compatible server"
     )
     model: str = Field(default="Qwen/Qwen3-14B", min_length=1)
-    options: dict[str, Any] = Field(
-        default={"chat_template_kwargs": {"enable_thinking": False}}, description="added to every request"
+    options: RequestOptions = Field(
+        default=NO_THINKING,
+        description=f"fields of every request: {OPTIONS_HELP}",
     )
     concurrency: int = Field(default=16, ge=1, description="requests in flight at most")
     patience: float = Field(default=300, gt=0, description="seconds without any answer before giving up")

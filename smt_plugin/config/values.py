@@ -44,6 +44,25 @@ RunPath = Annotated[Path, AfterValidator(_absolute)]
 PathOrName = Annotated[str, AfterValidator(_absolute_if_there)]
 Replay = Annotated[str, AfterValidator(_absolute_replay)]
 
+# Turns thinking off where the chat template knows it, as in every arm.
+NO_THINKING: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
+OPTIONS_HELP = (
+    "set one, null one, or rename one by `new: $old`; `system: null` puts the system text into the user's turn"
+)
+
+
+def _request_options(options: dict[str, Any]) -> dict[str, Any]:
+    for name in ("messages", "model", "stream", "n"):
+        if name in options:
+            raise ValueError(f"{name} is the client's own field; remove it")
+    if options.get("system") is not None:
+        raise ValueError("system may be null alone; for another text set `prompts` to a folder with a system.jinja")
+    return options
+
+
+# Fields of requests to a server as the user wants them, in place of those that we set.
+RequestOptions = Annotated[dict[str, Any], AfterValidator(_request_options)]
+
 
 class Section(BaseModel):
     """Keys that are checked one by one: none but these, and no infinite number."""

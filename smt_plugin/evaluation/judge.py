@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import ValidationError
 
-from smt_plugin.backends.base import MAX_ATTEMPTS, BackendDown, Refused, first_usable
+from smt_plugin.backends.base import MAX_ATTEMPTS, BackendDown, Refused, first_usable, lasting_options
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.thoughts import without_thoughts
 from smt_plugin.backends.vllm_server import VLLMBackend
@@ -97,8 +97,9 @@ def ask_judge(
     Raises:
         BadInput, RuntimeError: as `judge`.
     """
-    # What a reply depends on; the endpoint's address is not among it.
-    keys = {asked: content_hash([[sent, settings.model, settings.options]])[:32] for asked, sent in messages.items()}
+    # What a reply depends on; neither the endpoint's address nor fields that are left out are among it.
+    options = lasting_options(settings.options)
+    keys = {asked: content_hash([[sent, settings.model, options]])[:32] for asked, sent in messages.items()}
     with _kept() as kept:
         found = {
             asked: int(number)

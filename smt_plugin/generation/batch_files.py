@@ -10,8 +10,10 @@ from typing import IO, Any
 import orjson
 
 from smt_plugin.backends.base import Deferred, Keep, Refused, Reply, Request
-from smt_plugin.backends.endpoint import reply_of, request_body
 from smt_plugin.backends.loose_json import read_body
+from smt_plugin.backends.refusals import Failure
+from smt_plugin.backends.replies import reply_of
+from smt_plugin.backends.request_body import SCHEMA, request_body
 from smt_plugin.errors import BadInput, why_no_file
 from smt_plugin.generation.completions import completion_key
 
@@ -29,17 +31,20 @@ class BatchExport:
     Args:
         folder: made for the first request if it is not there; files of an earlier export must be gone.
         structured_output: send JSON schemas where a method has one.
+        options: set, rename or null fields of every request, see `request_body`.
     """
 
     concurrency = 64
     has_room = True
 
-    def __init__(self, folder: Path, model: str, structured_output: bool) -> None:
+    def __init__(
+        self, folder: Path, model: str, structured_output: bool, options: dict[str, Any] | None = None
+    ) -> None:
         self.model = model
         self.requests = 0
         self.files: list[Path] = []
         self._folder = folder
-        self._structured_output = structured_output
+        self._options = ({} if structured_output else {SCHEMA: None}) | (options or {})
         self._file: IO[bytes] | None = None
         self._in_file = 0
         # Two methods may share a request.
@@ -64,7 +69,7 @@ class BatchExport:
         if bytes.fromhex(key) in self._written:
             raise Deferred
         self._written.add(bytes.fromhex(key))
-        body = request_body(request, self.model, self._structured_output)
+        body = request_body(request, self.model, self._options)
         content = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         line = orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
         if self._file is None or self._in_file == MOST_REQUESTS or self._file.tell() + len(line) > MOST_BYTES:
@@ -156,8 +161,9 @@ class BatchImport:
         self.taken += 1
         response = result.get("response") or {}
         body = response.get("body")
-        if response.get("status_code") in (400, 413, 422):
-            raise Refused(f"status {response['status_code']}: {orjson.dumps(body)[:500].decode(errors='replace')}")
+        failure = Failure(orjson.dumps(body).decode(errors="replace"), _status_of(response))
+        if failure.of_prompt and not failure.of_account:
+            raise Refused(failure.reason)
         try:
             reply = reply_of(body or {}) if response.get("status_code") == 200 else None
         except (KeyError, IndexError, TypeError, AttributeError):
@@ -176,6 +182,11 @@ class BatchImport:
         """Close the files."""
         for file in self._files:
             file.close()
+
+
+def _status_of(response: dict[str, Any]) -> int:
+    status = response.get("status_code")
+    return status if isinstance(status, int) else 0
 
 
 def _read(line: bytes, path: Path, number: int) -> tuple[bytes, bool]:

@@ -72,6 +72,8 @@ class Summary:
         asked: completions paid for now, rejected ones included; `reused` those found in the store.
         deferred: completions that the backend put off; with any, no records are written.
         failures: reason -> how many, for rejected and refused completions, old and new.
+        given_up: refused completions, old and new.
+        losses: what -> how many, for what completions that are used have lost on the way, old and new.
         cache: the use of the servers' prefix caches by their own count, or None where they do not say.
         money: what the completions asked for in this call cost, or None without prices.
     """
@@ -85,6 +87,8 @@ class Summary:
     refused: int = 0
     deferred: int = 0
     failures: dict[str, int] = field(default_factory=dict)
+    given_up: int = 0
+    losses: dict[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -131,6 +135,9 @@ class Summary:
         if self.failures:
             lines.append("replies that could not be used, by reason; the counts above are without them:")
             lines += [f"{number:>8,} x {reason}" for reason, number in Counter(self.failures).most_common(10)]
+        if self.losses:
+            lines.append("lost on the way, of replies that could be used:")
+            lines += [f"{number:>8,} x {what}" for what, number in self.losses.items()]
         return "\n".join(lines)
 
 
@@ -150,6 +157,7 @@ class Asker:
     num_calls: int = 0
     _under_way: dict[str, asyncio.Task[Completion]] = field(default_factory=dict)
     _failed: set[str] = field(default_factory=set)
+    _with_losses: set[str] = field(default_factory=set)
     _asked_estimate: float = 0.0
 
     @property
@@ -176,8 +184,10 @@ class Asker:
             if completion.status == "refused":
                 return None
             with suppress(Unparsable):
+                value = ask.read(completion.reply)
+                self._count_losses(key, ask.losses(completion.reply))
                 return Answer(
-                    value=ask.read(completion.reply),
+                    value=value,
                     key=key,
                     tokens=completion.reply.completion_tokens,
                     prompt=ask.prompt,
@@ -269,10 +279,18 @@ class Asker:
         summary.completion_tokens += reply.completion_tokens
         self._count_failure(completion)
 
+    def _count_losses(self, key: str, losses: dict[str, int]) -> None:
+        """Count what a usable completion has lost, once, however many methods share it."""
+        if losses and key not in self._with_losses:
+            self._with_losses.add(key)
+            for what, number in losses.items():
+                self.summary.losses[what] = self.summary.losses.get(what, 0) + number
+
     def _count_failure(self, completion: Completion) -> None:
         """Count a completion without a usable answer, once, however many methods share it."""
         if completion.status != "done" and completion.key not in self._failed:
             self._failed.add(completion.key)
+            self.summary.given_up += completion.status == "refused"
             failures = self.summary.failures
             failures[completion.reason] = failures.get(completion.reason, 0) + 1
 
@@ -580,6 +598,7 @@ def backend_of(run_file: RunFile, shard: tuple[int, int] | None = None) -> Backe
         "timeout": settings.timeout,
         "patience": settings.patience,
         "structured_output": settings.structured_output,
+        "options": settings.options,
     }
     if settings.kind == "vllm":
         return VLLMBackend(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol
 
 from smt_plugin.backends.base import Reply
-from smt_plugin.backends.loose_json import printable, read_json
+from smt_plugin.backends.loose_json import count_unprintable, printable, read_json
 from smt_plugin.backends.thoughts import without_thoughts
 from smt_plugin.corpus import Document
 from smt_plugin.records import Record
@@ -17,6 +17,16 @@ from smt_plugin.sentences import SENTENCE_END
 # What a text is taken for before one was seen, in tokens; our guess: a million completions for the 700M tokens of Han
 # et al. 2026.
 TEXT_TOKENS = 700
+
+
+_THINKS = (
+    "the model thinks: nothing but thoughts came; turn them off by backend.options, "
+    "`chat_template_kwargs: {enable_thinking: false}` or `reasoning_effort: none`, or raise max_tokens (see the docs)"
+)
+# What is lost of replies that are used.
+_REPLACED = "character that is a control or half a character, a space in its place"
+_CUT_TEXT = "text cut off by max_tokens, kept up to its last whole sentence"
+_CUT_ITEM = "item (a pair, a question) cut off by max_tokens, left out; the whole ones before it are kept"
 
 
 class Unparsable(Exception):
@@ -56,11 +66,22 @@ class Ask:
             raise Unparsable("cut off by the server's content filter")
         text = without_thoughts(printable(reply.text))
         if text is None:
-            raise Unparsable("nothing but thoughts; turn the model's thinking off")
+            raise Unparsable(_THINKS)
         # Some servers say "stop" whatever stopped the model.
         full = reply.completion_tokens >= self.sampling.get("max_tokens", math.inf)
         cut = full and not _ends_a_sentence(text.strip())
         return self.parse(replace(reply, text=text, finish_reason="length" if cut else reply.finish_reason))
+
+    def losses(self, reply: Reply) -> dict[str, int]:
+        """Return what -> how many for what a reply that was used has lost on the way."""
+        in_json = self.schema is not None
+        lost = {_REPLACED: count_unprintable(reply.text, in_json)}
+        # All others cannot have been cut.
+        if was_cut(reply) or (in_json and not reply.text.rstrip().endswith(("}", "]", "```"))):
+            text = (without_thoughts(printable(reply.text)) or "").strip()
+            whole = _is_whole(text) if in_json else _ends_a_sentence(text)
+            lost[_CUT_ITEM if in_json else _CUT_TEXT] = int(not whole)
+        return {what: number for what, number in lost.items() if number}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +226,14 @@ def parse_json(reply: Reply, keep_whole: bool = False) -> Any:
         return read_json(reply.text, keep_whole)
     except ValueError:
         raise Unparsable("JSON cut off by max_tokens" if was_cut(reply) else "not JSON") from None
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        read_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_items(reply: Reply, name: str, field: str) -> list[Any]:

@@ -6,18 +6,17 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from smt_plugin.backends.base import MAX_ATTEMPTS, Refused, first_usable
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.thoughts import without_thoughts
-from smt_plugin.config import RetrievalSettings
+from smt_plugin.config import NO_THINKING, RetrievalSettings
 from smt_plugin.errors import BadInput, require
 from smt_plugin.prompts import Prompts
 from smt_plugin.retrieval.likelihood import Rerank, cannot_load, question_likelihood
 
 API_KEY_VARIABLE = "SMT_RERANKER_API_KEY"
-# Thinking modes are off where the chat template knows them, as in every arm.
-_OPTIONS = {"chat_template_kwargs": {"enable_thinking": False}}
 # The form that Qwen3-Reranker was trained on (its model card); sentence-transformers reads yes against no behind it.
 _QWEN3_TEMPLATE = (
     "<|im_start|>system\n"
@@ -43,7 +42,7 @@ def reranker_of(settings: RetrievalSettings) -> Rerank | None:
     if not name:
         return None
     if settings.reranker_endpoint:
-        return language_model(settings.reranker_endpoint, name)
+        return language_model(settings.reranker_endpoint, name, settings.reranker_options)
     require("transformers", "rag")
     from transformers import AutoConfig
     from transformers.utils import cached_file
@@ -86,10 +85,13 @@ def cross_encoder(name: str) -> Rerank:
     return scores
 
 
-def language_model(endpoint: str, name: str) -> Rerank:
+def language_model(endpoint: str, name: str, options: dict[str, Any] = NO_THINKING) -> Rerank:
     """A chat model behind an OpenAI-compatible endpoint, which is asked for the order of all texts at once.
 
     LlamaIndex has such a reranker, too, but it cuts texts at 300 words and takes any reply for an order.
+
+    Args:
+        options: set, rename or null fields of every request.
 
     Raises, when called:
         BadInput: the endpoint cannot be reached or refuses.
@@ -98,27 +100,31 @@ def language_model(endpoint: str, name: str) -> Rerank:
 
     def scores(asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
         with ThreadPoolExecutor(1) as thread:
-            return thread.submit(asyncio.run, _ask_all(asked, endpoint, name)).result()
+            return thread.submit(asyncio.run, _ask_all(asked, endpoint, name, options)).result()
 
     return scores
 
 
-async def _ask_all(asked: Sequence[tuple[str, Sequence[str]]], endpoint: str, name: str) -> list[list[float]]:
+async def _ask_all(
+    asked: Sequence[tuple[str, Sequence[str]]], endpoint: str, name: str, options: dict[str, Any]
+) -> list[list[float]]:
     backend = OpenAIBackend([endpoint], name, os.environ.get(API_KEY_VARIABLE) or None, max_concurrency=64)
     prompts = Prompts()
     try:
         await backend.start()
-        return await asyncio.gather(*(_ask(query, texts, backend, prompts) for query, texts in asked))
+        return await asyncio.gather(*(_ask(query, texts, options, backend, prompts) for query, texts in asked))
     finally:
         await backend.close()
 
 
-async def _ask(query: str, texts: Sequence[str], backend: OpenAIBackend, prompts: Prompts) -> list[float]:
+async def _ask(
+    query: str, texts: Sequence[str], options: dict[str, Any], backend: OpenAIBackend, prompts: Prompts
+) -> list[float]:
     # The system text is for writing about a document, which a reranker does not do.
     messages = prompts.messages("rerank/order", query=query, passages=list(texts))[1:]
     try:
         order, reply = await first_usable(
-            backend, messages, _OPTIONS, "rerank", read=lambda text: order_in(text, len(texts)) or None
+            backend, messages, options, "rerank", read=lambda text: order_in(text, len(texts)) or None
         )
     except Refused as error:
         raise BadInput(f"the reranker {backend.model} refused a request ({error}); use fewer candidates.") from None

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smt_plugin.config import ORDERS, RetrievalSettings, retrieval_settings
+from smt_plugin.backends.base import lasting_options
+from smt_plugin.config import NO_THINKING, ORDERS, RetrievalSettings, retrieval_settings
 from smt_plugin.corpus import Document, comparable
 from smt_plugin.errors import BadInput
 from smt_plugin.files import cache_dir, content_hash, read_json, read_jsonl, write_json, write_jsonl
@@ -118,7 +119,10 @@ def cached_retrieval(
 def retrieval_key(documents: Sequence[Document], questions: Iterable[Question], settings: RetrievalSettings) -> str:
     """Sixteen hex digits that change with anything a retrieval depends on."""
     # The file is the same in whichever order its chunks are read, and wherever the server is that keeps them.
-    values = settings.model_dump(exclude={"order"}) | {"vector_store": bool(settings.vector_store)}
+    values = settings.model_dump(exclude={"order", "reranker_options"}) | {"vector_store": bool(settings.vector_store)}
+    # The default is not among it, so that files from before there were options are still found.
+    if (options := lasting_options(settings.reranker_options)) != lasting_options(NO_THINKING):
+        values["reranker_options"] = options
     texts = [[document.id, document.identity, document.text] for document in documents]
     identities = {document.id: document.identity for document in documents}
     asked = [

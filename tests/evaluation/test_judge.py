@@ -163,9 +163,10 @@ def test_a_judge_that_is_not_there_refuses_or_lacks_the_model_is_one_sentence(mo
             check_judge(judge_settings({"endpoint": server.url, "model": MODEL}))
         monkeypatch.setenv("SMT_JUDGE_API_KEY", "secret")
         check_judge(judge_settings({"endpoint": server.url, "model": MODEL}))
+        server.faults[0] = lambda request: status(404)
         with pytest.raises(BadInput, match="does not serve the model 'Qwen/Qwen3-14B'"):
             check_judge(judge_settings({"endpoint": server.url}))
-        server.faults[0] = lambda request: status(400)
+        server.faults |= {n: lambda request: status(400) for n in range(1, 100)}
         with pytest.raises(BadInput, match="refused a request"):
             judge(answers("plums"), judge_settings({"endpoint": server.url, "model": MODEL}))
     with pytest.raises(BadInput, match="judge: expected"):
@@ -381,3 +382,17 @@ def test_a_local_judge_that_cannot_start_is_one_sentence(monkeypatch: pytest.Mon
     for wrong in ({"kind": "vllm", "endpoint": "http://a"}, {"endpoint": "http://a", "command": ["x"]}):
         with pytest.raises(BadInput, match=r"^judge: (give `endpoint|command, arguments and startup_timeout are for)"):
             judge_settings(wrong)
+
+
+def test_options_may_null_and_rename_fields_and_a_verdict_stays_paid_for() -> None:
+    with judge_server(knows_pears) as server:
+        settings = {"endpoint": server.url, "model": MODEL, "options": {"reasoning_effort": "low"}}
+        first = judge(answers("pears", "plums"), judge_settings(settings))
+        asked = len(server.bodies)
+        settings["options"] |= {"max_tokens": None, "max_completion_tokens": "$max_tokens", "temperature": None}
+        assert judge(answers("pears", "plums"), judge_settings(settings)) == first
+        assert len(server.bodies) == asked
+        judge(answers("quinces"), judge_settings(settings))
+        assert set(server.bodies[-1]) == {"model", "messages", "max_completion_tokens", "reasoning_effort"}
+        with pytest.raises(BadInput, match=r"^judge\.options: messages is the client's own field; remove it"):
+            judge_settings(settings | {"options": {"messages": []}})

@@ -104,6 +104,13 @@ def test_the_key_depends_on_what_is_asked_and_not_on_the_document_or_the_schema(
     assert len(others) == 4
 
 
+def test_the_key_is_what_it_was_when_completions_were_first_paid_for() -> None:
+    messages = [{"role": "system", "content": "Be exact."}, {"role": "user", "content": "Hello"}]
+    sampling = {"temperature": 0.7, "top_p": 0.95, "max_tokens": 4096}
+    key = completion_key(Request(messages, sampling, 4, {"type": "object"}, "d"), "m")
+    assert key == "62a2d9da63cb0abc9727a32605270eb3"
+
+
 def test_a_second_process_is_refused_with_the_pid_and_host_of_the_first(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path;from smt_plugin.generation.completions import CompletionStore\n"

@@ -443,3 +443,84 @@ def test_a_key_that_the_server_repeats_reaches_no_file_and_no_output(folder: Pat
     assert any(path.name == "run.yaml" for path in files)
     assert all(b"very-secret" not in path.read_bytes() for path in files)
     assert "very-secret" not in output + errors + said
+
+
+class Refusing(Endpoint):
+    """Answers what `why` returns a status for with that status and `words`."""
+
+    def __init__(self, why: Callable[[int, dict[str, Any]], int | None], words: str) -> None:
+        super().__init__()
+        self.why = why
+        self.words = words
+        self.came: list[dict[str, Any]] = []
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.came.append(body)
+        if (refused := self.why(len(self.came), body)) is not None:
+            return web.json_response({"error": {"message": self.words}}, status=refused)
+        return await super().chat(request)
+
+
+@pytest.mark.parametrize(("code", "words"), [(400, "Billing hard limit has been reached."), (402, "no credits left")])
+def test_an_empty_account_stops_the_run_and_the_same_command_goes_on_once_it_is_filled(
+    folder: Path, calm: set[str], code: int, words: str
+) -> None:
+    endpoint = Refusing(lambda number, body: code if number > 20 else None, words)
+    with in_thread(endpoint):
+        write_run_file(folder, endpoint.url)
+        said = finish(start(folder), 1)
+        assert f'refused the account 3 times in a row (status {code}: {{"error": {{"message": "{words}"' in said
+        # What was in flight, three in a row, and a tiny request.
+        assert len(endpoint.came) <= 20 + 2 * CONCURRENCY + 3 + 1
+        store = CompletionStore(folder / "run")
+        assert {completion.status for completion in store.all()} == {"done"}
+        asyncio.run(store.close())
+        endpoint.why = lambda number, body: None
+        goes_on(folder, endpoint, calm)
+
+
+def test_prompts_that_always_fail_are_given_up_said_and_asked_again_when_told(folder: Path, calm: set[str]) -> None:
+    (folder / "sitecustomize.py").write_text(
+        "from smt_plugin.backends import endpoint\nendpoint._FIRST_PAUSE = endpoint._LONGEST_PAUSE = 0.01\n"
+    )
+    python_path = f"{folder}{os.pathsep}{ROOT}"
+    endpoint = Refusing(
+        lambda number, body: 500 if "Story 3 tells of 3" in body["messages"][-1]["content"] else None, "boom"
+    )
+    with in_thread(endpoint):
+        write_run_file(folder, endpoint.url, patience=5)
+        said = finish(start(folder, PYTHONPATH=python_path), 1)
+        assert re.search(r"given up: \d+ prompts that .* ask them again with the same command and --retry-failed", said)
+        written = records(folder / "run")
+        assert written
+        assert {json.loads(line)["doc_id"] for line in calm} - {json.loads(line)["doc_id"] for line in written} == {
+            "story 3.txt"
+        }
+        # Nothing is asked again unless told.
+        before = len(endpoint.came)
+        finish(start(folder, PYTHONPATH=python_path), 1)
+        assert len(endpoint.came) == before
+        endpoint.why = lambda number, body: None
+        process = subprocess.run(
+            [sys.executable, "-m", "smt_plugin", "generate", "smt.yaml", "--retry-failed"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+        assert records(folder / "run") == calm
+
+
+def test_another_shape_of_the_request_asks_nothing_again(folder: Path, calm: set[str]) -> None:
+    with in_thread(Endpoint()) as endpoint:
+        write_run_file(folder, endpoint.url)
+        finish(start(folder))
+        before = len(endpoint.bodies)
+        options = {"max_tokens": None, "max_completion_tokens": 900, "top_p": None, "system": None}
+        write_run_file(folder, endpoint.url, options=options, structured_output=False)
+        finish(start(folder))
+        assert len(endpoint.bodies) == before
+        assert records(folder / "run") == calm

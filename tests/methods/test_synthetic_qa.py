@@ -140,3 +140,21 @@ def test_a_round_gives_a_record_a_pair_whose_tokens_add_up_to_the_call(document:
     assert [(record.round, record.index) for record in records] == [(3, 0), (3, 1)]
     assert records[0].messages == [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]
     assert (asked[0].sample, asked[0].sampling["temperature"]) == (3, 1.0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "name\tto\tfrom",
+        "Two things:\n\to the lamp\n\to the bell",
+        "word\tan apple",
+        r"f: A \to B",
+        r"$x\to 0$ and $e^{-t/\tau}$",
+        r"\lim_{x\to 0} \frac{1}{x}",
+    ],
+)
+def test_a_tab_before_a_word_stays_a_tab_and_an_arrow_an_arrow(answer: str) -> None:
+    # Tabs as JSON escapes them, LaTeX with the single backslash of models.
+    written = answer.replace("\t", "\\t").replace("\n", "\\n")
+    (pair,) = parse_pairs(Reply(f'{{"pairs": [{{"question": "Q?", "answer": "{written}"}}]}}', "stop", 0, 0, 0))
+    assert pair["answer"] == answer

@@ -11,7 +11,7 @@ from smt_plugin.errors import BadInput
 from smt_plugin.prompts import Prompts
 from smt_plugin.retrieval.likelihood import question_likelihood
 from smt_plugin.retrieval.rerank import cross_encoder, language_model, order_in, reranker_of
-from smt_plugin.retrieval.retrieve import build_retrieval, read_retrieval
+from smt_plugin.retrieval.retrieve import build_retrieval, read_retrieval, retrieval_key
 from tests.endpoint import MODEL, serve_in_thread
 from tests.quality_data import write_own
 from tests.tiny_llama import QWEN_LIKE, make_model, make_tokenizer
@@ -165,3 +165,23 @@ def test_a_reply_without_an_order_is_asked_for_again_and_then_an_error() -> None
 def test_numbers_are_read_from_the_last_line_that_has_any_in_range() -> None:
     assert order_in("1, 2\n\n[3] > [1] > [3] > [9]\nThat is all.", 3) == [2, 0]
     assert order_in("<think>1</think> none", 3) == []
+
+
+def test_a_models_requests_are_as_the_options_say_and_thinking_is_off_without_any() -> None:
+    with serve_in_thread(lambda prompt, count: "2, 1") as server:
+        language_model(server.url, MODEL)([("?", ["a", "b"])])
+        options = {"max_tokens": None, "max_completion_tokens": "$max_tokens", "temperature": None}
+        assert language_model(server.url, MODEL, options)([("?", ["a", "b"])]) == [[-1.0, -0.0]]
+        first, second = server.bodies
+    assert first["chat_template_kwargs"] == {"enable_thinking": False}
+    assert set(second) == {"model", "messages", "max_completion_tokens"}
+
+
+def test_options_that_leave_fields_out_change_no_retrieval_and_others_do() -> None:
+    def key(options: dict[str, Any]) -> str:
+        return retrieval_key([], [], RetrievalSettings(reranker="m", reranker_options=options))
+
+    usual = key({"chat_template_kwargs": {"enable_thinking": False}})
+    assert usual == retrieval_key([], [], RetrievalSettings(reranker="m"))
+    assert key({"chat_template_kwargs": {"enable_thinking": False}, "max_tokens": None}) == usual
+    assert key({"reasoning_effort": "high"}) != usual
