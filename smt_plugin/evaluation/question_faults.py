@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-import regex
 import yaml
 
 from smt_plugin.evaluation.same_number import same_number
+from smt_plugin.words import words_of
 
 WRONG_OPTIONS = 3
 
@@ -146,7 +146,7 @@ def _holds(whole: str, part: str) -> bool:
         return True
     run, longer = _terms(part), _terms(whole)
     # A Chinese pair of signs counts for half a word.
-    length = sum(0.5 if _is_signs(term) else 1 for term in run)
+    length = sum(0.5 if len(term) <= 2 and not term.isascii() else 1 for term in run)
     return length >= _NESTED_WORDS and len(run) < len(longer) and _has_run(longer, run)
 
 
@@ -278,28 +278,12 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
 
-# A run of signs that are written without spaces, or a word with its apostrophes ("anna's" is another than "anna").
-_TERM = regex.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0eff]+|(?:(?![\u3040-\u30ff\u3400-\u9fff])[\w\p{M}'’])+"
-)
+_APOSTROPHE = re.compile(r"(?<=[^\W\d_])['’](?=[^\W\d_])")
 
 
 def _terms(text: str) -> list[str]:
-    """The words of a text in their order; of scripts without spaces each pair of neighbouring signs."""
-    terms: list[str] = []
-    for run in _TERM.findall(_plain(text)):
-        run = run.strip("'’_").replace("’", "'")
-        if _is_signs(run):
-            terms += [run[place : place + 2] for place in range(max(1, len(run) - 1))]
-        elif run:
-            terms.append(run)
-    return terms
-
-
-def _is_signs(term: str) -> bool:
-    return bool(term) and (
-        "\u3040" <= term[0] <= "\u9fff" or "\uf900" <= term[0] <= "\ufaff" or "\u0e00" <= term[0] <= "\u0eff"
-    )
+    """The words of a text in their order; "Anna's" is one, and another than "Anna"."""
+    return words_of(_APOSTROPHE.sub("", text))
 
 
 _QUESTION_WORDS = frozenset(
