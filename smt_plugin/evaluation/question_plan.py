@@ -26,7 +26,7 @@ async def plan_questions(run_file: RunFile, backend: Backend, per_document: int,
         BadInput: as `make_questions`, before it asks anything.
     """
     check_place(run_file)
-    prompts = Prompts(run_file.prompts)
+    prompts = Prompts(run_file.prompts, language=run_file.language)
     seen = await look_back(run_file, backend.model)
     plans: dict[str, PromptPlan] = defaultdict(PromptPlan)
     answers = per_document * SAMPLES
