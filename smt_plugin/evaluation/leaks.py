@@ -12,7 +12,7 @@ import numpy as np
 
 from smt_plugin.config import LeaksSection, RetrievalSettings
 from smt_plugin.control_tokens import defuse
-from smt_plugin.corpus import Document
+from smt_plugin.corpus import Document, comparable
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.wording import Seen, Sentence, Wording, questions_in, sentences_of
 from smt_plugin.files import content_hash, read_json, read_jsonl, write_json, write_jsonl
@@ -116,6 +116,7 @@ class Finder:
     def __init__(self, documents: Iterable[Document], questions: list[Question], settings: LeaksSection) -> None:
         self._settings = settings
         self._documents = {document.id: document for document in documents}
+        self._own_ids = {comparable(doc_id): doc_id for doc_id in self._documents}
         self._about: dict[str, list[Question]] = defaultdict(list)
         for question in questions:
             for doc_id in question.evidence:
@@ -132,14 +133,18 @@ class Finder:
         """
         own = [_questions_in(row) for row in rows]
         cosines = iter(
-            self._alike.see([(str(row.doc_id), text) for row, texts in zip(rows, own, strict=True) for text in texts])
+            self._alike.see([(self._id_of(row), text) for row, texts in zip(rows, own, strict=True) for text in texts])
         )
         return [
             self._leaks(row, [(text, next(cosines)) for text in texts]) for row, texts in zip(rows, own, strict=True)
         ]
 
+    def _id_of(self, row: Line) -> str:
+        """The document's own id, though the record may code accents in another way."""
+        return self._own_ids.get(comparable(str(row.doc_id)), str(row.doc_id))
+
     def _leaks(self, row: Line, own: list[tuple[str, dict[str, float]]]) -> list[Leak]:
-        doc_id, whole = str(row.doc_id), _text_of(row)
+        doc_id, whole = self._id_of(row), _text_of(row)
         is_known = doc_id in self._documents
         here = {question.question_id for question in self._about.get(doc_id, ())}
         found = [

@@ -227,3 +227,16 @@ def test_records_from_elsewhere_leak_as_a_runs_own_do(tmp_path: Path) -> None:
     assert read_leaks(tmp_path, sources) is None
     with pytest.raises(BadInput, match=r"other\.jsonl does not exist; give a JSONL file"):
         find_leaks(tmp_path, [DOCUMENT], QUESTIONS, sources)
+
+
+def test_a_record_meets_its_document_though_it_codes_accents_in_another_way(tmp_path: Path) -> None:
+    document, question = structs.replace(DOCUMENT, id="ü"), structs.replace(QUESTIONS[0], doc_id="ü")
+    other = structs.replace(DOCUMENT, id="other")
+    asked = pair("How many kites did Oru fly over the old mill that day?")
+    for doc_id, leaked in (("u\u0308", ["kites"]), ("other", [])):
+        write_records(tmp_path / doc_id, [asked | {"doc_id": doc_id}])
+        assert find_leaks(tmp_path / doc_id, [document, other], [question])["leaked"] == leaked
+    # Of a document that is not known, only an embedding of the same document tells a reworded question.
+    reworded = pair("What number of kites were flown by Oru over the old mill on that day?")
+    write_records(tmp_path / "reworded", [reworded | {"doc_id": "u\u0308"}])
+    assert find_leaks(tmp_path / "reworded", [document], [question])["alike"].keys() == {"kites"}
