@@ -8,11 +8,13 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import count
 from typing import Any
 
 from aiohttp import web
 
 MODEL = "test-model"
+_NUMBERS = count()
 
 
 def mark_of(prompt: str, sample: str) -> str:
@@ -52,6 +54,7 @@ class Endpoint:
     """
 
     def __init__(self, api_key: str | None = None) -> None:
+        self._number = next(_NUMBERS)
         self.api_key = api_key
         self.asked: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
@@ -80,7 +83,7 @@ class Endpoint:
         self.bodies.append(body)
         prompt = body["messages"][-1]["content"]
         self.asked[prompt] += 1
-        count = self.asked[prompt]  # while this one waits, others of the same prompt may come
+        number_of_prompt = self.asked[prompt]  # while this one waits, others of the same prompt may come
         if number in self.faults:
             return await self.faults[number](request)
         self.under_way += 1
@@ -91,7 +94,10 @@ class Endpoint:
             self.under_way -= 1
         # A seed makes the answer depend on the request alone.
         seed = body.get("seed")
-        text = self.answer(prompt, str(count if seed is None else seed))
+        sample = str(number_of_prompt if seed is None else seed)
+        # A model does not say the same again because its server was started anew.
+        is_sampled = seed is None and self.answer is answer
+        text = self.answer(prompt, f"{self._number}.{sample}" if is_sampled else sample)
         usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
         return web.json_response(
             {

@@ -33,13 +33,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back; `finish_reason` is `stop`, `length` or another word of the server's, as are the token counts."""
+    """What came back; `finish_reason` is `stop`, `length` or another word of the server's, as are the token counts.
+
+    `thought_tokens` are those of `completion_tokens` that went into thoughts which are not in the text.
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    thought_tokens: int = 0
 
 
 class Refused(Exception):
@@ -76,7 +80,8 @@ class Backend(Protocol):
     """Something that completes chat messages.
 
     `concurrency` is how many requests it can take now; `has_room` whether a server would have nothing to do with
-    those that it was given.
+    those that it was given; `context` how many tokens a prompt and its reply may have together, None where that is not
+    known, which a server tells at `start`.
     """
 
     @property
@@ -87,6 +92,9 @@ class Backend(Protocol):
 
     @property
     def has_room(self) -> bool: ...
+
+    @property
+    def context(self) -> int | None: ...
 
     async def start(self) -> None:
         """Check that the backend is there; raises BadInput if it is not."""

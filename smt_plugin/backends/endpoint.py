@@ -149,6 +149,7 @@ class OpenAIBackend:
         self._refusals = Refusals(model, unstructured | (options or {}))
         # One request at a time finds out what is refused, or whether a server is well.
         self._finding, self._checking = asyncio.Lock(), asyncio.Lock()
+        self.context: int | None = None
         self._failing_since: float | None = None
         self._queried = self._hit = 0
         self._gone = ""
@@ -249,6 +250,8 @@ class OpenAIBackend:
         except ValueError:
             return f"endpoint {endpoint.url} is no OpenAI-compatible server, by its answer to /models; fix the address."
         entries = body.get("data") if isinstance(body, dict) else None
+        contexts = [entry for entry in (_context_of(body, self.model), self.context) if entry]
+        self.context = min(contexts, default=None)
         served = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
         endpoint.other_models = "" if self.model in served else self._clean(", ".join(map(str, served[:5])))
         return None
@@ -666,6 +669,28 @@ def _seconds(retry_after: str | None, date: str | None) -> float | None:
         except (ValueError, TypeError):
             return None
     return min(seconds, 300.0) if seconds > 0 else None
+
+
+# The tokens that a prompt and its reply may have, as vLLM and SGLang, OpenRouter and Together, LM Studio, Mistral, Groq
+# and llama.cpp name them in a model list; what is loaded counts before what the model could do.
+_CONTEXTS = (
+    "max_model_len",
+    "loaded_context_length",
+    "context_length",
+    "max_context_length",
+    "context_window",
+    "n_ctx",
+)
+
+
+def _context_of(models: Any, name: str) -> int | None:
+    """Return the context of a model by a server's list of models, in tokens; None if it does not say."""
+    entries = models.get("data") if isinstance(models, dict) else None
+    found = [each for each in entries if isinstance(each, dict)] if isinstance(entries, list) else []
+    entry = next((each for each in found if each.get("id") == name), found[0] if len(found) == 1 else {})
+    places = [each for each in (entry, entry.get("meta")) if isinstance(each, dict)]
+    said = (each.get(key) for each in places for key in _CONTEXTS)
+    return next((tokens for tokens in said if isinstance(tokens, int) and tokens > 0), None)
 
 
 _METRIC = re.compile(r"^vllm:(prefix_cache_queries|prefix_cache_hits)(?:_total)?\{[^}]*\} (\S+)$", re.MULTILINE)

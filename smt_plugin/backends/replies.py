@@ -65,12 +65,26 @@ def reply_of(body: dict[str, Any]) -> Reply:
     usage = body.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
     prompt_tokens = _count(usage.get("prompt_tokens"), 0)
+    cached_tokens = _count(details.get("cached_tokens"), 0)
+    # Some servers leave those out of the prompt's.
+    if cached_tokens > prompt_tokens > 0:
+        prompt_tokens += cached_tokens
+    completion_tokens = _count(usage.get("completion_tokens"), math.ceil(len(text.encode()) / 4))
+    beside = next((said for name in _THOUGHTS if isinstance(said := message.get(name), str)), "")
+    # Without a count of theirs, thoughts beside a text have their share of the tokens by length.
+    has_both = bool(beside and message.get("content"))
+    share = completion_tokens * len(beside) // (len(beside) + len(text)) if has_both else 0
+    thought_tokens = _count((usage.get("completion_tokens_details") or {}).get("reasoning_tokens"), share)
+    # And some servers leave them out of the completion's.
+    if thought_tokens > completion_tokens:
+        completion_tokens += thought_tokens
     return Reply(
         text=text,
         finish_reason=str(finish_reason),
         prompt_tokens=prompt_tokens,
-        cached_tokens=min(_count(details.get("cached_tokens"), 0), prompt_tokens),
-        completion_tokens=_count(usage.get("completion_tokens"), math.ceil(len(text.encode()) / 4)),
+        cached_tokens=min(cached_tokens, prompt_tokens),
+        completion_tokens=completion_tokens,
+        thought_tokens=thought_tokens,
     )
 
 

@@ -36,7 +36,8 @@ def check_answers(arm: Arm) -> int:
         return 0
     empty, asked, all_alike = 0, 0, True
     for sample in samples:
-        texts = sample["resps"][0]
+        # Contents that are lists of parts are no texts.
+        texts = [str(text or "") for text in sample["resps"][0]]
         asked += len(texts)
         empty += sum(not text for text in texts)
         all_alike = all_alike and len(texts) > 1 and len(set(texts)) == 1

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -91,6 +92,11 @@ class Arm:
         return {name: int(value) if value.isdecimal() else truth.get(value.lower(), value) for name, value in entries}
 
     @property
+    def has_chat_template(self) -> bool:
+        """Whether questions are asked in a chat template: of a local model, if its tokenizer has one."""
+        return not self.is_local or _has_chat_template(str(self.model_arguments.get("tokenizer", self.model)))
+
+    @property
     def command(self) -> list[str]:
         """The `lm_eval` command, with thinking off."""
         settings = self.settings
@@ -99,7 +105,7 @@ class Arm:
             # lm-eval sends servers one fixed seed, with which all samples of a question would be the same.
             command += ["--gen_kwargs", json.dumps({"seed": None, **settings.options})]
         include = [] if self.task_folder is None else ["--include_path", str(self.task_folder)]
-        template = ["--apply_chat_template"]
+        template = ["--apply_chat_template"] if self.has_chat_template else []
         # In this order, since results are known again by the command's text.
         command += ["--tasks", self.tasks, *(include + template if self.is_ours else template + include)]
         command += ["--batch_size", settings.batch_size, "--seed", str(self.seed)]
@@ -257,6 +263,25 @@ def _task_files(arm: Arm) -> list[Path]:
         return tasks
     prompts = sorted(file for step in ("judge", "rerank") for file in (asset_dir("prompts") / step).glob("*.jinja"))
     return [*tasks, *prompts, *code_behind_tasks()]
+
+
+@cache
+def _has_chat_template(tokenizer: str) -> bool:
+    """Whether a folder's tokenizer, or one fetched from the hub, has a chat template; True if it is neither."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def find(name: str) -> Path | None:
+        if Path(tokenizer).is_dir():
+            return Path(tokenizer, name) if Path(tokenizer, name).is_file() else None
+        with suppress(ValueError):
+            cached = try_to_load_from_cache(tokenizer, name)
+            return Path(cached) if isinstance(cached, str) else None
+        return None
+
+    if (template := find("chat_template.jinja")) is not None:
+        return bool(template.read_bytes().strip())
+    settings = find("tokenizer_config.json")
+    return settings is None or bool(orjson.loads(settings.read_bytes()).get("chat_template"))
 
 
 @cache

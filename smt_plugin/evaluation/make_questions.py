@@ -44,6 +44,7 @@ from smt_plugin.evaluation.question_faults import (
 from smt_plugin.evaluation.questions_page import write_page
 from smt_plugin.files import write_json, write_jsonl
 from smt_plugin.generation.completions import CompletionStore
+from smt_plugin.generation.contradictions import fitting
 from smt_plugin.generation.generate import Asker, Summary, keep_busy
 from smt_plugin.methods.base import Ask, Unparsable, json_list, json_object, json_text, parse_items
 from smt_plugin.prompts import Prompts
@@ -149,10 +150,11 @@ async def make_questions(
     summary = Summary({}, len(order))
     try:
         await backend.start()
-        asker = Asker(backend, store, prompts, summary, retry_refused=False)
+        part_tokens = fitting(run_file.max_document_tokens, backend.context, int(SAMPLING["max_tokens"]))
+        asker = Asker(backend, store, prompts, summary, retry_refused=False, tells_repeats=False)
 
         async def run_document(document: Document) -> None:
-            parts = split_document(document, run_file.max_document_tokens)
+            parts = split_document(document, part_tokens)
             await _fill(sets[document.id], parts, per_document, free_form, unknown_only, asker.ask)
             filled.add(document.id)
             on_document(len(filled))

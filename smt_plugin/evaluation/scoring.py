@@ -73,7 +73,16 @@ def _free_answer(said: str) -> str | None:
     return None
 
 
-def process_results(doc: dict[str, Any], results: list[list[str | None]]) -> dict[str, float]:
+def _text_of(content: Any) -> str:
+    """A reply's content as a text; some servers send it as a list of parts, and none at all as null."""
+    if isinstance(content, list):
+        return "".join(map(_text_of, content))
+    if isinstance(content, dict):
+        return _text_of(content.get("text"))
+    return content if isinstance(content, str) else ""
+
+
+def process_results(doc: dict[str, Any], results: list[list[Any]]) -> dict[str, float]:
     """lm-eval's hook for one question: `results` holds one list, with all n sampled answers.
 
     `doc`, which lm-eval writes into its file of samples, gets `readings`: for each sample `read`, the letter of the
@@ -89,8 +98,7 @@ def process_results(doc: dict[str, Any], results: list[list[str | None]]) -> dic
     Raises:
         BadInput, RuntimeError: the judge gave no reply that can be used; see `judge`.
     """
-    # A server's reply without content comes as None.
-    samples = [sample if isinstance(sample, str) else "" for sample in results[0]]
+    samples = [_text_of(sample) for sample in results[0]]
     _count_empty(samples)
     readings = _chosen(doc, samples) if doc["options"] else _judged(doc, samples)
     doc["readings"] = readings

@@ -36,6 +36,7 @@ class BatchExport:
 
     concurrency = 64
     has_room = True
+    context = None
 
     def __init__(
         self, folder: Path, model: str, structured_output: bool, options: dict[str, Any] | None = None
@@ -115,6 +116,7 @@ class BatchImport:
 
     concurrency = 64
     has_room = True
+    context = None
 
     def __init__(self, files: list[Path], model: str) -> None:
         self.model = model

@@ -1,14 +1,15 @@
 """The store of completions: what was paid for, kept for ever in `<run>/completions.sqlite`.
 
 SQLite gives what a store has to survive: a commit is whole or absent after a crash or a full disk, the
-index is on disk, and a million entries open at once. Rows are only ever added, each at the end of the file.
+index is on disk, and a million entries open at once. Rows are added, each at the end of the file, and marked where the
+server turns out to have cut prompts or repeated itself.
 """
 
 import asyncio
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,9 @@ class Completion:
     """One stored completion.
 
     Attributes:
-        status: `done`, `rejected` (its text does not parse; `reason` says why) or `refused` (a tombstone:
-            the backend will not answer this request; `reason` holds its words).
+        status: `done`, `rejected` (its text does not parse; `reason` says why), `refused` (a tombstone: the backend
+            will not answer this request; `reason` holds its words), `cut` (the server did not read the whole prompt)
+            or `repeated` (the text of another sample). The last two are asked again.
         variables: what the prompt named beside the document, so that it can be rendered again.
         seconds: from asking to the answer, waiting and retries included.
     """
@@ -148,6 +150,17 @@ class CompletionStore:
             OSError: it cannot be written, say because the disk is full; what was stored before is kept.
         """
         await self._hand_over(completion)
+
+    async def withdraw(self, status: str, reason: str, keys: Collection[str] = (), prompt_tokens: int = 0) -> None:
+        """Mark usable completions as `cut` or `repeated`: those under `keys`, or all with a count of prompt tokens."""
+
+        def mark() -> None:
+            update = "UPDATE completions SET status = ?, reason = ? WHERE status = 'done' AND "
+            if prompt_tokens:
+                self._connection.execute(f"{update} prompt_tokens = ?", (status, reason, prompt_tokens))
+            self._connection.executemany(f"{update} key = ?", [(status, reason, bytes.fromhex(key)) for key in keys])
+
+        await asyncio.get_running_loop().run_in_executor(self._thread, mark)
 
     async def _hand_over(self, item: str | Completion) -> Completion | None:
         """Have the store's thread look up a key or store a completion."""
@@ -245,7 +258,7 @@ _INSERT = f"INSERT OR REPLACE INTO completions ({_COLUMNS}, created) VALUES ({',
 
 def _to_row(completion: Completion) -> tuple[Any, ...]:
     reply = completion.reply
-    body = orjson.dumps([reply.text, completion.sampling, completion.variables])
+    body = orjson.dumps([reply.text, completion.sampling, completion.variables, reply.thought_tokens])
     return (
         bytes.fromhex(completion.key),
         completion.status,
@@ -268,6 +281,7 @@ def _to_row(completion: Completion) -> tuple[Any, ...]:
 
 def _from_row(row: tuple[Any, ...]) -> Completion:
     key, status, reason, doc_id, prompt, prompt_hash, model, sample, attempt, *of_reply, seconds, body = row
-    text, sampling, variables = orjson.loads(zlib.decompress(body))
+    # Stores of older versions have no thoughts.
+    text, sampling, variables, *thoughts = orjson.loads(zlib.decompress(body))
     what = (key.hex(), status, reason, doc_id, prompt, prompt_hash, model)
-    return Completion(*what, sampling, sample, attempt, variables, Reply(text, *of_reply), seconds)
+    return Completion(*what, sampling, sample, attempt, variables, Reply(text, *of_reply, *thoughts), seconds)

@@ -2,13 +2,15 @@
 
 import asyncio
 import hashlib
+import logging
 import math
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,13 +32,16 @@ from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import RunFile, parse_tokens
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import read_json, write_json
+from smt_plugin.files import content_hash, read_json, write_json
 from smt_plugin.generation.completions import Completion, CompletionStore, completion_key
+from smt_plugin.generation.contradictions import Cut, CutPrompts, Repeated, Repeats, fitting
+from smt_plugin.generation.waiting import Reach, first_in_rank
 from smt_plugin.methods import make_method, method_class, prompt_folders, uses
 from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, shard_folder
 
+log = logging.getLogger(__name__)
 # A document that has yielded nothing for so many rounds in a row is given up and reported.
 MAX_EMPTY_ROUNDS = 3
 # Rounds of one method and document that may be under way at once.
@@ -46,6 +51,9 @@ CACHE_SHARE = 0.5
 _LOOK_AT_CACHE_SECONDS = 5
 # A document may stop somewhat below its budget: with the record that leaves it nearest.
 _DONE_SHARE = 0.95
+# Completions that the server is to blame for; they are asked again by the next call.
+_WITHDRAWN = ("cut", "repeated")
+_REPEATED = "the same text as for an earlier sample of the prompt"
 
 
 @dataclass(slots=True)
@@ -53,7 +61,9 @@ class MethodCount:
     """Where one method stands; `tokens` are those of its records, `short` lists documents given up.
 
     `budget` is that of the documents asked about: in a shard a part of the run's. `parts` are the documents, or parts
-    of long ones, that are done.
+    of long ones, that are done; `waiting` those that wait for a larger budget, since a round has about `round_tokens`
+    (0: not known; `measured_with` stands for model and options). `repeated` records were dropped, since their text had
+    come before; `stopped` says why the method was given up, if it was.
     """
 
     budget: int
@@ -61,6 +71,11 @@ class MethodCount:
     records: int = 0
     parts: int = 0
     short: list[str] = field(default_factory=list)
+    waiting: int = 0
+    round_tokens: float = 0.0
+    measured_with: str = ""
+    repeated: int = 0
+    stopped: str = ""
 
 
 @dataclass(slots=True)
@@ -68,7 +83,8 @@ class Summary:
     """What a call of `generate_run` did; token counts are the server's, of completions asked for in this call.
 
     Attributes:
-        num_parts: documents, a long one counted once for each of its parts.
+        num_parts: documents, a long one counted once for each of its parts, which have at most `part_tokens`.
+        completion_tokens: what is paid for; `thought_tokens` of them went into thoughts, which no budget counts.
         asked: completions paid for now, rejected ones included; `reused` those found in the store.
         deferred: completions that the backend put off; with any, no records are written.
         failures: reason -> how many, for rejected and refused completions, old and new.
@@ -81,6 +97,7 @@ class Summary:
     methods: dict[str, MethodCount]
     num_documents: int = 0
     num_parts: int = 0
+    part_tokens: int = 0
     asked: int = 0
     reused: int = 0
     rejected: int = 0
@@ -92,6 +109,7 @@ class Summary:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    thought_tokens: int = 0
     seconds: float = 0.0
     cache: CacheUse | None = None
     money: float | None = None
@@ -107,11 +125,12 @@ class Summary:
     @property
     def unmet(self) -> list[str]:
         """One sentence for each method that missed its budget."""
-        return [
+        stopped = [f"{name}: {count.stopped}" for name, count in self.methods.items() if count.stopped]
+        return stopped + [
             f"{name}: {len(count.short)} of {self.num_parts} documents yielded too little "
             f"({count.tokens:,} of {count.budget:,} tokens), e.g. {count.short[0]!r}"
             for name, count in self.methods.items()
-            if count.short
+            if count.short and not count.stopped
         ]
 
     @property
@@ -122,16 +141,25 @@ class Summary:
             for name, count in self.methods.items()
         ]
         cached = f" ({self.cache_share:.1%} from the cache)" if self.cache_share is not None else ""
+        thoughts = f" ({self.thought_tokens:,} of them thoughts)" if self.thought_tokens else ""
         cost = f", {self.money:,.2f} {self.currency}" if self.money is not None else ""
         lines.append(
             f"{self.asked:,} completions asked, {self.reused:,} reused; {self.prompt_tokens:,} tokens in{cached}, "
-            f"{self.completion_tokens:,} out, {self.seconds:,.1f} s{cost}"
+            f"{self.completion_tokens:,} out{thoughts}, {self.seconds:,.1f} s{cost}"
         )
         if self.cache is not None and self.cache.queried:
             lines.append(
                 f"prefix cache: {self.cache.hit:,} of {self.cache.queried:,} prompt tokens hit, as the servers count; "
                 f"{self.cache.capacity:,} tokens fit in"
             )
+        lines += [
+            f"{name}: {count.waiting:,} of {self.num_parts:,} documents wait for a larger budget: this one is less "
+            "than a round for each"
+            for name, count in self.methods.items()
+            if count.waiting
+        ]
+        if repeated := sum(count.repeated for count in self.methods.values()):
+            lines.append(f"{repeated:,} records were dropped: the same text had come before for the same prompt")
         if self.failures:
             lines.append("replies that could not be used, by reason; the counts above are without them:")
             lines += [f"{number:>8,} x {reason}" for reason, number in Counter(self.failures).most_common(10)]
@@ -147,6 +175,7 @@ class Asker:
 
     Attributes:
         num_calls: how often an answer was waited for, be it one that is under way for somebody else.
+        tells_repeats: whether samples of a prompt that are the same are the server's fault.
     """
 
     backend: Backend
@@ -159,6 +188,12 @@ class Asker:
     _failed: set[str] = field(default_factory=set)
     _with_losses: set[str] = field(default_factory=set)
     _asked_estimate: float = 0.0
+    tells_repeats: bool = True
+    _repeats: Repeats = field(default_factory=Repeats)
+    _cut: CutPrompts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._cut = CutPrompts(self.backend)
 
     @property
     def tokens_per_estimate(self) -> float:
@@ -166,6 +201,7 @@ class Asker:
         return self.summary.prompt_tokens / self._asked_estimate if self.summary.prompt_tokens else 1.0
 
     async def ask(self, ask: Ask) -> Answer | None:
+        """Return a usable answer, None if there is none; raises Cut or Repeated where the server is at fault."""
         messages = self.prompts.messages(
             ask.prompt, identity=ask.document.identity, document=ask.document.text.strip(), **ask.variables
         )[0 if ask.has_system else 1 :]
@@ -181,7 +217,7 @@ class Asker:
             )
             key = completion_key(request, self.backend.model)
             completion = await self._completion(key, request, ask, attempt)
-            if completion.status == "refused":
+            if completion.status == "refused" or completion.status in _WITHDRAWN:
                 return None
             with suppress(Unparsable):
                 value = ask.read(completion.reply)
@@ -189,7 +225,7 @@ class Asker:
                 return Answer(
                     value=value,
                     key=key,
-                    tokens=completion.reply.completion_tokens,
+                    tokens=ask.text_tokens(completion.reply),
                     prompt=ask.prompt,
                     prompt_hash=completion.prompt_hash,
                     model=completion.model,
@@ -200,11 +236,16 @@ class Asker:
     async def _completion(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
         if key not in self._under_way:
             stored = await self.store.find(key)
-            again = stored is not None and stored.status == "refused" and self.retry_refused
+            again = stored is not None and (
+                stored.status in _WITHDRAWN or (stored.status == "refused" and self.retry_refused)
+            )
             # What was refused anew is not asked a third time for another method that shares it.
             if stored is not None and (not again or key in self._failed):
                 self.summary.reused += 1
                 self._count_failure(stored)
+                if stored.status not in _WITHDRAWN:
+                    self._repeats.note(request, stored, is_new=False)
+                    self._cut.suspects(request, stored.reply)
                 # Replays of a whole store must still let other tasks run.
                 if self.summary.reused % 100 == 0:
                     await asyncio.sleep(0)
@@ -227,12 +268,16 @@ class Asker:
     async def close(self) -> None:
         """Stop what is still under way, which nobody waits for any more."""
         await cancel_all(self._under_way.values())
+        await self._cut.close()
 
     async def _pay(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
         started = time.monotonic()
         kept: list[Completion] = []
 
-        async def keep(reply: Reply, status: str = "done", reason: str = "") -> None:
+        async def keep(reply: Reply, status: str = "done", reason: str = "", is_checked: bool = False) -> None:
+            # Found out when the reply has left its place to another request.
+            if status == "done" and not is_checked and self._cut.suspects(request, reply):
+                return
             if status == "done":
                 try:
                     ask.read(reply)
@@ -253,20 +298,46 @@ class Asker:
                 reply=reply,
                 seconds=time.monotonic() - started,
             )
+            if (
+                self.tells_repeats
+                and completion.status != "refused"
+                and self._repeats.note(request, completion, is_new=True)
+            ):
+                completion = replace(completion, status="repeated", reason=_REPEATED)
             await self.store.put(completion)
             kept.append(completion)
 
         try:
-            await self.backend.complete(request, keep)
+            self._repeats.check(ask.prompt)
+            reply = await self.backend.complete(request, keep)
+            if not kept:
+                reason = await self._cut.reason(request, reply)
+                await keep(reply, "cut" if reason else "done", reason, is_checked=True)
         except Deferred:
             self.summary.deferred += 1
             raise
         except Refused as error:
             await keep(Reply("", "refused", 0, 0, 0), "refused", str(error))
-        self._count(kept[0], request)
+        self._count(kept[0], request, ask)
+        await self._withdraw(kept[0])
         return kept[0]
 
-    def _count(self, completion: Completion, request: Request) -> None:
+    async def _withdraw(self, completion: Completion) -> None:
+        """Withdraw what was stored before the server was known to cut prompts or to repeat itself."""
+        if completion.status == "cut":
+            try:
+                self._cut.check(completion.reason)
+            except Cut:
+                if self._cut.limit is not None:
+                    await self.store.withdraw("cut", completion.reason, prompt_tokens=self._cut.limit)
+                raise
+        try:
+            self._repeats.check(completion.prompt)
+        except Repeated:
+            await self.store.withdraw("repeated", _REPEATED, keys=self._repeats.keys.pop(completion.prompt, []))
+            raise
+
+    def _count(self, completion: Completion, request: Request, ask: Ask) -> None:
         """Count a completion that was paid for now."""
         summary, reply = self.summary, completion.reply
         summary.asked += 1
@@ -277,6 +348,8 @@ class Asker:
         summary.prompt_tokens += reply.prompt_tokens
         summary.cached_tokens += reply.cached_tokens
         summary.completion_tokens += reply.completion_tokens
+        if completion.status == "done":
+            summary.thought_tokens += reply.completion_tokens - ask.text_tokens(reply)
         self._count_failure(completion)
 
     def _count_losses(self, key: str, losses: dict[str, int]) -> None:
@@ -323,14 +396,22 @@ async def generate_run(
     """
     run, price = shard_folder(run_file.run, shard), run_file.price
     methods, prompts = methods_of(run_file, only), prompts_of(run_file)
-    # The first pass checks every document before anything is spent.
+    part_tokens = run_file.max_document_tokens
     total_length = own_length = num_documents = num_parts = 0
-    for document in read_documents(run_file.corpus):
-        total_length += len(document.text)
-        if in_shard(document, shard):
-            own_length += len(document.text)
-            num_documents += 1
-            num_parts += len(split_document(document, run_file.max_document_tokens))
+
+    def own_parts() -> Iterator[Document]:
+        nonlocal total_length, own_length, num_documents, num_parts
+        for document in read_documents(run_file.corpus):
+            total_length += len(document.text)
+            if in_shard(document, shard):
+                own_length += len(document.text)
+                num_documents += 1
+                split = split_document(document, part_tokens)
+                num_parts += len(split)
+                yield from split
+
+    # The first pass checks every document before anything is spent.
+    first = first_in_rank(own_parts())
     share = own_length / total_length
     budgets = {name: MethodCount(round(budget * share)) for name, (_, budget) in methods.items()}
     summary = Summary(budgets, num_documents, num_parts, currency=price.currency if price else "")
@@ -342,15 +423,41 @@ async def generate_run(
         files = {name: closing.enter_context(_partial_records(run, name)) for name in methods}
         closing.push_async_callback(backend.close)
         await backend.start()
+        longest = max((int(getattr(method, "max_tokens", 0)) for method, _ in methods.values()), default=0)
+        if (fits := fitting(part_tokens, backend.context, longest)) < part_tokens:
+            part_tokens, before = fits, num_parts
+            total_length = own_length = num_documents = num_parts = 0
+            first = first_in_rank(own_parts())
+            if num_parts > before:
+                log.warning(
+                    "the server's context is %s tokens, so documents of more than %s are split (max_document_tokens "
+                    "says %s).",
+                    f"{backend.context:,}",
+                    f"{fits:,}",
+                    f"{run_file.max_document_tokens:,}",
+                )
+            summary.num_parts = num_parts
+        summary.part_tokens = part_tokens
         asker = Asker(backend, store, prompts, summary, retry_refused)
+        reaches: dict[str, Reach] = {}
+        for name, count in summary.methods.items():
+            count.measured_with = content_hash([[backend.model, repr(methods[name][0])]])[:16]
+            measured = _measured_before(run / "generate.json", name, count)
+            reaches[name] = Reach(count.budget, own_length, num_parts, first, measured)
+        # Without them it is not known of others whether the budget reaches them.
+        begun = [] if all(reach.is_decided for reach in reaches.values()) else first
 
         async def run_part(part: Document) -> None:
             fraction = len(part.text) / total_length
-            await together(
-                _run_method(part, method, budget * fraction, rounds_ahead, asker, summary.methods[name], files[name])
-                for name, (method, budget) in methods.items()
-            )
+            await together(run_method(part, name, fraction) for name in methods)
             on_progress(summary)
+
+        async def run_method(part: Document, name: str, fraction: float) -> None:
+            (method, budget), count, reach = methods[name], summary.methods[name], reaches[name]
+            if await reach.has(part):
+                await _run_method(part, method, budget * fraction, rounds_ahead, asker, count, files[name], reach)
+            else:
+                count.waiting += 1
 
         async def look() -> None:
             summary.cache = await backend.cache_use()
@@ -371,13 +478,23 @@ async def generate_run(
         stored = store.tokens_of_documents()
         tokens_per_character = sum(budget for _, budget in methods.values()) / total_length
 
+        def is_wanted(part: Document) -> bool:
+            if part in begun:
+                return False
+            if any(not reach.is_decided or reach.reaches(part) for reach in reaches.values()):
+                return True
+            for count in summary.methods.values():
+                count.waiting += 1
+            return False
+
         def parts() -> Iterator[Document]:
+            yield from begun
             # What has most probably met its budget comes last: the servers have work before it is all read again.
             for done in (False, True):
                 for document in read_documents(run_file.corpus):
                     wanted = len(document.text) * tokens_per_character
                     if in_shard(document, shard) and (stored.get(document.id, 0) > wanted * _DONE_SHARE) == done:
-                        yield from split_document(document, run_file.max_document_tokens)
+                        yield from filter(is_wanted, split_document(document, part_tokens))
 
         try:
             await look()
@@ -393,9 +510,28 @@ async def generate_run(
             for file in files.values():
                 os.replace(file.name, file.name.removesuffix(".partial"))
     on_progress(summary)
+    for name, reach in reaches.items():
+        summary.methods[name].round_tokens = reach.round_tokens
     if not summary.deferred:
         _write_summary(run / "generate.json", summary)
     return summary
+
+
+def part_tokens_of(run_file: RunFile, folder: Path) -> int:
+    """Return above how many tokens documents were split in a folder of records, or will be as far as can be known."""
+    path = folder / "generate.json"
+    found = read_json(path, "smt generate", "methods").get("part_tokens") if path.is_file() else None
+    return min(run_file.max_document_tokens, int(found or run_file.max_document_tokens))
+
+
+def _measured_before(path: Path, name: str, count: MethodCount) -> float:
+    """Tokens of a round of a method by an earlier call's summary; 0 if there is none, or of another model or options.
+
+    The same number at each call keeps the documents of a smaller budget among those of a larger one.
+    """
+    methods = read_json(path, "smt generate", "methods")["methods"] if path.is_file() else {}
+    before = methods.get(name, {})
+    return float(before.get("round_tokens", 0)) if before.get("measured_with") == count.measured_with else 0.0
 
 
 def _write_summary(path: Path, summary: Summary) -> None:
@@ -492,6 +628,7 @@ async def _run_method(
     asker: Asker,
     count: MethodCount,
     file: IO[bytes],
+    reach: Reach,
 ) -> None:
     """Ask for rounds until the document's part of the budget (tokens) is met, and write its records.
 
@@ -500,23 +637,31 @@ async def _run_method(
     """
     tokens = kept = empty = taken = 0
     full = False
+    texts: set[int] = set()
     rounds: list[asyncio.Task[list[Record] | None]] = []
     try:
         while not full and (tokens < budget or not kept) and empty < MAX_EMPTY_ROUNDS:
             missing = 1 if taken == 0 or tokens == 0 else math.ceil((budget - tokens) * taken / tokens)
-            while len(rounds) < min(max(missing, 1), rounds_ahead):
+            # Few at first: a server that gives the same text each time is found out by the second round.
+            ahead = rounds_ahead if taken > 1 else max(rounds_ahead // 8, 1)
+            while len(rounds) < min(max(missing, 1), ahead):
                 r = taken + len(rounds)
                 rounds.append(asyncio.create_task(_round(part, method, r, asker)))
             records = await rounds.pop(0)
+            if taken == 0:
+                reach.tell(part, None if records is None else sum(record.tokens for record in records))
             if records is None:
                 # The later rounds are wanted, too, and may be asked for now.
                 await asyncio.gather(*rounds)
                 return
             taken += 1
-            empty = 0 if records else empty + 1
-            for record in records:
-                # The last record stays only if that leaves the total nearer to the budget.
-                full = kept > 0 and tokens + record.tokens / 2 > budget
+            distinct = _distinct(records, texts)
+            count.repeated += len(records) - len(distinct)
+            empty = 0 if distinct else empty + 1
+            for record in distinct:
+                # The first round is kept whole, since no less of it can be asked for; later on the last record stays
+                # only if that leaves the total nearer to the budget.
+                full = taken > 1 and kept > 0 and tokens + record.tokens / 2 > budget
                 if full:
                     break
                 file.write(orjson.dumps(record.to_json()) + b"\n")
@@ -524,11 +669,26 @@ async def _run_method(
                 tokens += record.tokens
                 count.tokens += record.tokens
                 count.records += 1
+    except Repeated as error:
+        reach.tell(part, 0)
+        count.stopped = str(error)
     finally:
         await cancel_all(rounds)
     if empty >= MAX_EMPTY_ROUNDS:
         count.short.append(part.id if part.part == 0 else f"{part.id}, part {part.part + 1}")
     count.parts += 1
+
+
+def _distinct(records: list[Record], texts: set[int]) -> list[Record]:
+    """Return the records of completions that say something new; hashes of what they say are added to `texts`."""
+    distinct: list[Record] = []
+    for _, group in groupby(records, key=lambda record: (record.completions[0], record.prompt)):
+        made = list(group)
+        said = hash((made[0].prompt, *((record.text, str(record.messages)) for record in made)))
+        if said not in texts:
+            texts.add(said)
+            distinct += made
+    return distinct
 
 
 async def _round(part: Document, method: Method, r: int, asker: Asker) -> list[Record] | None:

@@ -15,7 +15,8 @@ from smt_plugin.config import RunFile
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.generation.completions import CompletionStore, PromptUse
-from smt_plugin.generation.generate import Summary, generate_run, methods_of, prompts_of
+from smt_plugin.generation.generate import Summary, generate_run, methods_of, part_tokens_of, prompts_of
+from smt_plugin.generation.waiting import rank_of, rank_reached
 from smt_plugin.methods.base import TEXT_TOKENS, Answer, Ask, Method, Unparsable
 from smt_plugin.progress import duration
 from smt_plugin.prompts import Prompts
@@ -33,6 +34,8 @@ SPEEDS = {
     "Qwen3-32B": 2078,
     "70B": 2209,
 }
+# A part of the budget by which a plan may miss it without a word.
+_MUCH_OVER = 0.05
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)B(?:-A(\d+(?:\.\d+)?)B)?(?![a-z])", re.IGNORECASE)
 
 
@@ -48,10 +51,21 @@ class PromptPlan:
 
 
 @dataclass(slots=True)
+class MethodPlan:
+    """What a method's budget reaches: `parts` of the documents, for about so many `tokens`, `round_tokens` a round."""
+
+    budget: int
+    round_tokens: float
+    parts: int = 0
+    tokens: float = 0
+
+
+@dataclass(slots=True)
 class Plan:
     """What is left to ask, by prompt.
 
     Attributes:
+        methods: how far each method's budget reaches, in all, with what the store holds.
         measured: completions of these prompts, off which their sizes were read.
         guessed: prompts whose sizes are guesses, since no completion of theirs is there.
     """
@@ -63,6 +77,7 @@ class Plan:
     num_parts: int
     tokens_per_second: float | None = None
     gpus: int = 0
+    methods: dict[str, MethodPlan] = field(default_factory=dict)
 
     def total(self, name: str) -> float:
         """Return the sum of a field of PromptPlan over all prompts."""
@@ -87,13 +102,16 @@ async def make_plan(
     methods, prompts = methods_of(run_file), prompts_of(run_file)
     seen = await look_back(run_file, backend.model)
     total_length = num_parts = 0
+    part_tokens = min(part_tokens_of(run_file, folder) for folder in generated_folders(run_file.run, all_shards=False))
+    first_rank = math.inf
     first: Document | None = None
     # What the model's tokenizer makes of an estimated token.
     ratios: list[float] = []
     for document in read_documents(run_file.corpus):
         total_length += len(document.text)
-        parts = split_document(document, run_file.max_document_tokens)
+        parts = split_document(document, part_tokens)
         num_parts += len(parts)
+        first_rank = min(first_rank, *map(rank_of, parts))
         first = first or parts[0]
         if len(parts) == 1 and document.id in seen.prompt_tokens:
             ratios += [
@@ -105,32 +123,50 @@ async def make_plan(
     ratio = sum(ratios) / len(ratios) if ratios else 1.0
     shapes = {name: await _shape(method, first, prompts, seen) for name, (method, _) in methods.items()}
     plans: dict[str, PromptPlan] = defaultdict(PromptPlan)
+    reach = {name: MethodPlan(budget, shapes[name].record_tokens) for name, (_, budget) in methods.items()}
+    ranks = {
+        name: max(rank_reached(plan.budget, total_length, plan.round_tokens), first_rank)
+        for name, plan in reach.items()
+    }
     for document in read_documents(run_file.corpus):
-        for part in split_document(document, run_file.max_document_tokens):
+        for part in split_document(document, part_tokens):
             fraction = len(part.text) / total_length
-            rounds = {
-                name: max(1, math.ceil(budget * fraction / shapes[name].record_tokens))
-                for name, (_, budget) in methods.items()
-            }
+            rounds = {}
+            for name, plan in reach.items():
+                if rank_of(part) <= ranks[name]:
+                    own = plan.budget * fraction
+                    rounds[name] = max(1, math.ceil(own / plan.round_tokens))
+                    plan.parts += 1
+                    plan.tokens += max(own, plan.round_tokens)
+            if not rounds:
+                continue
             _add_part(plans, shapes, rounds, estimate_tokens(part.text) * ratio, ratio)
-    for name, plan in plans.items():
+    for name, asked in plans.items():
         use = seen.uses[name]
-        plan.stored = min(use.done, round(plan.calls))
-        left = 1 - plan.stored / plan.calls
+        asked.stored = min(use.done, round(asked.calls))
+        left = 1 - asked.stored / asked.calls
         again = 1 + use.rejected / max(use.done, 1)
-        plan.new_tokens *= left * again
-        plan.cached_tokens *= left * again
-        plan.output_tokens *= left * again
+        asked.new_tokens *= left * again
+        asked.cached_tokens *= left * again
+        asked.output_tokens *= left * again
     measured = sum(seen.uses[name].done for name in plans)
     guessed = [name for name in plans if not seen.uses[name].done]
     gpus = run_file.price.gpus if run_file.price else 0
-    return Plan(backend.model, dict(plans), measured, guessed, num_parts, speed, gpus)
+    return Plan(backend.model, dict(plans), measured, guessed, num_parts, speed, gpus, reach)
 
 
 def plan_text(plan: Plan, run_file: RunFile) -> str:
     """Return the plan as a person reads it: calls, tokens, hours and money."""
     lines = table_lines(plan)
     lines.append(f"tokens are those left to pay for; {plan.num_parts:,} documents or parts of long ones.")
+    for name, each in plan.methods.items():
+        over = each.tokens / each.budget - 1
+        if each.parts < plan.num_parts or over > _MUCH_OVER:
+            lines.append(
+                f"{name}: {each.budget:,} tokens are less than a round of about {each.round_tokens:,.0f} for every "
+                f"document: {each.parts:,} are asked about, {plan.num_parts - each.parts:,} wait for a larger budget; "
+                f"about {each.tokens:,.0f} tokens ({over:+.0%})."
+            )
     if plan.measured:
         lines.append(f"Sizes are means over {plan.measured:,} completions of this run.")
     if plan.guessed:
@@ -230,6 +266,8 @@ def _add_part(
     """Add one part's calls; a call that two methods share is asked as often as the one that needs more rounds does."""
     calls: dict[_Call, float] = {}
     for name, shape in shapes.items():
+        if name not in rounds:
+            continue
         for call in shape.once:
             calls[call] = max(calls.get(call, 0), 1)
         for call, count in shape.every.items():
@@ -266,7 +304,7 @@ async def _shape(method: Method, document: Document, prompts: Prompts, seen: "Se
                     f"the method of the prompt {ask.prompt} cannot read the reply that is typical of it, "
                     f"{reply.text[:40]!r} ({error}); give its Ask an `example` that its `parse` takes."
                 ) from None
-            return Answer(value, "", reply.completion_tokens, ask.prompt, "", "", ask.sampling)
+            return Answer(value, "", ask.text_tokens(reply), ask.prompt, "", "", ask.sampling)
 
         records = await method.round(document, r, complete)
         tokens = sum(record.tokens for record in records) or tokens
@@ -302,8 +340,11 @@ class Seen:
     def reply(self, ask: Ask) -> Reply:
         """Return a typical reply: one of middling length that was seen, with the mean number of tokens."""
         seen = self.typical.get(ask.prompt)
-        text, finish_reason = (seen.text, seen.finish_reason) if seen else (ask.example, "stop")
-        return Reply(text, finish_reason, 0, 0, round(self.reply_tokens(ask)))
+        tokens = round(self.reply_tokens(ask))
+        if seen is None:
+            return Reply(ask.example, "stop", 0, 0, tokens)
+        thoughts = tokens * seen.thought_tokens // max(seen.completion_tokens, 1)
+        return Reply(seen.text, seen.finish_reason, 0, 0, tokens, thoughts)
 
 
 async def look_back(run_file: RunFile, model: str) -> Seen:
@@ -344,6 +385,10 @@ class _ProbeBackend:
     @property
     def has_room(self) -> bool:
         return self._backend.has_room
+
+    @property
+    def context(self) -> int | None:
+        return self._backend.context
 
     async def start(self) -> None:
         await self._backend.start()

@@ -18,7 +18,7 @@ class GenerateProgress(Progress):
 def progress_line(summary: Summary) -> str:
     """One line: share of the budget, documents, rates (tokens a second), cache, failures, money."""
     tokens, budget = _tokens_of_budget(summary)
-    documents = min((count.parts for count in summary.methods.values()), default=0)
+    documents = min((count.parts + count.waiting for count in summary.methods.values()), default=0)
     kind = "documents" if summary.num_parts == summary.num_documents else "parts of documents"
     seconds = max(summary.seconds, 1e-9)
     line = [

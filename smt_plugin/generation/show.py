@@ -12,7 +12,7 @@ from smt_plugin.corpus import comparable, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import read_jsonl
 from smt_plugin.generation.completions import CompletionStore, completion_key
-from smt_plugin.generation.generate import prompts_of
+from smt_plugin.generation.generate import part_tokens_of, prompts_of
 from smt_plugin.records import Record, check_made, record_files
 
 _SHORT = 1000  # characters of a document that are shown in any case
@@ -47,7 +47,7 @@ def show_records(
         (comparable(part.id), part.part): part
         for document in read_documents(run_file.corpus)
         if comparable(document.id) in wanted
-        for part in split_document(document, run_file.max_document_tokens)
+        for part in split_document(document, part_tokens_of(run_file, files[0].parents[1]))
     }
     prompts = prompts_of(run_file)
     for file, record in records:

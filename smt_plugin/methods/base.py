@@ -83,10 +83,17 @@ class Ask:
             lost[_CUT_ITEM if in_json else _CUT_TEXT] = int(not whole)
         return {what: number for what, number in lost.items() if number}
 
+    def text_tokens(self, reply: Reply) -> int:
+        """Return the tokens of a usable reply's text, by which budgets count: without those of thoughts."""
+        tokens = max(reply.completion_tokens - reply.thought_tokens, 1)
+        text = without_thoughts(reply.text) or reply.text
+        # Thoughts in the text have their share by length.
+        return max(tokens * len(text) // len(reply.text), 1) if len(text) < len(reply.text) else tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A parsed reply and where it came from; `tokens` are its output tokens."""
+    """A parsed reply and where it came from; `tokens` are those of its text."""
 
     value: Any
     key: str

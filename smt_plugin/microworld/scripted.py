@@ -52,6 +52,7 @@ class ScriptedBackend:
         return reply
 
     has_room = True
+    context = None
 
     async def cache_use(self) -> None:
         """There is no cache."""

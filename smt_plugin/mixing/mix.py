@@ -126,12 +126,13 @@ def _mix(
     if settings.tokenizer is None:
         raise BadInput("mix.tokenizer: this key is missing; give the target model's folder or hub name.")
     ruler = Ruler(settings.tokenizer, settings.sequence_len)
+    as_text = settings.qa_form == "text" or not ruler.has_chat_template
     near = NearDuplicates(scratch) if settings.near_duplicates < 1 else None
     sources: list[Source] = []
     for name in settings.shares:
         path = settings.sources.get(name) or run_folder / "records" / f"{name}.jsonl"
         store = files.enter_context(Scratch(scratch / f"source{len(sources)}"))
-        source = Source(name, str(path), store, seed, as_text=settings.qa_form == "text")
+        source = Source(name, str(path), store, seed, as_text=as_text)
         source.read(record_lines(source_files(path)), ruler, near, drop)
         if not source.lines:
             raise BadInput(f"{path} is empty; generate records first.")
@@ -163,7 +164,8 @@ def _mix(
 
     if settings.replay is not None and settings.replay_share > 0:
         store = files.enter_context(Scratch(scratch / "replay"))
-        replay = Source("replay", settings.replay, store, seed, is_replay=True)
+        without = not ruler.has_chat_template
+        replay = Source("replay", settings.replay, store, seed, as_text=without, is_replay=True)
         per_token = settings.replay_share / (1 - settings.replay_share)
         asked = [sum(choice.tokens for choice in chosen) * per_token for chosen in choices]
         replay.read(replay_lines(settings, seed), ruler, None, drop, enough=asked[-1])
@@ -248,6 +250,11 @@ def _write_mix(
     if settings.validation_rounds and not shared["validation"]:
         warnings.append(
             f"mix.validation_rounds {settings.validation_rounds}: no document has more rounds, so nothing is held out."
+        )
+    if not shared["tokenizer"]["has_chat_template"] and settings.qa_form == "chat":
+        warnings.append(
+            f"the tokenizer {shared['tokenizer']['name']} has no chat template, so dialogues become plain text "
+            "(`Question: ... Answer: ...`), and `smt evaluate` asks without a template, too."
         )
     if shared["dropped"]:
         warnings.append(f"{shared['dropped']:,} records were dropped; {dropped} says which and why.")

@@ -25,6 +25,14 @@ _CHECK_EVERY = 64
 _AT_ONCE = 64
 
 
+class RefusedDialogue(BadInput):
+    """The chat template refuses a dialogue for its roles or contents; it may take others."""
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
 class Ruler:
     """Counts tokens as axolotl will train them, and cuts what is longer than `sequence_len` tokens.
 
@@ -69,6 +77,11 @@ class Ruler:
         template = tokenizer.chat_template or ""
         self.fingerprint = hashlib.sha256(f"{self._rust.to_str()}{template}".encode()).hexdigest()
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether dialogues can be written; the tokenizers of base models mostly have no chat template."""
+        return bool(self._tokenizer.chat_template)
+
     def defused(self, text: str) -> str:
         """The text with every chat-control token, and every token that this tokenizer declares special, broken up."""
         for start in self._special_starts:
@@ -107,13 +120,13 @@ class Ruler:
         """What stands before, between and after the contents of such a dialogue; None if that varies.
 
         Raises:
-            BadInput: the template leaves out what the user or the assistant says.
+            RefusedDialogue: the template refuses it, or leaves out what the user or the assistant says.
         """
         marks = [f"mark{number}here" for number in range(len(roles))]
         rest = self._by_template(roles, marks)
         for role, mark in zip(roles, marks, strict=True):
             if role in ("user", "assistant") and mark not in rest.lower():
-                raise self._no_dialogues(f"leaves out what the {role} says")
+                raise self._refused(f"leaves out what the {role} says")
         frame = []
         for mark in marks:
             before, found, rest = rest.partition(mark)
@@ -123,20 +136,19 @@ class Ruler:
         return [*frame, rest]
 
     def _by_template(self, roles: list[str], contents: list[str]) -> str:
-        if not self._tokenizer.chat_template:
-            raise self._no_dialogues("is not there")
         messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         try:
             text: str = self._tokenizer.apply_chat_template(messages, tokenize=False)
         # A template is a program, which may fail in any way.
         except Exception as error:
-            raise self._no_dialogues(f"refuses a dialogue of {', '.join(roles)} ({first_line(error)})") from None
+            raise self._refused(f"refuses a dialogue of {', '.join(roles)} ({first_line(error)})") from None
         return text
 
-    def _no_dialogues(self, why: str) -> BadInput:
-        return BadInput(
+    def _refused(self, why: str) -> RefusedDialogue:
+        return RefusedDialogue(
             f"tokenizer {self.name}: its chat template {why}; take another tokenizer, or do without dialogues: "
-            "`mix.qa_form: text`, and replay that has `text` instead of `messages`."
+            "`mix.qa_form: text`, and replay that has `text` instead of `messages`.",
+            f"the chat template {why}",
         )
 
     def chats(self, rendered: list[str]) -> list[int]:
@@ -197,11 +209,13 @@ class Ruler:
             "eos_token": self._tokenizer.eos_token,
             "pad_token": self._tokenizer.pad_token,
             "turn_end": self._turn_end(),
-            "has_chat_template": bool(self._tokenizer.chat_template),
+            "has_chat_template": self.has_chat_template,
         }
 
     def _dialogue(self) -> str:
         """A question `a` and its `answer` in the chat template; empty without one that can write them."""
+        if not self.has_chat_template:
+            return ""
         try:
             return self._by_template(["user", "assistant"], ["a", "answer"])
         # A mix with dialogues says so; one without needs no template.

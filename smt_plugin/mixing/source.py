@@ -21,7 +21,7 @@ from smt_plugin.corpus import comparable
 from smt_plugin.errors import BadInput
 from smt_plugin.mixing.lines import BUFFER, DECODER, Line, ReplayLine, Turn, Unusable, identity_of, parsed_line
 from smt_plugin.mixing.near_duplicates import NearDuplicates, band_keys
-from smt_plugin.mixing.ruler import Ruler
+from smt_plugin.mixing.ruler import RefusedDialogue, Ruler
 
 CHAT, TEXT, PLAIN_QA = range(3)  # forms of a training row
 BATCH = 1024
@@ -138,6 +138,7 @@ class Source:
         self._unread: list[dict[str, str]] = []
         self.counts = {"duplicates": 0, "near_duplicates": 0, "too_long": 0, "left_out": 0, "empty": 0, "unusable": 0}
         self.lines = 0
+        self._first_refused: RefusedDialogue | None = None
         self._len = 0
 
     def read(
@@ -204,7 +205,17 @@ class Source:
             if identity in drop:
                 self._drop_unread(identity, "left_out", drop[identity])
                 continue
-            training = self._training_row(identity, row, ruler)
+            try:
+                training = self._training_row(identity, row, ruler)
+            except RefusedDialogue as error:
+                # A general data set has dialogues of every kind; of records it is the template that is wrong.
+                if not self.is_replay:
+                    raise
+                self._drop_unread(where, "unusable", error.why)
+                self._first_refused = self._first_refused or error
+                if self.lines == _MOST_UNUSABLE:
+                    self.refuse_unusable()
+                continue
             content = _hash(training.contents)
             if self.is_replay:
                 # A stream is read until there is enough of it, so what it repeats must not count.
@@ -230,6 +241,8 @@ class Source:
             BadInput: it is so; the message is about its first line.
         """
         if 0 < self.lines == self.counts["unusable"]:
+            if self._first_refused is not None:
+                raise self._first_refused
             raise BadInput(f"{self._unread[0]['id']}: {self._unread[0]['reason']}")
 
     def _drop_unread(self, identity: str, count: str, reason: str) -> None:
@@ -249,7 +262,7 @@ class Source:
             turns = [Turn(role, content) for role, content in zip(roles, said, strict=True)]
         contents = "\n".join(said)
         if self._as_text:
-            return _Row(identity, PLAIN_QA, [], plain_qa(turns), contents)
+            return _Row(identity, TEXT if self.is_replay else PLAIN_QA, [], plain_qa(turns), contents)
         return _Row(identity, CHAT, turns, ruler.render(roles, said), contents)
 
     def _keep(self, measured: _Measured, limit: int) -> int:

@@ -472,7 +472,7 @@ GOOD = {
         ),
         (
             {"usage": {"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 12}}},
-            Reply("12345678", "stop", 9, 9, 5),
+            Reply("12345678", "stop", 21, 12, 5),
         ),
         (
             {"choices": [{"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}]},

@@ -20,7 +20,7 @@ from smt_plugin.evaluation.arms import Arm, code_behind_tasks, outdated, ready_a
 from smt_plugin.evaluation.evaluate import as_run_here, evaluate
 from smt_plugin.report.results import RunResults, arm_results
 from smt_plugin.report.sections import doubts
-from tests.endpoint import MODEL, serve_in_thread, status
+from tests.endpoint import MODEL, Endpoint, in_thread, serve_in_thread, status
 from tests.processes import wait_for
 from tests.quality_data import write_own
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
@@ -54,6 +54,26 @@ def test_a_servers_samples_differ_since_no_fixed_seed_is_sent(tmp_path: Path) ->
     (path,) = arm.folder.rglob("samples_*.jsonl")
     for line in path.read_text().splitlines():
         assert len(set(json.loads(line)["resps"][0])) > 1
+
+
+def test_one_reply_that_is_a_list_of_parts_and_one_without_content_lose_no_arm(tmp_path: Path) -> None:
+    replies: Any = itertools.chain(
+        [[{"type": "text", "text": "The answer "}, {"type": "text", "text": "is (A)."}], None],
+        (f"I say {number}: the answer is (B)." for number in itertools.count()),
+    )
+    said: list[str] = []
+    server = Endpoint()
+    server.counts_tokens = False
+    server.answer = lambda prompt, count: next(replies) or ""
+    with in_thread(server):
+        arm = served(tmp_path, server.url)
+        evaluate([arm], said.append)
+        assert len(server.bodies) == 2 * 8
+        evaluate([arm], said.append)
+        assert len(server.bodies) == 2 * 8
+    rows = read_arm(arm.folder) or []
+    assert sum(row["unparsed"] * row["n"] for row in rows) == 1
+    assert any("1 answers came back empty and count as unparsed" in text for text in said)
 
 
 @dataclass(frozen=True)
@@ -314,3 +334,23 @@ def test_documents_that_are_too_long_are_refused_before_any_arm_is_run_or_cut_wh
     (result,) = (one for one in arm_results(tmp_path / "run", ["base_full"]))
     (sentence,) = (text for text in doubts(RunResults(tmp_path / "run", [result])) if "cut" in text)
     assert sentence.startswith(f"{result.name}: in 1 of 1 prompts the ends of documents were cut off")
+
+
+@pytest.mark.parametrize(("template", "has_one"), [(MICROWORLD_LIKE.template, True), ("", False)])
+def test_a_local_model_without_a_chat_template_is_asked_without_one(
+    tmp_path: Path, template: str, has_one: bool
+) -> None:
+    model = make_tokenizer(tmp_path / "model", replace(MICROWORLD_LIKE, template=template))
+    arm = replace(base_arm(tmp_path, batch_size="8"), model=str(model))
+    assert ("--apply_chat_template" in arm.command) == has_one
+    assert "--apply_chat_template" in replace(arm, model="a/model-that-is-not-here").command
+
+
+@pytest.mark.slow
+def test_lm_eval_asks_a_base_model_in_plain_text(tmp_path: Path) -> None:
+    model = make_model(make_tokenizer(tmp_path / "model", replace(MICROWORLD_LIKE, template="")))
+    arm = replace(base_arm(tmp_path, batch_size="8"), model=str(model), limit=1)
+    evaluate([arm], lambda text: None)
+    (path,) = arm.folder.rglob("samples_*.jsonl")
+    asked = json.loads(path.read_text().splitlines()[0])["arguments"]["gen_args_0"]["arg_0"]
+    assert "<|user|>" not in asked

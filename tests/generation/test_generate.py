@@ -110,7 +110,7 @@ def test_the_memory_of_a_replay_does_not_grow_with_the_documents(tmp_path: Path)
         budget = {"wrap": 20 * 10_000 * count}
 
         def prepare(endpoint: Endpoint) -> None:
-            endpoint.answer = lambda prompt, sample: "A long text, no two of which are one. " * 1053
+            endpoint.answer = lambda prompt, sample: f"Long text {sample:>4}, no two of which are one. " * 976
 
         run_generate(tmp_path / name, corpus, budget, prepare)
         tracemalloc.start()

@@ -317,6 +317,12 @@ def test_a_source_that_runs_dry_names_the_key_that_set_its_budget(run: Path, tok
         assert manifest["warnings"][0].endswith(f"generate more, or lower {key}.")
 
 
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+ALTERNATING = (
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+)
 NO_DIALOGUES = "take another tokenizer, or do without dialogues: `mix.qa_form: text`, and replay"
 
 
@@ -331,7 +337,6 @@ NO_DIALOGUES = "take another tokenizer, or do without dialogues: `mix.qa_form: t
         ("{{ messages[0]['content'] + 1 }}", r"refuses a dialogue of user, assistant \(.*str"),
         ("{% for message in messages %}<|user|>{% endfor %}", "leaves out what the user says"),
         ("<|user|>{{ messages[0]['content'] }}", "leaves out what the assistant says"),
-        ("", "is not there"),
     ],
 )
 def test_a_chat_template_that_cannot_be_used_is_named_and_only_needed_for_dialogues(
@@ -344,6 +349,37 @@ def test_a_chat_template_that_cannot_be_used_is_named_and_only_needed_for_dialog
     write(run / "replay.jsonl", [{"messages": question(random.Random(1), 1)["messages"]}])
     with pytest.raises(BadInput, match=rf"{says}.*; {NO_DIALOGUES} that has `text`"):
         mix_run(run, settings(run, name, qa_form="text"))
+
+
+@pytest.mark.parametrize("template", [ALTERNATING, f"{NO_SYSTEM}{ALTERNATING}"])
+def test_a_replay_dialogue_that_the_chat_template_refuses_is_passed_over_and_counted(run: Path, template: str) -> None:
+    name = str(make_tokenizer(run / "base", replace(MICROWORLD_LIKE, template=template)))
+    rows = [{"messages": question(random.Random(n), n)["messages"]} for n in range(300)]
+    user, assistant = rows[7]["messages"]
+    rows[7] = {"messages": [user, {"role": "user", "content": "And then?"}, assistant]}
+    rows[20] = {"messages": [user, assistant, {"role": "tool", "content": "4"}, assistant]}
+    rows[30] = {"messages": [{"role": "system", "content": "Be kind."}, user, assistant]}
+    write(run / "replay.jsonl", rows)
+    manifest = mix_run(run, settings(run, name, tokens=20_000, replay_share=0.5))
+    dropped = [row for _, row in read_jsonl(run / "mix" / "dropped.jsonl") if row["source"] == "replay"]
+    refused = {int(row["id"].split("line ")[1]) - 1 for row in dropped if "chat template refuses" in row["reason"]}
+    assert refused == {7, 20, 30}
+    assert manifest["sources"]["replay"]["unusable"] == 3
+    assert manifest["files"]["replay_qa.jsonl"]["rows"] > 50
+
+
+def test_a_base_model_without_a_chat_template_trains_on_plain_text(run: Path) -> None:
+    name = str(make_tokenizer(run / "base", replace(LLAMA_LIKE, template="")))
+    rows = [{"messages": question(random.Random(n), n)["messages"]} for n in range(300)]
+    write(run / "replay.jsonl", rows)
+    manifest = mix_run(run, settings(run, name, tokens=20_000, replay_share=0.2))
+    assert sorted(manifest["files"]) == ["qa_text.jsonl", "replay.jsonl", "rewrites.jsonl"]
+    texts = [row["text"] for _, row in read_jsonl(run / "mix" / "qa_text.jsonl")]
+    assert all(re.fullmatch(r"Question: .*\nAnswer: .*", text) for text in texts)
+    assert any("has no chat template" in warning for warning in manifest["warnings"])
+    config = yaml.safe_load(write_axolotl_config(run, "llama-3.1-8b/full", base_model=name).read_text())
+    assert {entry["type"] for entry in config["datasets"]} == {"completion"}
+    assert "chat_template" not in config
 
 
 @pytest.mark.parametrize(("file", "content"), [("tokenizer_config.json", "[]"), ("tokenizer.json", "{}")])

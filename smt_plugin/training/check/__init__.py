@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smt_plugin.errors import BadInput, require
-from smt_plugin.training.check import data, keys, size
+from smt_plugin.training.check import data, forms, keys, size
 from smt_plugin.training.check.known import Fact, Finding, Known, Note, Problem, look_at
 from smt_plugin.training.shipped import read_config
 
@@ -24,6 +24,7 @@ CHECKS: tuple[Callable[[Known], Iterator[Finding]], ...] = (
     keys.packages,
     data.vocabulary,
     data.prepared,
+    forms.asked_as_trained,
     data.folders,
     keys.incomplete,
     size.size,

@@ -68,6 +68,11 @@ def look_into(data: DataFile, config: Any, tokenizer: Any, mixed: dict[str, Any]
     return replace(data, problems=(*problems, *data.problems))
 
 
+def first_row(data: DataFile) -> Any:
+    """The content of a file's first row."""
+    return next(_rows(data, []))[1]
+
+
 def _rows(data: DataFile, problems: list[str]) -> Iterator[tuple[int, Any]]:
     """Each row's line number and content, up to the first row that is wrong, which is added to `problems`."""
     with data.path.open("rb") as file:
@@ -158,7 +163,7 @@ def _problem_of_mask(data: DataFile, tokenizer: Any, turns: Any, tokens: list[in
     return None
 
 
-def _template_of(data: DataFile, config: Any, tokenizer: Any) -> Any:
+def template_of(data: DataFile, config: Any, tokenizer: Any) -> Any:
     """The chat template with which axolotl writes a file's conversations."""
     from axolotl.utils.chat_templates import get_chat_template_from_config
     from axolotl.utils.dict import DictDefault
@@ -170,7 +175,7 @@ def _template_problem(data: DataFile, config: Any, tokenizer: Any, contents: lis
     """A chat template of the config that writes the data otherwise than the tokenizer's own."""
     from transformers import AutoTokenizer
 
-    chosen = _template_of(data, config, tokenizer)
+    chosen = template_of(data, config, tokenizer)
     own = AutoTokenizer.from_pretrained(config.tokenizer_config).chat_template
     if own is None or chosen == own:
         return None
@@ -187,7 +192,7 @@ def _template_problem(data: DataFile, config: Any, tokenizer: Any, contents: lis
 
 def _counted(data: DataFile, config: Any, tokenizer: Any) -> DataFile:
     """Count the rows and tokens of a file, up to the first batch that has a problem, and those that are too long."""
-    template = _template_of(data, config, tokenizer) if data.is_chat else None
+    template = template_of(data, config, tokenizer) if data.is_chat else None
     problems: list[str] = []
     count, tokens, long, first_long = 0, 0, 0, ""
     rows = _rows(data, problems)
