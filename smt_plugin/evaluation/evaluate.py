@@ -114,7 +114,7 @@ def _asking_one_judge(arm: Arm, environment: dict[str, str]) -> Arm:
     if not arm.metadata or judge is None or judge.kind != "vllm":
         return arm
     _, questions = load(arm.settings.benchmark, arm.settings.data)
-    if not any(question.options is None for question in questions):
+    if not arm.settings.read_by_judge and not any(question.options is None for question in questions):
         return arm
     shared, environment[API_KEY_VARIABLE] = serve(judge)
     return replace(arm, metadata=arm.metadata | {"judge": shared.values})
