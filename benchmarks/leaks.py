@@ -8,7 +8,7 @@
 clean records: other facts of the same people, rewrites of the documents, questions of the same pattern about another
 document. The rules and thresholds were chosen on two of the documents. Two others were looked at next, and the cosines
 were raised after that, when generated records showed that a lower one names nearly every question about the same fact;
-for the last two, written in between, nothing was changed.
+no rule was changed on account of the last two.
 """
 
 import argparse
