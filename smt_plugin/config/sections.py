@@ -237,8 +237,7 @@ class LeaksSection(Section):
     )
     embedding_endpoint: Endpoint = Field(default="", description="as of retrieval")
     alike: float = Field(default=0.93, gt=0, le=1, description="cosine from which two questions are the same")
-    alike_told: float = Field(default=0.85, gt=0, le=1, description="where the record tells the right answer")
-    alike_answered: float = Field(default=0.5, gt=0, le=1, description="where the assistant gives the right answer")
+    alike_told: float = Field(default=0.85, gt=0, le=1, description="where the record tells the right answer, too")
 
 
 class EvaluateSection(Section):

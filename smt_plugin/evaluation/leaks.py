@@ -14,7 +14,7 @@ from smt_plugin.config import LeaksSection, RetrievalSettings
 from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import Document, comparable
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.wording import Seen, Sentence, Wording, questions_in, sentences_of
+from smt_plugin.evaluation.wording import Sentence, Wording, questions_in, sentences_of
 from smt_plugin.files import content_hash, read_json, read_jsonl, write_json, write_jsonl
 from smt_plugin.mixing.lines import Line, identity_of, parsed_line, record_lines, source_files
 from smt_plugin.question import Question
@@ -171,14 +171,9 @@ class Finder:
                 Leak("alike", question_id, cosine, text)
                 for text, cosines in own
                 for question_id, cosine in cosines.items()
-                if cosine >= self._least_cosine(question_id, seen)
+                if cosine >= (self._settings.alike_told if question_id in seen.told else self._settings.alike)
             ]
         return found
-
-    def _least_cosine(self, question_id: str, seen: Seen) -> float:
-        if question_id in seen.answered:
-            return self._settings.alike_answered
-        return self._settings.alike_told if question_id in seen.told else self._settings.alike
 
 
 def _runs(words: list[str], length: int) -> set[tuple[str, ...]]:

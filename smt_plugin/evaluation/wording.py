@@ -18,7 +18,7 @@ from smt_plugin.words import words_of
 
 # Chosen on one half of the labelled records of benchmarks/leaks.py, and shown there on the other.
 ASKED = 0.86
-ASKED_AND_ANSWERED = 0.75
+ASKED_AND_ANSWERED = 0.65
 STATED = 0.87
 _MARGIN = 0.05  # by which a statement must come nearer to a question than the document's own sentences do
 _LEAST_WORDS = 4  # of a question, beside those of any English text, that a statement is told by
@@ -59,14 +59,12 @@ class Sentence(NamedTuple):
 class Seen(NamedTuple):
     """What of the questions stands in a record: question id -> share, 0 to 1, where it is enough for a leak.
 
-    `answered` are the questions whose right answer stands in the sentence that an assistant's turn ends with, `told` in
-    any sentence.
+    `told` are the questions whose right answer stands in one sentence.
     """
 
     asked: dict[str, float]
     stated: dict[str, float]
     options: dict[str, float]
-    answered: Collection[str]
     told: Collection[str]
 
 
@@ -255,7 +253,7 @@ class Wording:
     def see(self, sentences: Sequence[Sentence]) -> Seen:
         """What of the questions stands in a record of these sentences."""
         if not sentences:
-            return Seen({}, {}, {}, frozenset(), frozenset())
+            return Seen({}, {}, {}, frozenset())
         holds, rest = self._held(sentences)
         asked, said, stated = self._nearest(sentences, holds, rest)
         tells = self._answers.held(holds) >= _ANSWER * self._answers.sums
@@ -272,7 +270,6 @@ class Wording:
             {self._ids[number]: float(asked[number]) for number in np.flatnonzero(is_asked).tolist()},
             by_question,
             self._options_in(sentences, holds),
-            {self._ids[number] for number in np.flatnonzero(answered).tolist()},
             {self._ids[number] for number in np.flatnonzero(told).tolist()},
         )
 

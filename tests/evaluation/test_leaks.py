@@ -133,7 +133,7 @@ def test_an_embedding_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_other_options_or_settings_make_leaks_looked_for_anew(tmp_path: Path) -> None:
     write_records(tmp_path, [pair("What did the late ferry's captain bring along to Holm?", "The answer is pears.")])
-    strict = LeaksSection(alike=1, alike_told=1, alike_answered=1)
+    strict = LeaksSection(alike=1, alike_told=1)
     assert leaking_records(tmp_path, [DOCUMENT], QUESTIONS[:1], None, strict) == {}
     write_records(tmp_path, [{"text": "So they say: forty, fifty, sixty, seventy."}])
     assert leaking_records(tmp_path, [DOCUMENT], QUESTIONS[:1]) == {}
