@@ -43,9 +43,11 @@ from smt_plugin.evaluation.question_faults import (
 )
 from smt_plugin.evaluation.questions_page import write_page
 from smt_plugin.files import write_json, write_jsonl
+from smt_plugin.generation.asker import Asker
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import fitting
-from smt_plugin.generation.generate import Asker, Summary, keep_busy
+from smt_plugin.generation.generate import keep_busy
+from smt_plugin.generation.summary import Summary
 from smt_plugin.methods.base import Ask, Unparsable, json_list, json_object, json_text, parse_items
 from smt_plugin.prompts import Prompts
 from smt_plugin.question import (

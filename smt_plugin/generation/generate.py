@@ -6,38 +6,29 @@ import logging
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from smt_plugin.backends.base import (
-    MAX_ATTEMPTS,
-    Backend,
-    CacheUse,
-    Deferred,
-    Refused,
-    Reply,
-    Request,
-    cancel_all,
-    together,
-)
+from smt_plugin.backends.base import Backend, CacheUse, Deferred, cancel_all, together
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import RunFile, parse_tokens
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import content_hash, read_json, write_json
-from smt_plugin.generation.completions import Completion, CompletionStore, completion_key
-from smt_plugin.generation.contradictions import Cut, CutPrompts, Repeated, Repeats, fitting
+from smt_plugin.generation.asker import Asker
+from smt_plugin.generation.completions import CompletionStore
+from smt_plugin.generation.contradictions import Repeated, fitting
+from smt_plugin.generation.summary import MethodCount, Summary
 from smt_plugin.generation.waiting import Reach, first_in_rank
 from smt_plugin.methods import make_method, method_class, prompt_folders, uses
-from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
+from smt_plugin.methods.base import Answer, Ask, Method
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, shard_folder
 
@@ -51,321 +42,6 @@ CACHE_SHARE = 0.5
 _LOOK_AT_CACHE_SECONDS = 5
 # A document may stop somewhat below its budget: with the record that leaves it nearest.
 _DONE_SHARE = 0.95
-# Completions that the server is to blame for; they are asked again by the next call.
-_WITHDRAWN = ("cut", "repeated")
-_REPEATED = "the same text as for an earlier sample of the prompt"
-
-
-@dataclass(slots=True)
-class MethodCount:
-    """Where one method stands; `tokens` are those of its records, `short` lists documents given up.
-
-    `budget` is that of the documents asked about: in a shard a part of the run's. `parts` are the documents, or parts
-    of long ones, that are done; `waiting` those that wait for a larger budget, since a round has about `round_tokens`
-    (0: not known; `measured_with` stands for model and options). `repeated` records were dropped, since their text had
-    come before; `stopped` says why the method was given up, if it was.
-    """
-
-    budget: int
-    tokens: int = 0
-    records: int = 0
-    parts: int = 0
-    short: list[str] = field(default_factory=list)
-    waiting: int = 0
-    round_tokens: float = 0.0
-    measured_with: str = ""
-    repeated: int = 0
-    stopped: str = ""
-
-
-@dataclass(slots=True)
-class Summary:
-    """What a call of `generate_run` did; token counts are the server's, of completions asked for in this call.
-
-    Attributes:
-        num_parts: documents, a long one counted once for each of its parts, which have at most `part_tokens`.
-        completion_tokens: what is paid for; `thought_tokens` of them went into thoughts, which no budget counts.
-        asked: completions paid for now, rejected ones included; `reused` those found in the store.
-        deferred: completions that the backend put off; with any, no records are written.
-        failures: reason -> how many, for rejected and refused completions, old and new.
-        given_up: refused completions, old and new.
-        losses: what -> how many, for what completions that are used have lost on the way, old and new.
-        cache: the use of the servers' prefix caches by their own count, or None where they do not say.
-        money: what the completions asked for in this call cost, or None without prices.
-    """
-
-    methods: dict[str, MethodCount]
-    num_documents: int = 0
-    num_parts: int = 0
-    part_tokens: int = 0
-    asked: int = 0
-    reused: int = 0
-    rejected: int = 0
-    refused: int = 0
-    deferred: int = 0
-    failures: dict[str, int] = field(default_factory=dict)
-    given_up: int = 0
-    losses: dict[str, int] = field(default_factory=dict)
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    thought_tokens: int = 0
-    seconds: float = 0.0
-    cache: CacheUse | None = None
-    money: float | None = None
-    currency: str = ""
-
-    @property
-    def cache_share(self) -> float | None:
-        """Part of the prompt tokens that came out of the prefix caches: the servers' count, else the replies'."""
-        if self.cache is not None:
-            return self.cache.hit / self.cache.queried if self.cache.queried else None
-        return self.cached_tokens / self.prompt_tokens if self.cached_tokens else None
-
-    @property
-    def unmet(self) -> list[str]:
-        """One sentence for each method that missed its budget."""
-        stopped = [f"{name}: {count.stopped}" for name, count in self.methods.items() if count.stopped]
-        return stopped + [
-            f"{name}: {len(count.short)} of {self.num_parts} documents yielded too little "
-            f"({count.tokens:,} of {count.budget:,} tokens), e.g. {count.short[0]!r}"
-            for name, count in self.methods.items()
-            if count.short and not count.stopped
-        ]
-
-    @property
-    def text(self) -> str:
-        """The summary as a person reads it."""
-        lines = [
-            f"{name:>16}: {count.tokens:,} of {count.budget:,} tokens in {count.records:,} records"
-            for name, count in self.methods.items()
-        ]
-        cached = f" ({self.cache_share:.1%} from the cache)" if self.cache_share is not None else ""
-        thoughts = f" ({self.thought_tokens:,} of them thoughts)" if self.thought_tokens else ""
-        cost = f", {self.money:,.2f} {self.currency}" if self.money is not None else ""
-        lines.append(
-            f"{self.asked:,} completions asked, {self.reused:,} reused; {self.prompt_tokens:,} tokens in{cached}, "
-            f"{self.completion_tokens:,} out{thoughts}, {self.seconds:,.1f} s{cost}"
-        )
-        if self.cache is not None and self.cache.queried:
-            lines.append(
-                f"prefix cache: {self.cache.hit:,} of {self.cache.queried:,} prompt tokens hit, as the servers count; "
-                f"{self.cache.capacity:,} tokens fit in"
-            )
-        lines += [
-            f"{name}: {count.waiting:,} of {self.num_parts:,} documents wait for a larger budget: this one is less "
-            "than a round for each"
-            for name, count in self.methods.items()
-            if count.waiting
-        ]
-        if repeated := sum(count.repeated for count in self.methods.values()):
-            lines.append(f"{repeated:,} records were dropped: the same text had come before for the same prompt")
-        if self.failures:
-            lines.append("replies that could not be used, by reason; the counts above are without them:")
-            lines += [f"{number:>8,} x {reason}" for reason, number in Counter(self.failures).most_common(10)]
-        if self.losses:
-            lines.append("lost on the way, of replies that could be used:")
-            lines += [f"{number:>8,} x {what}" for what, number in self.losses.items()]
-        return "\n".join(lines)
-
-
-@dataclass(slots=True)
-class Asker:
-    """Answers asks from the store or the backend, each prompt once, however many tasks want it.
-
-    Attributes:
-        num_calls: how often an answer was waited for, be it one that is under way for somebody else.
-        tells_repeats: whether samples of a prompt that are the same are the server's fault.
-    """
-
-    backend: Backend
-    store: CompletionStore
-    prompts: Prompts
-    summary: Summary
-    retry_refused: bool
-    num_calls: int = 0
-    _under_way: dict[str, asyncio.Task[Completion]] = field(default_factory=dict)
-    _failed: set[str] = field(default_factory=set)
-    _with_losses: set[str] = field(default_factory=set)
-    _asked_estimate: float = 0.0
-    tells_repeats: bool = True
-    _repeats: Repeats = field(default_factory=Repeats)
-    _cut: CutPrompts = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._cut = CutPrompts(self.backend)
-
-    @property
-    def tokens_per_estimate(self) -> float:
-        """How many tokens the model's tokenizer makes of what `estimate_tokens` takes for one."""
-        return self.summary.prompt_tokens / self._asked_estimate if self.summary.prompt_tokens else 1.0
-
-    async def ask(self, ask: Ask) -> Answer | None:
-        """Return a usable answer, None if there is none; raises Cut or Repeated where the server is at fault."""
-        messages = self.prompts.messages(
-            ask.prompt, identity=ask.document.identity, document=ask.document.text.strip(), **ask.variables
-        )[0 if ask.has_system else 1 :]
-        for attempt in range(MAX_ATTEMPTS):
-            request = Request(
-                messages,
-                ask.sampling,
-                ask.sample * MAX_ATTEMPTS + attempt,
-                ask.schema,
-                f"{ask.document.id}\0{ask.document.part}",
-                ask.prompt,
-                ask.variables,
-            )
-            key = completion_key(request, self.backend.model)
-            completion = await self._completion(key, request, ask, attempt)
-            if completion.status == "refused" or completion.status in _WITHDRAWN:
-                return None
-            with suppress(Unparsable):
-                value = ask.read(completion.reply)
-                self._count_losses(key, ask.losses(completion.reply))
-                return Answer(
-                    value=value,
-                    key=key,
-                    tokens=ask.text_tokens(completion.reply),
-                    prompt=ask.prompt,
-                    prompt_hash=completion.prompt_hash,
-                    model=completion.model,
-                    sampling=completion.sampling,
-                )
-        return None
-
-    async def _completion(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
-        if key not in self._under_way:
-            stored = await self.store.find(key)
-            again = stored is not None and (
-                stored.status in _WITHDRAWN or (stored.status == "refused" and self.retry_refused)
-            )
-            # What was refused anew is not asked a third time for another method that shares it.
-            if stored is not None and (not again or key in self._failed):
-                self.summary.reused += 1
-                self._count_failure(stored)
-                if stored.status not in _WITHDRAWN:
-                    self._repeats.note(request, stored, is_new=False)
-                    self._cut.suspects(request, stored.reply)
-                # Replays of a whole store must still let other tasks run.
-                if self.summary.reused % 100 == 0:
-                    await asyncio.sleep(0)
-                return stored
-            # Another task may have begun to ask while this one waited for the store.
-            if key not in self._under_way:
-                task = asyncio.create_task(self._pay(key, request, ask, attempt))
-                self._under_way[key] = task
-                task.add_done_callback(lambda done: self._forget(key, done))
-        self.num_calls += 1
-        # Shielded: whoever asked first may no longer want it, but others may, and it is paid for.
-        return await asyncio.shield(self._under_way[key])
-
-    def _forget(self, key: str, task: asyncio.Task[Completion]) -> None:
-        del self._under_way[key]
-        # Read here, since whoever asked may have been stopped by another failure meanwhile.
-        if not task.cancelled():
-            task.exception()
-
-    async def close(self) -> None:
-        """Stop what is still under way, which nobody waits for any more."""
-        await cancel_all(self._under_way.values())
-        await self._cut.close()
-
-    async def _pay(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
-        started = time.monotonic()
-        kept: list[Completion] = []
-
-        async def keep(reply: Reply, status: str = "done", reason: str = "", is_checked: bool = False) -> None:
-            # Found out when the reply has left its place to another request.
-            if status == "done" and not is_checked and self._cut.suspects(request, reply):
-                return
-            if status == "done":
-                try:
-                    ask.read(reply)
-                except Unparsable as error:
-                    status, reason = "rejected", str(error)
-            completion = Completion(
-                key=key,
-                status=status,
-                reason=reason,
-                doc_id=ask.document.id,
-                prompt=ask.prompt,
-                prompt_hash=self.prompts.hash(ask.prompt),
-                model=self.backend.model,
-                sampling=ask.sampling,
-                sample=ask.sample,
-                attempt=attempt,
-                variables=ask.variables,
-                reply=reply,
-                seconds=time.monotonic() - started,
-            )
-            if (
-                self.tells_repeats
-                and completion.status != "refused"
-                and self._repeats.note(request, completion, is_new=True)
-            ):
-                completion = replace(completion, status="repeated", reason=_REPEATED)
-            await self.store.put(completion)
-            kept.append(completion)
-
-        try:
-            self._repeats.check(ask.prompt)
-            reply = await self.backend.complete(request, keep)
-            if not kept:
-                reason = await self._cut.reason(request, reply)
-                await keep(reply, "cut" if reason else "done", reason, is_checked=True)
-        except Deferred:
-            self.summary.deferred += 1
-            raise
-        except Refused as error:
-            await keep(Reply("", "refused", 0, 0, 0), "refused", str(error))
-        self._count(kept[0], request, ask)
-        await self._withdraw(kept[0])
-        return kept[0]
-
-    async def _withdraw(self, completion: Completion) -> None:
-        """Withdraw what was stored before the server was known to cut prompts or to repeat itself."""
-        if completion.status == "cut":
-            try:
-                self._cut.check(completion.reason)
-            except Cut:
-                if self._cut.limit is not None:
-                    await self.store.withdraw("cut", completion.reason, prompt_tokens=self._cut.limit)
-                raise
-        try:
-            self._repeats.check(completion.prompt)
-        except Repeated:
-            await self.store.withdraw("repeated", _REPEATED, keys=self._repeats.keys.pop(completion.prompt, []))
-            raise
-
-    def _count(self, completion: Completion, request: Request, ask: Ask) -> None:
-        """Count a completion that was paid for now."""
-        summary, reply = self.summary, completion.reply
-        summary.asked += 1
-        summary.rejected += completion.status == "rejected"
-        summary.refused += completion.status == "refused"
-        if reply.prompt_tokens:
-            self._asked_estimate += sum(estimate_tokens(message["content"]) for message in request.messages)
-        summary.prompt_tokens += reply.prompt_tokens
-        summary.cached_tokens += reply.cached_tokens
-        summary.completion_tokens += reply.completion_tokens
-        if completion.status == "done":
-            summary.thought_tokens += reply.completion_tokens - ask.text_tokens(reply)
-        self._count_failure(completion)
-
-    def _count_losses(self, key: str, losses: dict[str, int]) -> None:
-        """Count what a usable completion has lost, once, however many methods share it."""
-        if losses and key not in self._with_losses:
-            self._with_losses.add(key)
-            for what, number in losses.items():
-                self.summary.losses[what] = self.summary.losses.get(what, 0) + number
-
-    def _count_failure(self, completion: Completion) -> None:
-        """Count a completion without a usable answer, once, however many methods share it."""
-        if completion.status != "done" and completion.key not in self._failed:
-            self._failed.add(completion.key)
-            self.summary.given_up += completion.status == "refused"
-            failures = self.summary.failures
-            failures[completion.reason] = failures.get(completion.reason, 0) + 1
 
 
 async def generate_run(

@@ -15,7 +15,8 @@ from smt_plugin.config import RunFile
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.generation.completions import CompletionStore, PromptUse
-from smt_plugin.generation.generate import Summary, generate_run, methods_of, part_tokens_of, prompts_of
+from smt_plugin.generation.generate import generate_run, methods_of, part_tokens_of, prompts_of
+from smt_plugin.generation.summary import Summary
 from smt_plugin.generation.waiting import rank_of, rank_reached
 from smt_plugin.methods.base import TEXT_TOKENS, Answer, Ask, Method, Unparsable
 from smt_plugin.progress import duration

@@ -1,6 +1,6 @@
 """Show how generation is getting on: its budget, rates, failures and money."""
 
-from smt_plugin.generation.generate import Summary
+from smt_plugin.generation.summary import Summary
 from smt_plugin.progress import Progress
 
 

@@ -11,7 +11,8 @@ from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.generation import batch_files
 from smt_plugin.generation.batch_files import ROUNDS_AHEAD, BatchExport, BatchImport
-from smt_plugin.generation.generate import Summary, generate_run
+from smt_plugin.generation.generate import generate_run
+from smt_plugin.generation.summary import Summary
 from tests.endpoint import MODEL, Endpoint, answer, serve
 
 BUDGETS = {"synthetic_qa": 3000, "active_reading": 3000, "focal_rewrite": 3000}

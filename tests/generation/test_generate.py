@@ -13,7 +13,8 @@ from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.generation.completions import CompletionStore
-from smt_plugin.generation.generate import CACHE_SHARE, Summary, generate_run, methods_of
+from smt_plugin.generation.generate import CACHE_SHARE, generate_run, methods_of
+from smt_plugin.generation.summary import Summary
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import generated_folders, record_files
 from tests.endpoint import MODEL, Endpoint, serve, status

@@ -7,8 +7,9 @@ import pytest
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.config import Price, RunFile
 from smt_plugin.errors import BadInput
-from smt_plugin.generation.generate import Summary, generate_run
+from smt_plugin.generation.generate import generate_run
 from smt_plugin.generation.plan import Plan, make_plan, plan_text
+from smt_plugin.generation.summary import Summary
 from smt_plugin.methods import METHODS as SHIPPED
 from tests.endpoint import MODEL, Endpoint, serve
 

@@ -1,8 +1,8 @@
 import pytest
 
 from smt_plugin.backends.base import CacheUse
-from smt_plugin.generation.generate import MethodCount, Summary
 from smt_plugin.generation.progress import GenerateProgress, progress_line
+from smt_plugin.generation.summary import MethodCount, Summary
 
 
 def summary() -> Summary:

@@ -1,0 +1,119 @@
+"""What a call of `generate_run` did, in numbers and as a person reads it."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from smt_plugin.backends.base import CacheUse
+
+
+@dataclass(slots=True)
+class MethodCount:
+    """Where one method stands; `tokens` are those of its records, `short` lists documents given up.
+
+    `budget` is that of the documents asked about: in a shard a part of the run's. `parts` are the documents, or parts
+    of long ones, that are done; `waiting` those that wait for a larger budget, since a round has about `round_tokens`
+    (0: not known; `measured_with` stands for model and options). `repeated` records were dropped, since their text had
+    come before; `stopped` says why the method was given up, if it was.
+    """
+
+    budget: int
+    tokens: int = 0
+    records: int = 0
+    parts: int = 0
+    short: list[str] = field(default_factory=list)
+    waiting: int = 0
+    round_tokens: float = 0.0
+    measured_with: str = ""
+    repeated: int = 0
+    stopped: str = ""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a call of `generate_run` did; token counts are the server's, of completions asked for in this call.
+
+    Attributes:
+        num_parts: documents, a long one counted once for each of its parts, which have at most `part_tokens`.
+        completion_tokens: what is paid for; `thought_tokens` of them went into thoughts, which no budget counts.
+        asked: completions paid for now, rejected ones included; `reused` those found in the store.
+        deferred: completions that the backend put off; with any, no records are written.
+        failures: reason -> how many, for rejected and refused completions, old and new.
+        given_up: refused completions, old and new.
+        losses: what -> how many, for what completions that are used have lost on the way, old and new.
+        cache: the use of the servers' prefix caches by their own count, or None where they do not say.
+        money: what the completions asked for in this call cost, or None without prices.
+    """
+
+    methods: dict[str, MethodCount]
+    num_documents: int = 0
+    num_parts: int = 0
+    part_tokens: int = 0
+    asked: int = 0
+    reused: int = 0
+    rejected: int = 0
+    refused: int = 0
+    deferred: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    given_up: int = 0
+    losses: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    thought_tokens: int = 0
+    seconds: float = 0.0
+    cache: CacheUse | None = None
+    money: float | None = None
+    currency: str = ""
+
+    @property
+    def cache_share(self) -> float | None:
+        """Part of the prompt tokens that came out of the prefix caches: the servers' count, else the replies'."""
+        if self.cache is not None:
+            return self.cache.hit / self.cache.queried if self.cache.queried else None
+        return self.cached_tokens / self.prompt_tokens if self.cached_tokens else None
+
+    @property
+    def unmet(self) -> list[str]:
+        """One sentence for each method that missed its budget."""
+        stopped = [f"{name}: {count.stopped}" for name, count in self.methods.items() if count.stopped]
+        return stopped + [
+            f"{name}: {len(count.short)} of {self.num_parts} documents yielded too little "
+            f"({count.tokens:,} of {count.budget:,} tokens), e.g. {count.short[0]!r}"
+            for name, count in self.methods.items()
+            if count.short and not count.stopped
+        ]
+
+    @property
+    def text(self) -> str:
+        """The summary as a person reads it."""
+        lines = [
+            f"{name:>16}: {count.tokens:,} of {count.budget:,} tokens in {count.records:,} records"
+            for name, count in self.methods.items()
+        ]
+        cached = f" ({self.cache_share:.1%} from the cache)" if self.cache_share is not None else ""
+        thoughts = f" ({self.thought_tokens:,} of them thoughts)" if self.thought_tokens else ""
+        cost = f", {self.money:,.2f} {self.currency}" if self.money is not None else ""
+        lines.append(
+            f"{self.asked:,} completions asked, {self.reused:,} reused; {self.prompt_tokens:,} tokens in{cached}, "
+            f"{self.completion_tokens:,} out{thoughts}, {self.seconds:,.1f} s{cost}"
+        )
+        if self.cache is not None and self.cache.queried:
+            lines.append(
+                f"prefix cache: {self.cache.hit:,} of {self.cache.queried:,} prompt tokens hit, as the servers count; "
+                f"{self.cache.capacity:,} tokens fit in"
+            )
+        lines += [
+            f"{name}: {count.waiting:,} of {self.num_parts:,} documents wait for a larger budget: this one is less "
+            "than a round for each"
+            for name, count in self.methods.items()
+            if count.waiting
+        ]
+        if repeated := sum(count.repeated for count in self.methods.values()):
+            lines.append(f"{repeated:,} records were dropped: the same text had come before for the same prompt")
+        if self.failures:
+            lines.append("replies that could not be used, by reason; the counts above are without them:")
+            lines += [f"{number:>8,} x {reason}" for reason, number in Counter(self.failures).most_common(10)]
+        if self.losses:
+            lines.append("lost on the way, of replies that could be used:")
+            lines += [f"{number:>8,} x {what}" for what, number in self.losses.items()]
+        return "\n".join(lines)
