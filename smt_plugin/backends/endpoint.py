@@ -411,9 +411,18 @@ class OpenAIBackend:
         endpoint.account_refusals += 1
         if endpoint.account_refusals < _MOST_ACCOUNT_REFUSALS:
             return
-        if failure.status in (400, 403) and await self._is_well(endpoint, now):
-            endpoint.account_refusals = 0
-            raise Refused(failure.reason)
+        async with self._checking:
+            if self._gone:
+                raise BackendDown(self._gone)
+            if endpoint.account_refusals < _MOST_ACCOUNT_REFUSALS:  # somebody who came before has found it well
+                return
+            # Asked now: an answer that comes meanwhile may have been begun while there was money.
+            if failure.status in (400, 403) and isinstance(await self._ask_tiny(endpoint), Reply):
+                endpoint.account_refusals = 0
+                raise Refused(failure.reason)
+            self._give_up_account(endpoint, failure)
+
+    def _give_up_account(self, endpoint: _Endpoint, failure: Failure) -> None:
         error = BackendDown(
             f"endpoint {endpoint.url} refused the account {_MOST_ACCOUNT_REFUSALS} times in a row ({failure.reason}); "
             "settle that with the provider: no prompt is to blame, and none was given up"

@@ -85,7 +85,7 @@ def _run_lm_eval(arms: "list[Arm]", missing: list[str], dry_run: bool) -> None:
 @command("smt leaks smt.yaml && smt report smt.yaml")
 @RUN_FILE
 def leaks(run_file: Path) -> None:
-    """Find evaluation questions whose wording or options stand in records. The report then shows both scores."""
+    """Find evaluation questions that stand in the records. The report then shows both scores."""
     from smt_plugin.benchmarks.find import load
     from smt_plugin.evaluation.leaks import find_leaks
     from smt_plugin.files import read_jsonl

@@ -3,13 +3,14 @@
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from smt_plugin.backends.server_process import ServerProcess
 from smt_plugin.benchmarks.find import load
 from smt_plugin.config import retrieval_settings
-from smt_plugin.errors import require
+from smt_plugin.errors import BadInput, require
 from smt_plugin.evaluation.arm_results import check_answers, count_tokens
 from smt_plugin.evaluation.arms import Arm
 from smt_plugin.evaluation.context_window import fit, task_file, window_of
@@ -60,9 +61,12 @@ def _retrieval(arm: Arm) -> dict[str, Any] | None:
         return None
     benchmark = arm.settings.benchmark
     settings = retrieval_settings(benchmark, arm.metadata.get("retrieval"))
-    path = cached_retrieval(benchmark, *load(benchmark, arm.settings.data), settings)
-    # One file serves both orders.
-    return read_json(manifest_path(path), "smt retrieve") | {"settings": settings.model_dump()}
+    # The answers are there: what cannot be told about them any more does not lose them.
+    with suppress(BadInput):
+        path = cached_retrieval(benchmark, *load(benchmark, arm.settings.data), settings)
+        # One file serves both orders.
+        return read_json(manifest_path(path), "smt retrieve") | {"settings": settings.model_dump()}
+    return None
 
 
 def as_run_here(arm: Arm) -> Arm:

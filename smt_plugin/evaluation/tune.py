@@ -139,7 +139,7 @@ def tune(
     sizes = grid.chunk_tokens or defaults.chunk_tokens
     if min(sizes) <= settings.overlap_tokens:
         raise BadInput(f"chunk_tokens {min(sizes)} must be above overlap_tokens ({settings.overlap_tokens}).")
-    trials: dict[RetrievalSettings, Trial] = {}
+    trials: dict[str, Trial] = {}
 
     def try_one(tried: RetrievalSettings, point: dict[str, Any]) -> Trial:
         path = cached_retrieval(section.benchmark, documents, about, tried)
@@ -162,9 +162,9 @@ def tune(
         """Try those that were not tried yet; return the best of all so far."""
         for point in points:
             tried = settings.changed(point)
-            if tried not in trials:
-                trials[tried] = try_one(tried, point)
-                say(trials[tried].text)
+            if (name := tried.model_dump_json()) not in trials:
+                trials[name] = try_one(tried, point)
+                say(trials[name].text)
         return max(trials.values(), key=lambda trial: _rank(trial, settings))
 
     base = product(sizes, grid.top_k or defaults.top_k, grid.order or defaults.order)

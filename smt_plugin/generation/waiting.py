@@ -98,6 +98,6 @@ class Reach:
 
     def _reach_to(self, rank: float) -> None:
         """Let all know, once rounds were measured; the documents that it was done with belong to it."""
-        self._rank = max(rank, self._ranks[-1])
+        self._rank = max([rank, *self._ranks[-1:]])  # a shard may have no document
         for known in self._is_known:
             known.set()

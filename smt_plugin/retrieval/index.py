@@ -27,7 +27,7 @@ EMBEDDING_KEY_VARIABLE = "SMT_EMBEDDING_API_KEY"
 # Settings that change no index: a new one is part of its key unless it is named here.
 _NOT_OF_AN_INDEX = (
     *("mode", "vector_store", "query_instruction", "top_k", "order"),
-    *("reranker", "reranker_endpoint", "candidates", "name_document"),
+    *("reranker", "reranker_endpoint", "reranker_options", "candidates", "name_document"),
 )
 _PROBE = "A text that tells one embedding model from another."
 _BATCH = 64

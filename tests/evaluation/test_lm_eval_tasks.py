@@ -307,7 +307,7 @@ def test_free_form_questions_without_a_judge_do_not_start(data: Path) -> None:
     from smt_plugin.evaluation.lm_eval_link import dataset
 
     make_free_form(data)
-    with pytest.raises(BadInput, match="free-form, and no judge is set"):
+    with pytest.raises(BadInput, match=r"free-form questions, .* need a judge, and none is set"):
         dataset("corpus", "none", data=str(data))
     with pytest.raises(BadInput, match=r"judge: endpoint .* cannot be reached"):
         dataset("corpus", "none", data=str(data), judge={"endpoint": "http://127.0.0.1:9/v1"})

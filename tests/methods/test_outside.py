@@ -17,7 +17,7 @@ from smt_plugin.generation.generate import generate_run, methods_of, prompts_of
 from smt_plugin.generation.plan import make_plan
 from smt_plugin.generation.show import show_records
 from smt_plugin.methods.synthetic_qa import SyntheticQA
-from tests.endpoint import MODEL, Endpoint, answer, serve
+from tests.endpoint import MODEL, Endpoint, answer, mark_of, serve
 
 NAME = "haikus.haiku:Haiku"
 MODULE = """
@@ -79,7 +79,11 @@ def test_its_prompts_are_found_by_every_stage_that_renders_them(tmp_path: Path, 
     file = run_file(tmp_path, corpus)
 
     def reply(prompt: str, sample: str) -> str:
-        return json.dumps({"haiku": f"The {sample}. frog"}) if "A haiku on" in prompt else answer(prompt, sample)
+        return (
+            json.dumps({"haiku": f"Frog {mark_of(prompt, sample)}"})
+            if "A haiku on" in prompt
+            else answer(prompt, sample)
+        )
 
     async def main() -> Endpoint:
         async with serve(Endpoint()) as endpoint:

@@ -25,7 +25,15 @@ def finish_arm(run: Path, arm: str, accuracies: list[float]) -> None:
     folder.mkdir(parents=True)
     rows = [
         {
-            "doc": {"question_id": f"q{n}", "doc_id": f"d{n // 2}", "question": "Who won?" if n == 1 else "Where?"},
+            "doc": {
+                "question_id": f"q{n}",
+                "doc_id": f"d{n // 2}",
+                "identity": f"document {n // 2}",
+                "question": "Who won?" if n == 1 else "Where?",
+                "options": [],
+                "answer": -1,
+                "gold": "Nobody",
+            },
             "acc": accuracy,
             "unparsed": 0.25,
             "resps": [["The answer is (A)."] * 4],
