@@ -16,6 +16,7 @@ from smt_plugin.evaluation.arms import Arm
 from smt_plugin.evaluation.context_window import fit, task_file, window_of
 from smt_plugin.evaluation.judge import API_KEY_VARIABLE, serve
 from smt_plugin.evaluation.lm_eval_link import question_rows
+from smt_plugin.evaluation.relay import forget, relayed
 from smt_plugin.files import read_json, write_json
 from smt_plugin.retrieval.retrieve import cached_retrieval, manifest_path
 
@@ -45,13 +46,15 @@ def evaluate(arms: Iterable[Arm], say: Callable[[str], None]) -> None:
         if arm.folder.exists():
             shutil.rmtree(arm.folder)
         environment = {"TOKENIZERS_PARALLELISM": "true", **os.environ}
-        status = _run(_asking_one_judge(as_run_here(arm), environment).command, environment)
+        with relayed(_asking_one_judge(as_run_here(arm), environment), environment) as run:
+            status = _run(run.command, environment)
         if status != 0:
             raise RuntimeError(f"arm {arm.name}: lm_eval ended with status {status}; its own message stands above")
         if empty := check_answers(arm):
             say(f"arm {arm.name}: {empty} answers came back empty and count as unparsed")
         facts = {"tokens": count_tokens(arm), "empty": empty, "retrieval": _retrieval(arm)}
         write_json(arm.folder / "arm.json", {**stamp, **facts})
+        forget(arm)
 
 
 def _retrieval(arm: Arm) -> dict[str, Any] | None:
