@@ -121,7 +121,8 @@ def _settings(manifest: Mapping[str, Any]) -> str:
     settings = manifest.get("settings")
     if not settings:
         return f"{_UNKNOWN}: these answers were given before it was noted"
-    named = {name: value for name, value in settings.items() if value != ""}
+    idle = () if settings.get("reranker_endpoint") else ("reranker_options",)
+    named = {name: value for name, value in settings.items() if value != "" and name not in idle}
     named.setdefault("reranker", "none")
     return ", ".join(f"{name} {value}" for name, value in named.items())
 
