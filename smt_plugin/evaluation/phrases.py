@@ -34,7 +34,7 @@ GIVES = re.compile(
 # Phrases that give the answer right behind them.
 PICKS = re.compile(
     r"\bI(?:['’]d|['’]ll|['’]m|\s+would|\s+will|\s+must|\s+have\s+to|\s+am|\s+can\s+only)?\s+(?:therefore\s+|thus\s+|"
-    r"then\s+|still\s+|now\s+)?(?:choose|chose|pick|select|selected|picked|go(?:ing)?\s+(?:with|for)|went\s+with|opt\s+for|"
+    r"then\s+|still\s+|now\s+)?(?:choose|chose|pick|select|selected|picked|identify|identified|go(?:ing)?\s+(?:with|for)|went\s+with|opt\s+for|"
     r"vote\s+for|settle\s+on|answer|say|conclude\s+(?:that\s+)?(?:it\s+is|it['’]s)?|believe\s+(?:that\s+)?(?:it\s+is|it\s+to\s+"
     r"be)|think\s+(?:that\s+)?it(?:\s+is|['’]s))\b"
     r"|\b(?:let['’]s|we)\s+(?:choose|pick|select|go\s+with)\b|\b(?:ich\s+(?:wähle|entscheide\s+mich\s+für))\b"
@@ -99,7 +99,7 @@ DENIAL = re.compile(
 )
 # One more option behind one that was named: a hedge, a list, or shares of belief.
 ALSO = re.compile(
-    r"\s*[*_\"'’”)\]}]*\s*(?:(?:,\s*)?(?:or|and/or|and|oder|und|ou|et|o|y|e|или|и)\b\s*|(?:或者?|和|与|または)\s*|[,/&+|、]\s*|[–—-](?=[A-Z](?!\w))|(?=\([A-Z]\))|\s+)"
+    r"(?!\s*\n\s*\n)\s*[*_\"'’”)\]}]*\s*(?:(?:,\s*)?(?:or|and/or|and|oder|und|ou|et|o|y|e|или|и)\b\s*|(?:或者?|和|与|または)\s*|[,/&+|、]\s*|[–—-](?=[A-Z](?!\w))|(?=\([A-Z]\))|\s+)"
     r"(?:(?:possibly|maybe|perhaps|also|even|both|either)\s+)*(?:option\s+|choice\s+|letter\s+)?[*_\"'‘“]*"
     r"(?:[(\[（]\s*([A-Za-z])\s*[)\]）]|([A-Z])(?!\w|['’]\w|-\w|\s+[a-z]))",
 )
