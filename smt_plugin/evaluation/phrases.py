@@ -159,7 +159,8 @@ SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)[.!?。！？]+[\"'”’)\]*_
 
 # Right before the noun: an answer that is not the right one, or somebody's.
 NOT_THE_RIGHT = re.compile(
-    r"(?:\b(?:wrong|incorrect|worst|second|next|least|other|another|falsche|mauvaise|неправильный|неверный)\s+"
+    r"(?:\b(?:reason\w*|explanation|justification|rationale|analysis|evidence|steps?)\s+(?:behind|for|of|to)\s+"
+    r"(?:(?:the|my|our|this)\s+)?|\b(?:wrong|incorrect|worst|second|next|least|other|another|falsche|mauvaise|неправильный|неверный)\s+"
     r"(?:(?:best|good|likely|plausible|tempting|most)\s+)*|\w['’]s\s+|\w+s['’]\s+|错误的?|不)$",
     re.IGNORECASE,
 )
