@@ -69,7 +69,9 @@ BRACKETED = re.compile(
 )
 CLOSED = re.compile(r"([A-Za-z])[)\]}）]")
 # A bare letter must be no word ("A dog", "I think"), no abbreviation ("C.I.A.") and no part of one ("B-movies").
-BARE = re.compile(rf"([A-Z])(?![{_LATIN}+#]|['’]\w|-\w|\.\w|\s*\.\s*\w\.)(?=\s*$|\s*[^\w\s]|\s*\n|[^\x00-\x7f])")
+BARE = re.compile(
+    rf"([A-Z])(?![{_LATIN}+#]|['’]\w|-\w|\.\w|[ \t]*\.[ \t]*[^\W\d_]\.)(?=\s*$|\s*[^\w\s]|\s*\n|[^\x00-\x7f])"
+)
 BARE_WORDS = re.compile(
     r"([B-HJ-Z])(?=\s+(?:because|since|as|which|that|for|due|given|I|in\s+my|here|and\s+(?:it|so|not|the)|while|when|where|who|is|was|would|with|from|without|based|richtig|korrekt|weil|da|denn|car|parce|porque)\b)"
 )

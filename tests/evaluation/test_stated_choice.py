@@ -24,6 +24,7 @@ OTHERS = ["Both A and B", "None of the above", "All of the above", "Only C"]
         ("The answer is (C), not (A).", SUSPICIONS, 2),
         ("The answer isn't (A); it's (C).", SUSPICIONS, 2),
         ("I'd go with (C).", SUSPICIONS, 2),
+        ("2. Choose one: The answer is D.\n3. Go on.", SUSPICIONS, 3),
         ("The answer is C.\n\nHere's the reasoning behind the answer:\n\nA. He would not wait.\nB. He", SUSPICIONS, 2),
         ('Above, I identified the option "C" as the answer to the question.', SUSPICIONS, 2),
         ("The answer is (B)\n\nA:\n\nStep 1:\n\nA:", SUSPICIONS, 1),
