@@ -17,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import orjson
 
 from smt_plugin.backends.base import BackendDown, CacheUse, Keep, Refused, Reply, Request, cancel_all
-from smt_plugin.backends.refusals import Failure, Refusals
+from smt_plugin.backends.refusals import TINY_PROMPT, Failure, Refusals
 from smt_plugin.backends.replies import read_reply, reply_of
 from smt_plugin.backends.request_body import NEWER_LIMIT, SCHEMA
 from smt_plugin.errors import BadInput, without_key
@@ -41,7 +41,7 @@ _MOST_FAILURES = 10
 _FAILURES_BEFORE_CHECK = 3
 # Refusals of the account in a row after which an endpoint is left.
 _MOST_ACCOUNT_REFUSALS = 3
-_TINY = Request([{"role": "user", "content": "Say yes."}], {"max_tokens": 16}, 0, None, "")
+_TINY = Request([{"role": "user", "content": TINY_PROMPT}], {"max_tokens": 16}, 0, None, "")
 _ADDRESS_FIX = "the address must end before /chat/completions, often in /v1"
 # Failures of an endpoint in a row after which it rests.
 _FAILURES_BEFORE_REST = 8

@@ -4,7 +4,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -42,6 +42,7 @@ _OTHER_NAMES = {
 }
 # Where none is named: the likeliest first, then what the user has set.
 _ORDER = [SCHEMA, SYSTEM, "max_tokens", NEWER_LIMIT, "top_p", "temperature", "seed"]
+TINY_PROMPT = "Say yes."
 # Requests with the same complaint for which no field was to blame, after which it is taken at its word.
 _MOST_IN_VAIN = 3
 
@@ -186,6 +187,13 @@ class Refusals:
         # Its fault may have passed by itself meanwhile.
         if isinstance(once_more := await ask(self.left_out), Reply):
             return once_more
+        # Nor is a field to blame that a prompt of other words may have: then it is this prompt.
+        body = self.body(replace(request, messages=[{**each, "content": TINY_PROMPT} for each in request.messages]))
+        other = await send(body)
+        if isinstance(other, Reply):
+            self.note_answer(body)
+        if isinstance(other, Reply) or _complaint(other) != _complaint(failure):
+            return failure
         log.warning("%s", _note(sorted(left_out - self.left_out), failure, place))
         self.left_out = left_out
         return outcome

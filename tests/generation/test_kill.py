@@ -18,6 +18,7 @@ import orjson
 import pytest
 from aiohttp import web
 
+from smt_plugin.backends.refusals import TINY_PROMPT
 from smt_plugin.generation.completions import Completion, CompletionStore
 from tests.endpoint import MODEL, Endpoint, answer, in_thread
 
@@ -45,6 +46,8 @@ class Misbehaving(Endpoint):
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         prompt = body["messages"][-1]["content"]
+        if prompt == TINY_PROMPT:  # no completion, but a question whether the server is well
+            return web.json_response({"choices": [{"message": {"content": "Yes"}, "finish_reason": "stop"}]})
         mark = hashlib.sha256(orjson.dumps([body["messages"], body["seed"]])).hexdigest()[:16]
         self.log.append(mark)
         if self.faulty and self.rng.random() < 1 / 8:
