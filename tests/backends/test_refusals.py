@@ -317,3 +317,14 @@ def test_proxies_of_the_environment_are_used_except_where_it_says_no(monkeypatch
                 await OpenAIBackend(["http://models.invalid/v1"], MODEL).start()
 
     asyncio.run(run())
+
+
+def test_the_first_prompt_of_all_that_is_refused_as_it_stands_costs_no_field_to_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # A filter that takes the same words in another shape, as one that knows texts by their hash would.
+    server = Refusing(lambda body: (400, "not this") if body["messages"] == MESSAGES else None)
+    with caplog.at_level(logging.WARNING), pytest.raises(Refused, match="not this"):
+        ask(server, REQUEST)
+    assert not [record for record in caplog.records if "going on without" in record.message]
+    assert has_system(server.came[-1])
