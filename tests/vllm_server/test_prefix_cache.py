@@ -34,11 +34,11 @@ def test_nine_in_ten_document_tokens_come_from_a_cache_too_small_for_the_corpus(
     write_documents(corpus)
     options: dict[str, Any] = {"tokens": 1500, "max_tokens": 96}
     methods = {
-        "synthetic_qa": {"tokens": 1500, "pairs_per_call": 1},
+        "synthetic_qa": {"tokens": 1500, "pairs_per_call": 1, "max_tokens": 2048},
         "active_reading": options,
         "focal_rewrite": options,
     }
-    arguments = ARGUMENTS | {"num-gpu-blocks-override": BLOCKS, "max-model-len": 4096}
+    arguments = ARGUMENTS | {"num-gpu-blocks-override": BLOCKS, "max-model-len": 7168}
     with running_server(model_folder, vllm_environment, tmp_path / "server.log", arguments) as server:
         served = Served(tmp_path, model_folder, corpus, DOCUMENTS, server, vllm_environment)
         served.smt_generate("run", methods, concurrency=32)
