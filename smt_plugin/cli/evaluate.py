@@ -30,20 +30,19 @@ def tuned_arm_commands(
     settings: "RunFile", section: "EvaluateSection", arms: tuple[str, ...] = (), check: bool = True
 ) -> "tuple[list[Arm], list[str]]":
     """The commands of `smt evaluate`, with retrieval as it was tuned."""
-    from smt_plugin.config import retrieval_settings
     from smt_plugin.evaluation.arms import arms_of, ready_arms
-    from smt_plugin.evaluation.tune import read_tuned
+    from smt_plugin.evaluation.tune import overruled, read_tuned
     from smt_plugin.training.shipped import base_model_of
     from smt_plugin.training.trainings import trainings_of
 
     trainings = trainings_of(settings.run, settings.mix.budgets)
     section = section.model_copy(update={"arms": list(arms_of(arms, trainings, "--arm"))}) if arms else section
     if tuned := read_tuned(settings.run):
-        chosen, own = tuned["chosen"], retrieval_settings(section.benchmark, section.retrieval).model_dump()
-        kept = {name: value for name, value in chosen.items() if name in section.retrieval and own[name] != value}
-        for name, value in kept.items():
+        chosen = tuned["chosen"]
+        for name in overruled(chosen, section.retrieval):
             click.echo(
-                f"evaluate.retrieval.{name} of the run file is {own[name]}, and counts; `smt tune` chose {value}",
+                f"evaluate.retrieval.{name} of the run file is {section.retrieval[name]}, and counts; `smt tune` chose "
+                f"{chosen[name]}",
                 err=True,
             )
         section = section.model_copy(update={"retrieval": chosen | section.retrieval})

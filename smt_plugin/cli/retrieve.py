@@ -80,7 +80,7 @@ def tune(
     candidates: tuple[int, ...],
 ) -> None:
     """Tune retrieval on a held-out fifth of the documents. `smt evaluate` uses it; they leave every headline."""
-    from smt_plugin.evaluation.tune import Grid
+    from smt_plugin.evaluation.tune import Grid, overruled
     from smt_plugin.evaluation.tune import tune as tune_retrieval
     from smt_plugin.training.shipped import base_model_of
 
@@ -94,5 +94,5 @@ def tune(
         f"chosen by {by} on {tuned['questions']:,} questions about {len(tuned['held_out'])} documents, which leave the "
         f"headline of every arm: {chosen}; wrote {settings.run / 'tune.json'}"
     )
-    if kept := [name for name, value in tuned["chosen"].items() if section.retrieval.get(name, value) != value]:
+    if kept := overruled(tuned["chosen"], section.retrieval):
         click.echo(f"the run file sets {', '.join(kept)}, and that stays: remove it there to use what was chosen")

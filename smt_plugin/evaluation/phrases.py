@@ -159,7 +159,7 @@ REFUSAL = re.compile(
 )
 SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)[.!?。！？]+[\"'”’)\]*_]*(?=\s+[^a-z\s]|\s*$)|\n|[。！？]")
 
-# Right before the noun: an answer that is not the right one, or somebody's.
+# Right before the noun: an answer that is not the right one, or somebody's, or what only gives reasons for it.
 NOT_THE_RIGHT = re.compile(
     r"(?:\b(?:reason\w*|explanation|justification|rationale|analysis|evidence|steps?)\s+(?:behind|for|of|to)\s+"
     r"(?:(?:the|my|our|this)\s+)?|\b(?:wrong|incorrect|worst|second|next|least|other|another|falsche|mauvaise|неправильный|неверный)\s+"

@@ -46,8 +46,8 @@ def relayed(arm: Arm, environment: dict[str, str]) -> Iterator[Arm]:
         BadInput: the server cannot be reached, or refuses the key.
         BackendDown: when the block ends, where the server stopped answering.
     """
-    arguments = dict(entry.split("=", 1) for entry in arm.settings.model_args.split(",") if "=" in entry)
-    address = arguments.get("base_url", "")
+    arguments = arm.model_arguments
+    address = str(arguments.get("base_url", ""))
     if arm.settings.model != "local-chat-completions" or not address.endswith(_PATH) or set(_NOT_OURS) & set(arguments):
         yield arm
         return
@@ -55,7 +55,7 @@ def relayed(arm: Arm, environment: dict[str, str]) -> Iterator[Arm]:
     with relay.running() as url:
         for name in ("NO_PROXY", "no_proxy"):
             environment[name] = ",".join(filter(None, [environment.get(name), "127.0.0.1"]))
-        asked = ",".join(f"{name}={url + _PATH if name == 'base_url' else value}" for name, value in arguments.items())
+        asked = arm.settings.model_args.replace(f"base_url={address}", f"base_url={url}{_PATH}")
         yield replace(arm, settings=arm.settings.model_copy(update={"model_args": asked}))
     for reason, count in relay.failed.most_common():
         log.warning("arm %s: %s requests were given up: %s", arm.name, count, reason)

@@ -231,6 +231,11 @@ def read_tuned(run: Path) -> dict[str, Any] | None:
     return read_json(path, "smt tune", "by", "questions", "held_out", "chosen") if path.is_file() else None
 
 
+def overruled(chosen: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """Return the names of the chosen settings that a run file's own `evaluate.retrieval` sets otherwise."""
+    return [name for name, value in chosen.items() if own.get(name, value) != value]
+
+
 def tuned_on(run: Path) -> set[str]:
     """Return the ids of the documents that retrieval was tuned on, which the report leaves out."""
     return set(tuned["held_out"] if (tuned := read_tuned(run)) else ())

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from smt_plugin.corpus import Document
 from smt_plugin.errors import require
 from smt_plugin.question import Question
+from smt_plugin.retrieval.by_words import english_stemmer
 from smt_plugin.words import words_of
 
 # Chosen on one half of the labelled records of benchmarks/leaks.py, and shown there on the other.
@@ -110,12 +111,7 @@ def _with_digits(words: list[str]) -> list[str]:
 
 @lru_cache(maxsize=2**16)
 def _stem(word: str) -> str:
-    return str(_stemmer().stemWord(word))
-
-
-@lru_cache(maxsize=1)
-def _stemmer() -> Any:
-    return require("Stemmer", "rag").Stemmer("english")
+    return str(english_stemmer().stemWord(word))
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,7 @@
 """Search by shared words: BM25 over the words of any script."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from smt_plugin.errors import require
@@ -10,10 +11,16 @@ if TYPE_CHECKING:
     from llama_index.core.schema import TextNode
 
 
+@lru_cache(maxsize=1)
+def english_stemmer() -> Any:
+    """PyStemmer's for English, which remembers the words that it was given."""
+    return require("Stemmer", "rag").Stemmer("english")
+
+
 def search_words(texts: Iterable[str]) -> list[list[str]]:
     """The words by which each text is searched: English ones stemmed, and its commonest left out."""
     common = frozenset(require("bm25s", "rag").stopwords.STOPWORDS_EN)
-    stemmer = require("Stemmer", "rag").Stemmer("english")
+    stemmer = english_stemmer()
     return [
         # A Latin letter that stands alone says little.
         stemmer.stemWords([w for w in words_of(text) if w not in common and (len(w) > 1 or not w.isascii())])
