@@ -1,8 +1,16 @@
 # make quickstart   set everything up and run the whole loop on the invented archive
 # make test         set everything up and run the tests
 # make quick        the tests that need neither torch nor a server, in under a minute, while one works
-PYTHON ?= python3.11
+#
+# with the newest of these Pythons that works, or: make test PYTHON=/path/of/python3.12
+ifndef PYTHON
+PYTHON := $(shell for python in python3.13 python3.12 python3.11 python3; do \
+  $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$python && break; \
+  done)
+endif
 BIN := .venv/bin
+# axolotl 0.21 needs Python 3.12, and 0.19 is the last for 3.11.
+TRAIN := constraints/train$(shell $(or $(PYTHON),true) -c 'import sys; print("-py312" if sys.version_info >= (3, 12) else "")').txt
 # Tests in processes of over a GB each, so four at most; those that share a fixture, which may take long, stay together.
 SHARED_OUT := -n auto --maxprocesses 4 --dist loadfile
 
@@ -40,6 +48,7 @@ check: .venv/ready
 UV = --system-certs --compile-bytecode --link-mode copy
 CONSTRAINTS = --constraint $(lastword $^)
 define install
+$(or $(PYTHON),$(error Python 3.11 or newer, with venv, is needed; give its path: make ... PYTHON=/path/of/python)) --version
 $(PYTHON) -m venv $(@D)
 $(@D)/bin/pip install --progress-bar off -q $(CONSTRAINTS) torch uv
 $(@D)/bin/uv pip install $(UV) -q --python $(@D)/bin/python $(CONSTRAINTS) $(PACKAGES) \
@@ -47,7 +56,7 @@ $(@D)/bin/uv pip install $(UV) -q --python $(@D)/bin/python $(CONSTRAINTS) $(PAC
 endef
 
 .venv/ready: PACKAGES = -e '.[train,eval,rag,vectors,ray,dev]'
-.venv/ready: pyproject.toml constraints/train.txt
+.venv/ready: pyproject.toml $(TRAIN)
 	$(install)
 	touch $@
 

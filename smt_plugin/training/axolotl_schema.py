@@ -5,6 +5,7 @@ import math
 from collections.abc import Container, Iterator
 from contextlib import suppress
 from importlib import import_module
+from importlib.metadata import version
 from typing import Annotated, Any, get_args
 
 from smt_plugin.errors import BadInput, first_line, require
@@ -107,8 +108,8 @@ def validated(values: dict[str, Any], refused: Container[str], num_gpus: int) ->
     try:
         config = DictDefault(copy.deepcopy(values))
         prepare_plugins(config)
-        target = {**_GPU, "n_gpu": num_gpus}
-        return validate_config(config, capabilities=target, env_capabilities={"torch_version": "2.13.0"}), problems
+        target, here = {**_GPU, "n_gpu": num_gpus}, {"torch_version": version("torch")}
+        return validate_config(config, capabilities=target, env_capabilities=here), problems
     except ValidationError as error:
         # Of several errors at one place the first, where the last stands.
         why = {".".join(map(str, each["loc"])) or "config": gist(each["msg"]) for each in reversed(error.errors())}

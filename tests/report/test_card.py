@@ -1,6 +1,7 @@
 import json
 import os
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_card_says_on_what_and_how_the_model_was_trained_and_names_no_folder(r
     assert manifest["content_hash"][:16] in text
     assert "learning_rate: 0.001" in text
     assert "path: mix/qa.jsonl" in text
-    assert "- axolotl 0.19.0" in text
+    assert f"- axolotl {version('axolotl')}" in text
     assert "None since the training." in text
     assert "documents that `some/Writer-30B` wrote about a corpus" in text
     assert "records were dropped; mix/dropped.jsonl says which and why" in text

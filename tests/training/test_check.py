@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -496,8 +497,26 @@ def test_a_run_file_is_told_from_a_config(tmp_path: Path) -> None:
 
 def test_packages_that_the_training_needs_and_that_are_not_here_are_noted(config: Path) -> None:
     config.write_text(re.sub("attn_implementation: .*", "attn_implementation: flash_attention_2", config.read_text()))
-    notes = check_config(config, num_gpus=1).notes
-    assert [note.split(";")[0] for note in notes] == ["flash_attn is not installed here, and the training needs it"]
+    (note,) = check_config(config, num_gpus=1).notes
+    assert note.startswith("flash_attn is not installed here")
+
+
+@pytest.mark.parametrize(
+    ("extra", "mend"),
+    [
+        ("flash-attn", "the training needs it; where you train: pip install 'axolotl[flash-attn,deepspeed]=="),
+        ("deepspeed", "the training loads kernels-community/flash-attn2 from the hub."),
+    ],
+)
+def test_the_note_on_flash_attention_goes_by_what_the_installed_axolotl_has_as_an_extra(
+    config: Path, monkeypatch: pytest.MonkeyPatch, extra: str, mend: str
+) -> None:
+    config.write_text(re.sub("attn_implementation: .*", "attn_implementation: flash_attention_2", config.read_text()))
+    told = Message()
+    told["Provides-Extra"] = extra
+    monkeypatch.setattr("smt_plugin.training.check.keys.metadata", lambda name: told)
+    (note,) = check_config(config, num_gpus=1).notes
+    assert mend in note
 
 
 def test_checkpoints_of_an_earlier_mix_are_named_before_a_training_goes_on_from_them(config: Path) -> None:

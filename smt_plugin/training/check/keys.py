@@ -1,6 +1,7 @@
 """Checks of an axolotl config's keys and values, and of what the training needs."""
 
 from collections.abc import Iterator
+from importlib.metadata import metadata, version
 from importlib.util import find_spec
 
 from smt_plugin.errors import BadInput
@@ -37,10 +38,19 @@ def partial(known: Known) -> Iterator[Finding]:
 def packages(known: Known) -> Iterator[Finding]:
     """Packages that the training needs and that are not installed here."""
     takes_flash = known.values.get("flash_attention") or known.values.get("attn_implementation") == "flash_attention_2"
+    # Later axolotls have no such extra: transformers loads the kernel from the hub where the package is not installed.
+    has_extra = "flash-attn" in (metadata("axolotl").get_all("Provides-Extra") or ())
     for package, is_needed in (("deepspeed", known.deepspeed), ("flash_attn", takes_flash)):
-        if is_needed and find_spec(package) is None:
-            install = "where you train: pip install 'axolotl[flash-attn,deepspeed]>=0.19,<0.20'"
+        if not is_needed or find_spec(package) is not None:
+            continue
+        if package == "deepspeed" or has_extra:
+            extras = "flash-attn,deepspeed" if has_extra else "deepspeed"
+            install = f"where you train: pip install 'axolotl[{extras}]=={version('axolotl')}'"
             yield Note(f"{package} is not installed here, and the training needs it; {install}.")
+        else:
+            yield Note(
+                "flash_attn is not installed here: the training loads kernels-community/flash-attn2 from the hub."
+            )
 
 
 def incomplete(known: Known) -> Iterator[Finding]:
