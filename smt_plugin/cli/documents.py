@@ -20,6 +20,7 @@ def init(corpus: Path, output: Path) -> None:
     from smt_plugin.config import example_run_file
     from smt_plugin.corpus import estimate_tokens, other_files, read_documents
     from smt_plugin.files import write_text
+    from smt_plugin.question import questions_file, read_questions
 
     if output.exists():
         raise BadInput(f"{output} is there already; remove it or give another --output.")
@@ -29,6 +30,8 @@ def init(corpus: Path, output: Path) -> None:
         documents += 1
         characters += len(document.text)
         tokens += estimate_tokens(document.text)
+    path = questions_file(corpus)
+    questions = read_questions(path, read_documents(corpus)) if path.is_file() else []
     try:
         write_text(output, example_run_file(corpus, output.parent))
     except OSError as error:
@@ -38,8 +41,11 @@ def init(corpus: Path, output: Path) -> None:
         named = ", ".join(f"{count:,} {ending}" for ending, count in others.most_common(5))
         click.echo(f"left out, since only .txt and .md are read: {named}", err=True)
     name = shlex.quote(str(output))
+    if questions:
+        click.echo(f"{len(questions):,} questions to evaluate with, in {path}")
     click.echo(f"wrote {output}; set the endpoint and the budgets in it, then run:")
-    click.echo(f"  smt questions {name}   (before all else, unless you have questions to evaluate with)")
+    if not questions:
+        click.echo(f"  smt questions {name}   (before all else, unless you have questions to evaluate with)")
     click.echo(f"  smt plan {name} && smt generate {name}")
 
 

@@ -41,12 +41,20 @@ def plan(run_file: Path, seconds: int | None) -> None:
     click.echo(plan_text(found, settings))
 
 
-@command("smt generate smt.yaml", "smt generate smt.yaml --method focal_rewrite", "smt generate smt.yaml --shard 1/4")
+@command(
+    "smt generate smt.yaml --preview",
+    "smt generate smt.yaml",
+    "smt generate smt.yaml --method focal_rewrite",
+    "smt generate smt.yaml --shard 1/4",
+)
 @RUN_FILE
 @click.option("--method", "methods", multiple=True, help="only this method of the run file; may be given again")
 @click.option("--retry-failed", is_flag=True, help="ask again what the backend refused before")
 @click.option("--shard", metavar="I/N", callback=_shard, help="only the i-th of n shards of the documents, e.g. 1/4")
-def generate(run_file: Path, methods: tuple[str, ...], retry_failed: bool, shard: tuple[int, int] | None) -> None:
+@click.option("--preview", is_flag=True, help="one round of each method on two documents, printed and kept")
+def generate(
+    run_file: Path, methods: tuple[str, ...], retry_failed: bool, shard: tuple[int, int] | None, preview: bool
+) -> None:
     """Ask the backend until every budget is met, and write records.
 
     Run it again to go on after a stop, or after raising a budget: what is paid for is never asked again.
@@ -54,7 +62,23 @@ def generate(run_file: Path, methods: tuple[str, ...], retry_failed: bool, shard
     from smt_plugin.generation.generate import backend_of
 
     settings = read_run(run_file)
-    _generate(settings, backend_of(settings, shard), only=methods, shard=shard, retry_refused=retry_failed)
+    backend = backend_of(settings, shard)
+    (_preview if preview else _generate)(settings, backend, only=methods, shard=shard, retry_refused=retry_failed)
+
+
+def _preview(settings: Any, backend: Any, **options: Any) -> None:
+    """Print a preview, and exit with status 1 if a method gave no record."""
+    from smt_plugin.generation.preview import preview_run
+
+    summary = stop.run(preview_run(settings, backend, say=click.echo, **options))
+    for name, count in summary.methods.items():
+        click.echo(f"{name:>16}: {count.records:,} records of {count.tokens:,} tokens")
+    for line in (summary.asked_text, *summary.failures_lines):
+        click.echo(line)
+    click.echo("what is paid for is kept: `smt generate` without --preview goes on from it")
+    if missing := [name for name, count in summary.methods.items() if not count.records]:
+        click.echo(f"no usable record: {', '.join(missing)}", err=True)
+        sys.exit(1)
 
 
 def _generate(settings: Any, backend: Any, **options: Any) -> Any:

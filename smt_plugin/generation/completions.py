@@ -6,11 +6,13 @@ server turns out to have cut prompts or repeated itself.
 """
 
 import asyncio
+import random
 import sqlite3
 import time
 import zlib
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,9 @@ CREATE INDEX IF NOT EXISTS completions_of_document ON completions (doc_id, compl
 """
 # The higher levels take half as long again to save another 3 % of such short texts.
 _COMPRESSION_LEVEL = 1
+# Looks at a store that is being written, 50 ms apart, and a prime above any number of completions.
+_MOST_LOOKS = 40
+_PRIME = 2_147_483_647
 
 
 def completion_key(request: Request, model: str) -> str:
@@ -113,7 +118,7 @@ class CompletionStore:
         except (OSError, sqlite3.OperationalError) as error:
             raise BadInput(f"the run folder {folder} cannot be written ({error}).") from None
         except sqlite3.DatabaseError as error:
-            raise self._explain(error) from None
+            raise _explained(self.path, error) from None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="completions")
         self._waiting: list[tuple[str | Completion, asyncio.Future[Completion | None]]] = []
         self._working: asyncio.Task[None] | None = None
@@ -124,16 +129,7 @@ class CompletionStore:
             row = self._connection.execute(_SELECT, (bytes.fromhex(key),)).fetchone()
             return _from_row(row) if row else None
         except (sqlite3.Error, zlib.error) as error:
-            raise self._explain(error) from None
-
-    def _explain(self, error: Exception) -> Exception:
-        """Return an error of SQLite as one that says what to do."""
-        if isinstance(error, sqlite3.OperationalError):
-            return OSError(f"{self.path} cannot be read or written ({error})")
-        return BadInput(
-            f"{self.path} is not a whole completions store ({error}); save what can be read with "
-            "`sqlite3 FILE .recover`, or move it away."
-        )
+            raise _explained(self.path, error) from None
 
     async def find(self, key: str) -> Completion | None:
         """Return what `get` does, but let other tasks go on while the disk is busy."""
@@ -202,7 +198,7 @@ class CompletionStore:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                raise self._explain(error) from None
+                raise _explained(self.path, error) from None
             raise
         return found
 
@@ -210,7 +206,7 @@ class CompletionStore:
         try:
             return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise self._explain(error) from None
+            raise _explained(self.path, error) from None
 
     def uses(self, model: str) -> dict[str, PromptUse]:
         """Return prompt -> how often it was answered by a model, and at what length."""
@@ -254,6 +250,55 @@ _COLUMNS = (
 )
 _SELECT = f"SELECT {_COLUMNS} FROM completions WHERE key = ?"
 _INSERT = f"INSERT OR REPLACE INTO completions ({_COLUMNS}, created) VALUES ({', '.join('?' * 16)})"
+
+
+def look_up(folder: Path, keys: Collection[str]) -> dict[str, Completion]:
+    """Return the completions of a run folder under some keys, also while another process writes its store.
+
+    Raises:
+        BadInput: there is no store, or it is damaged.
+    """
+    where = f"key IN ({', '.join('?' * len(keys))})"
+    return {found.key: found for found in _look(folder, where, *map(bytes.fromhex, keys))}
+
+
+def look_at_some(folder: Path, method: str, count: int, seed: int) -> list[Completion]:
+    """Return up to `count` completions of a method's prompts, chosen by `seed`; works and raises as `look_up`."""
+    # Products with a prime as modulus differ, so the order is one of chance.
+    factor = random.Random(seed).randrange(1, _PRIME)
+    own = "SELECT rowid FROM completions WHERE substr(prompt, 1, ?) = ?"
+    where = f"rowid IN ({own} ORDER BY rowid * {factor} % {_PRIME} LIMIT {count})"
+    return _look(folder, where, len(method) + 1, f"{method}/")
+
+
+def _look(folder: Path, where: str, *values: Any) -> list[Completion]:
+    """Read a store without SQLite's locks, which its writer holds for as long as it lives."""
+    path = folder / "completions.sqlite"
+    if not path.is_file():
+        raise BadInput(f"nothing is paid for yet in {folder}; run `smt generate RUN.YAML` first.")
+    for looks_left in reversed(range(_MOST_LOOKS)):
+        try:
+            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&vfs=unix-none", uri=True)) as connection:
+                # Nor does it share its memory.
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+                query = f"SELECT {_COLUMNS} FROM completions WHERE {where}"
+                return [_from_row(row) for row in connection.execute(query, values)]
+        except (sqlite3.Error, zlib.error) as error:
+            # What is read while the writer moves pages into the main file may not fit together.
+            if not looks_left:
+                raise _explained(path, error) from None
+            time.sleep(0.05)
+    return []
+
+
+def _explained(path: Path, error: Exception) -> Exception:
+    """Return an error of SQLite as one that says what to do."""
+    if isinstance(error, sqlite3.OperationalError):
+        return OSError(f"{path} cannot be read or written ({error})")
+    return BadInput(
+        f"{path} is not a whole completions store ({error}); save what can be read with `sqlite3 FILE .recover`, or "
+        "move it away."
+    )
 
 
 def _to_row(completion: Completion) -> tuple[Any, ...]:

@@ -322,7 +322,7 @@ async def _run_method(
             ahead = rounds_ahead if taken > 1 else max(rounds_ahead // 8, 1)
             while len(rounds) < min(max(missing, 1), ahead):
                 r = taken + len(rounds)
-                rounds.append(asyncio.create_task(_round(part, method, r, asker)))
+                rounds.append(asyncio.create_task(run_round(part, method, r, asker)))
             records = await rounds.pop(0)
             if taken == 0:
                 reach.tell(part, None if records is None else sum(record.tokens for record in records))
@@ -367,7 +367,7 @@ def _distinct(records: list[Record], texts: set[int]) -> list[Record]:
     return distinct
 
 
-async def _round(part: Document, method: Method, r: int, asker: Asker) -> list[Record] | None:
+async def run_round(part: Document, method: Method, r: int, asker: Asker) -> list[Record] | None:
     """Return a round's records, or None if an answer was deferred; then all was asked that could be."""
     deferred = False
 

@@ -1,19 +1,20 @@
-"""Show random records of a method with the prompts they came from."""
+"""Show random records of a method, or what it has so far, with the prompts they came from."""
 
-import asyncio
 import random
 from collections.abc import Iterator
 from dataclasses import fields
+from typing import Any
 
 from smt_plugin.backends.base import MAX_ATTEMPTS, Request
 from smt_plugin.config import RunFile
 from smt_plugin.control_tokens import defuse
-from smt_plugin.corpus import comparable, read_documents, split_document
+from smt_plugin.corpus import Document, comparable, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import read_jsonl
-from smt_plugin.generation.completions import CompletionStore, completion_key
+from smt_plugin.generation.completions import Completion, completion_key, look_at_some, look_up
 from smt_plugin.generation.generate import part_tokens_of, prompts_of
-from smt_plugin.records import Record, check_made, record_files
+from smt_plugin.prompts import Prompts
+from smt_plugin.records import Record, check_made, generated_folders, record_files
 
 _SHORT = 1000  # characters of a document that are shown in any case
 # A text must not steer the terminal.
@@ -25,53 +26,104 @@ def show_records(
 ) -> Iterator[str]:
     """Yield `count` random records of a method as text: provenance, the prompt's user message, the record.
 
+    Before the first records are written, random completions of the method's prompts take their place, rejected ones
+    among them. `smt generate` may be running.
+
     Args:
         full: show the document in the prompt, too; else its length stands in its place, unless it is short.
 
     Raises:
-        BadInput: the method has no records, or its corpus has changed since.
+        BadInput: the method has neither records nor completions, or its corpus has changed since.
     """
     check_made(run_file.run, method, run_file.methods, f"give one of them: {', '.join(run_file.methods)}")
+    prompts = prompts_of(run_file)
+    folders = generated_folders(run_file.run, all_shards=False)
+    if not any((folder / "records" / f"{method}.jsonl").is_file() for folder in folders):
+        seed = random.randrange(1 << 30) if seed is None else seed
+        found = [pair for each in folders for pair in ((each, c) for c in look_at_some(each, method, count, seed))]
+        if not found:
+            raise BadInput(f"no completion of {method} is in {run_file.run} yet; run `smt generate RUN.YAML` first.")
+        yield f"{method} has no records yet; of what is paid for so far:\n"
+        chosen = random.Random(seed).sample(found, min(count, len(found)))
+        documents = _documents(run_file, [completion.doc_id for _, completion in chosen])
+        for folder, completion in chosen:
+            parts = _parts(documents, completion.doc_id, part_tokens_of(run_file, folder))
+            yield shown_completion(completion, parts, prompts, full)
+        return
     files = record_files(run_file.run, method)
     total = sum(1 for file in files for _ in read_jsonl(file))
     if not total:
         raise BadInput(f"{method} has no records in {run_file.run}; `smt generate` says why.")
-    chosen = set(random.Random(seed).sample(range(total), min(count, total)))
-    places = enumerate((file, row) for file in files for _, row in read_jsonl(file))
-    records = [pair for place, pair in places if place in chosen]
+    places = set(random.Random(seed).sample(range(total), min(count, total)))
+    rows = enumerate((file, row) for file in files for _, row in read_jsonl(file))
+    records = [pair for place, pair in rows if place in places]
     for file, record in records:
         if not {field.name for field in fields(Record)} <= record.keys():
             raise BadInput(f"{file} holds a line that is no record; run `smt generate` anew.")
-    wanted = {comparable(record["doc_id"]) for _, record in records}
-    documents = {
-        (comparable(part.id), part.part): part
-        for document in read_documents(run_file.corpus)
-        if comparable(document.id) in wanted
-        for part in split_document(document, part_tokens_of(run_file, files[0].parents[1]))
-    }
-    prompts = prompts_of(run_file)
+    documents = _documents(run_file, [record["doc_id"] for _, record in records])
     for file, record in records:
-        store = CompletionStore(file.parents[1])
-        completion = store.get(record["completions"][0])
-        asyncio.run(store.close())
-        document = documents.get((comparable(record["doc_id"]), record["part"]))
-        if completion is None or document is None:
+        folder = file.parents[1]
+        parts = _parts(documents, record["doc_id"], part_tokens_of(run_file, folder))
+        made_from = [*look_up(folder, record["completions"][:1]).values()]
+        if not made_from or record["part"] >= len(parts):
             raise BadInput(f"record {record['id']} has lost its document or completion; run `smt generate` anew.")
-        messages = prompts.messages(
-            record["prompt"], identity=document.identity, document=document.text.strip(), **completion.variables
-        )
-        sample = completion.sample * MAX_ATTEMPTS + completion.attempt
-        request = Request(messages, completion.sampling, sample, None, "")
-        same = completion_key(request, completion.model) == completion.key
-        changed = "" if same else " (it or its document has changed since the record was made)"
-        prompt, text = messages[-1]["content"], defuse(document.text.strip())
-        if not full and len(text) > _SHORT:
-            prompt = prompt.replace(text, f"[the document, {len(text):,} characters; --full shows it]")
-        body = record["text"] or "\n\n".join(f"{m['role']}: {m['content']}" for m in record["messages"])
-        part = f", part {record['part'] + 1}" if (comparable(record["doc_id"]), 1) in documents else ""
-        yield (
+        part = f", part {record['part'] + 1}" if len(parts) > 1 else ""
+        yield _safe(
             f"=== {method}, document {record['doc_id']}{part}, round {record['round']}, {record['tokens']} tokens, "
             f"{record['model']}, {record['sampling']}\n"
-            f"--- prompt {record['prompt']}{changed}\n{prompt}\n"
-            f"--- record {record['id']}\n{body}\n"
-        ).translate(_CONTROL)
+            f"{_shown_prompt(made_from[0], parts[record['part'] :][:1], prompts, full)}\n"
+            f"--- record {record['id']}\n{shown_record(record)}\n"
+        )
+
+
+def shown_completion(completion: Completion, parts: list[Document], prompts: Prompts, full: bool = False) -> str:
+    """Return a completion as text: where it belongs, what became of it, its prompt, its reply.
+
+    Args:
+        parts: those of its document; empty if that is not there any more.
+    """
+    status = f"{completion.status}, {completion.reason}" if completion.reason else completion.status
+    return _safe(
+        f"=== document {completion.doc_id}, {completion.reply.completion_tokens} tokens, {completion.model}, "
+        f"{completion.sampling}\n"
+        f"{_shown_prompt(completion, parts, prompts, full)}\n"
+        f"--- reply ({status})\n{completion.reply.text}\n"
+    )
+
+
+def shown_record(record: dict[str, Any]) -> str:
+    """Return the text of a record, or its messages with their roles."""
+    return record["text"] or "\n\n".join(f"{m['role']}: {m['content']}" for m in record["messages"])
+
+
+def _documents(run_file: RunFile, ids: list[str]) -> dict[str, Document]:
+    wanted = set(map(comparable, ids))
+    found = ((comparable(document.id), document) for document in read_documents(run_file.corpus))
+    return {name: document for name, document in found if name in wanted}
+
+
+def _parts(documents: dict[str, Document], doc_id: str, part_tokens: int) -> list[Document]:
+    document = documents.get(comparable(doc_id))
+    return split_document(document, part_tokens) if document else []
+
+
+def _shown_prompt(completion: Completion, parts: list[Document], prompts: Prompts, full: bool) -> str:
+    """The user's message of a completion's prompt, about the part for which it is the same as was sent, if one is."""
+    shown, note = "(its document is not in the corpus any more)", ""
+    sample = completion.sample * MAX_ATTEMPTS + completion.attempt
+    for part in parts:
+        text = part.text.strip()
+        messages = prompts.messages(completion.prompt, identity=part.identity, document=text, **completion.variables)
+        prompt, safe = messages[-1]["content"], defuse(text)
+        if not full and len(safe) > _SHORT:
+            prompt = prompt.replace(safe, f"[the document, {len(safe):,} characters; --full shows it]")
+        requests = (Request(sent, completion.sampling, sample, None, "") for sent in (messages, messages[1:]))
+        is_same = any(completion_key(request, completion.model) == completion.key for request in requests)
+        shown, note = prompt, "" if is_same else " (it or its document has changed since)"
+        if is_same:
+            break
+    return f"--- prompt {completion.prompt}{note}\n{shown}"
+
+
+def _safe(text: str) -> str:
+    return text.translate(_CONTROL)

@@ -84,19 +84,35 @@ class Summary:
         ]
 
     @property
+    def asked_text(self) -> str:
+        """What was asked and came, as a line."""
+        cached = f" ({self.cache_share:.1%} from the cache)" if self.cache_share is not None else ""
+        thoughts = f" ({self.thought_tokens:,} of them thoughts)" if self.thought_tokens else ""
+        cost = f", {self.money:,.2f} {self.currency}" if self.money is not None else ""
+        return (
+            f"{self.asked:,} completions asked, {self.reused:,} reused; {self.prompt_tokens:,} tokens in{cached}, "
+            f"{self.completion_tokens:,} out{thoughts}, {self.seconds:,.1f} s{cost}"
+        )
+
+    @property
+    def failures_lines(self) -> list[str]:
+        """Why replies could not be used, the ten commonest reasons, a line each."""
+        if not self.failures:
+            return []
+        reasons = Counter(self.failures).most_common(10)
+        return [
+            "replies that could not be used, by reason; the counts above are without them:",
+            *(f"{number:>8,} x {reason}" for reason, number in reasons),
+        ]
+
+    @property
     def text(self) -> str:
         """The summary as a person reads it."""
         lines = [
             f"{name:>16}: {count.tokens:,} of {count.budget:,} tokens in {count.records:,} records"
             for name, count in self.methods.items()
         ]
-        cached = f" ({self.cache_share:.1%} from the cache)" if self.cache_share is not None else ""
-        thoughts = f" ({self.thought_tokens:,} of them thoughts)" if self.thought_tokens else ""
-        cost = f", {self.money:,.2f} {self.currency}" if self.money is not None else ""
-        lines.append(
-            f"{self.asked:,} completions asked, {self.reused:,} reused; {self.prompt_tokens:,} tokens in{cached}, "
-            f"{self.completion_tokens:,} out{thoughts}, {self.seconds:,.1f} s{cost}"
-        )
+        lines.append(self.asked_text)
         if self.cache is not None and self.cache.queried:
             lines.append(
                 f"prefix cache: {self.cache.hit:,} of {self.cache.queried:,} prompt tokens hit, as the servers count; "
@@ -110,9 +126,7 @@ class Summary:
         ]
         if repeated := sum(count.repeated for count in self.methods.values()):
             lines.append(f"{repeated:,} records were dropped: the same text had come before for the same prompt")
-        if self.failures:
-            lines.append("replies that could not be used, by reason; the counts above are without them:")
-            lines += [f"{number:>8,} x {reason}" for reason, number in Counter(self.failures).most_common(10)]
+        lines += self.failures_lines
         if self.losses:
             lines.append("lost on the way, of replies that could be used:")
             lines += [f"{number:>8,} x {what}" for what, number in self.losses.items()]

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from smt_plugin.cli.app import SECTIONS, cli
 from smt_plugin.config import read_run_file
+from smt_plugin.errors import BadInput
 from tests.endpoint import MODEL, Endpoint, serve
 
 GOOD = {
@@ -117,6 +118,21 @@ def test_init_writes_a_run_file_that_names_the_corpus_and_never_overwrites_one(t
     assert (result.returncode, "no/folder.yaml cannot be written" in result.stderr) == (2, True)
 
 
+def test_init_says_which_questions_are_there_and_refuses_bad_ones_before_it_writes(
+    tmp_path: Path, corpus: Path
+) -> None:
+    output, questions = tmp_path / "smt.yaml", corpus / "questions.jsonl"
+    row = {"question_id": "q1", "doc_id": "d1", "question": "Where?", "options": ["here", "there"], "answer": 5}
+    questions.write_text(json.dumps(row) + "\n")
+    result = CliRunner().invoke(cli, ["init", str(corpus), "--output", str(output)])
+    assert isinstance(result.exception, BadInput)
+    assert not output.exists()
+    questions.write_text(json.dumps(row | {"answer": 1}) + "\n")
+    result = CliRunner().invoke(cli, ["init", str(corpus), "--output", str(output)])
+    assert f"1 questions to evaluate with, in {questions}" in result.output
+    assert "smt questions" not in result.output
+
+
 def test_init_in_the_corpus_itself_puts_the_run_folder_beside_it(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.md").write_text("Zwölf Bücher. " * 100)
@@ -131,7 +147,7 @@ def test_a_suggested_command_names_the_run_file(tmp_path: Path, corpus: Path) ->
     write_run_file(tmp_path)
     (tmp_path / "smt.yaml").rename(tmp_path / "my run.yaml")
     result = smt("show", "my run.yaml", "--method", "synthetic_qa", cwd=tmp_path)
-    assert (result.returncode, "run `smt generate 'my run.yaml' --method synthetic_qa` first" in result.stderr) == (
+    assert (result.returncode, "run `smt generate 'my run.yaml'` first" in result.stderr) == (
         2,
         True,
     )

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from unicodedata import normalize
 
@@ -47,9 +49,6 @@ def test_records_are_shown_with_the_prompt_they_came_from_and_the_same_ones_for_
         BadInput, match=r"wrap has no records in .* none of .*`methods`; give one of them: focal_rewrite"
     ):
         list(show_records(run_file, "wrap", 1))
-    (tmp_path / "run" / "records" / "focal_rewrite.jsonl").unlink()
-    with pytest.raises(BadInput, match=r"focal_rewrite\.jsonl does not exist"):
-        list(show_records(run_file, "focal_rewrite", 1))
     (tmp_path / "run" / "records" / "wrap.jsonl").touch()
     with pytest.raises(BadInput, match="wrap has no records in"):
         list(show_records(run_file, "wrap", 1))
@@ -71,3 +70,52 @@ def test_a_record_finds_its_document_though_the_file_name_now_codes_accents_in_a
     )
     (shown,) = show_records(run_file, "synthetic_qa", 1)
     assert "Holm is a town" in shown
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from smt_plugin.backends.base import Reply
+from smt_plugin.generation.completions import Completion, CompletionStore
+
+async def main():
+    store = CompletionStore(Path(sys.argv[1]))
+    for n, status in enumerate(("done", "rejected")):
+        what = (f"{n:032x}", status, "no pairs" * n, "d1", "synthetic_qa/pairs", "hash", "some-model")
+        reply = Reply(f"reply {n}", "stop", 9, 0, 9)
+        await store.put(Completion(*what, {"temperature": 1}, n, 0, {"num_pairs": 8}, reply, 0.1))
+    print("stored", flush=True)
+    sys.stdin.read()
+
+asyncio.run(main())
+"""
+
+
+def test_completions_are_shown_while_another_process_writes_them_and_before_there_are_records(
+    tmp_path: Path, corpus: Path
+) -> None:
+    run_file = RunFile.model_validate(
+        {
+            "run": tmp_path / "run",
+            "corpus": corpus,
+            "backend": {"kind": "microworld"},
+            "methods": {"synthetic_qa": {"tokens": 100}, "wrap": {"tokens": 100}},
+        }
+    )
+    with pytest.raises(BadInput, match="nothing is paid for yet in"):
+        list(show_records(run_file, "synthetic_qa", 1))
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "stored\n"
+        note, *shown = show_records(run_file, "synthetic_qa", 5, seed=1)
+        with pytest.raises(BadInput, match="no completion of wrap is in"):
+            list(show_records(run_file, "wrap", 1))
+        writer.communicate("")
+    assert note.startswith("synthetic_qa has no records yet")
+    assert sorted(text.split("--- reply")[1] for text in shown) == [
+        " (done)\nreply 0\n",
+        " (rejected, no pairs)\nreply 1\n",
+    ]
+    assert all("8 question-answer pairs" in text for text in shown)
+    assert writer.returncode == 0

@@ -1,0 +1,79 @@
+"""One round of each method on a few documents, to be looked at before a run is paid for."""
+
+import time
+from collections.abc import Callable, Collection
+from itertools import groupby, islice
+
+from smt_plugin.backends.base import Backend
+from smt_plugin.config import RunFile
+from smt_plugin.corpus import read_documents, split_document
+from smt_plugin.generation.asker import Asker
+from smt_plugin.generation.completions import CompletionStore
+from smt_plugin.generation.contradictions import Repeated, fitting
+from smt_plugin.generation.generate import in_shard, methods_of, prompts_of, run_round
+from smt_plugin.generation.show import shown_completion, shown_record
+from smt_plugin.generation.summary import MethodCount, Summary
+from smt_plugin.records import shard_folder
+
+DOCUMENTS = 2
+
+
+async def preview_run(
+    run_file: RunFile,
+    backend: Backend,
+    *,
+    only: Collection[str] = (),
+    shard: tuple[int, int] | None = None,
+    retry_refused: bool = False,
+    say: Callable[[str], None],
+) -> Summary:
+    """Ask for the first round of each method on the first documents, and say prompts, replies and records.
+
+    What is paid for is kept: `generate_run` finds it. No records are written.
+
+    Args:
+        only, shard, retry_refused: as for `generate_run`.
+        say: called with each piece of text.
+
+    Returns:
+        What was asked; `methods` count the records that were shown.
+
+    Raises:
+        BadInput, BackendDown: as for `generate_run`.
+    """
+    methods, prompts = methods_of(run_file, only), prompts_of(run_file)
+    own = (document for document in read_documents(run_file.corpus) if in_shard(document, shard))
+    documents = list(islice(own, DOCUMENTS))
+    # Reading on checks every document before anything is spent.
+    summary = Summary({name: MethodCount(0) for name in methods}, len(documents) + sum(1 for _ in own))
+    store = CompletionStore(shard_folder(run_file.run, shard))
+    asker = Asker(backend, store, prompts, summary, retry_refused)
+    started = time.monotonic()
+    try:
+        await backend.start()
+        longest = max((int(getattr(method, "max_tokens", 0)) for method, _ in methods.values()), default=0)
+        part_tokens = fitting(run_file.max_document_tokens, backend.context, longest)
+        parts = {document.id: split_document(document, part_tokens) for document in documents}
+        for name, (method, _) in methods.items():
+            for document in documents:
+                say(f"\n##### {name}, document {document.id}\n")
+                try:
+                    records = await run_round(parts[document.id][0], method, 0, asker) or []
+                except Repeated as error:
+                    say(f"{error}\n")
+                    continue
+                for key, group in groupby(records, key=lambda record: record.completions[0]):
+                    if completion := store.get(key):
+                        say(shown_completion(completion, parts[document.id][:1], prompts))
+                    for record in group:
+                        say(f"--- record of {record.tokens} tokens\n{shown_record(record.to_json())}\n")
+                        summary.methods[name].records += 1
+                        summary.methods[name].tokens += record.tokens
+                if not records:
+                    say("no record: what came could not be used\n")
+    finally:
+        summary.seconds = time.monotonic() - started
+        await asker.close()
+        await backend.close()
+        await store.close()
+    return summary
