@@ -168,8 +168,8 @@ class Repeats:
         if equal >= _MOST_EQUAL and equal >= _EQUAL_SHARE * len(compared):
             self._stopped[request.prompt] = (
                 f"{request.prompt}: the server gave the same text again for {equal} of {len(compared)} other samples "
-                "of a prompt; it has a fixed seed, a cache of replies before it, or temperature 0: turn that off, and "
-                "run the same command again"
+                "of a prompt; it has a fixed seed, a cache of replies before it, temperature 0, or never samples: turn "
+                "that off (see docs/servers.md), and run the same command again"
             )
         return is_equal and request.prompt in self._stopped
 

@@ -21,6 +21,8 @@ _OTHER_MARKS = [
         r"^(?:[-*][ \t]+)?(?=\*\*[^*\n]+\*\*)",
     )
 ]
+# A heading of a number, with nothing below it, tells a writer nothing.
+_NUMBER_ALONE = re.compile(r"\W*(?:strategy)?\W*\d*\W*", re.IGNORECASE)
 # A model that never stops listing must not multiply the calls of its document.
 MAX_STRATEGIES = 30
 # Eight strategies, our guess.
@@ -75,4 +77,7 @@ def parse_strategies(reply: Reply) -> list[str]:
     parts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
     if was_cut(reply) and len(parts) > 1:
         parts.pop()
-    return list(dict.fromkeys(part.strip() for part in parts))[:MAX_STRATEGIES]
+    strategies = list(dict.fromkeys(part.strip() for part in parts if not _NUMBER_ALONE.fullmatch(part)))
+    if not strategies:
+        raise Unparsable("headings without a strategy")
+    return strategies[:MAX_STRATEGIES]

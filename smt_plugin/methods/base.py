@@ -26,6 +26,10 @@ _THINKS = (
 # What is lost of replies that are used.
 _REPLACED = "character that is a control or half a character, a space in its place"
 _CUT_TEXT = "text cut off by max_tokens, kept up to its last whole sentence"
+_LOOP = (
+    "text that ran into max_tokens saying the same over and over, kept up to where that begins; "
+    "a larger model or a lower max_tokens makes fewer of them"
+)
 _CUT_ITEM = "item (a pair, a question) cut off by max_tokens, left out; the whole ones before it are kept"
 
 
@@ -67,20 +71,27 @@ class Ask:
         text = without_thoughts(printable(reply.text))
         if text is None:
             raise Unparsable(_THINKS)
+        # A document may have such lines of its own.
+        if self.parse is parse_text and any(mark not in self.document.text for mark in _ECHO.findall(text)):
+            raise Unparsable("repeats the prompt's own marks, such as <document>")
+        return self.parse(replace(reply, text=text, finish_reason="length" if self._was_cut(reply, text) else "stop"))
+
+    def _was_cut(self, reply: Reply, text: str) -> bool:
         # Some servers say "stop" whatever stopped the model.
         full = reply.completion_tokens >= self.sampling.get("max_tokens", math.inf)
-        cut = full and not _ends_a_sentence(text.strip())
-        return self.parse(replace(reply, text=text, finish_reason="length" if cut else reply.finish_reason))
+        return was_cut(reply) or (full and not _ends_a_sentence(text))
 
     def losses(self, reply: Reply) -> dict[str, int]:
         """Return what -> how many for what a reply that was used has lost on the way."""
         in_json = self.schema is not None
         lost = {_REPLACED: count_unprintable(reply.text, in_json)}
         # All others cannot have been cut.
-        if was_cut(reply) or (in_json and not reply.text.rstrip().endswith(("}", "]", "```"))):
+        if self._was_cut(reply, reply.text) or (in_json and not reply.text.rstrip().endswith(("}", "]", "```"))):
             text = (without_thoughts(printable(reply.text)) or "").strip()
-            whole = _is_whole(text) if in_json else _ends_a_sentence(text)
-            lost[_CUT_ITEM if in_json else _CUT_TEXT] = int(not whole)
+            if in_json:
+                lost[_CUT_ITEM] = int(not _is_whole(text))
+            else:
+                lost |= {_CUT_TEXT: int(not _ends_a_sentence(text)), _LOOP: int(_before_loop(text) != text)}
         return {what: number for what, number in lost.items() if number}
 
     def text_tokens(self, reply: Reply) -> int:
@@ -206,14 +217,29 @@ def was_cut(reply: Reply) -> bool:
     return _CUT.search(reply.finish_reason) is not None
 
 
+# Characters at the end of a text in which the end of its last sentence is looked for: its sign and quotes behind it.
+_LONGEST_END = 100
+_LINE = re.compile(r"\n+")
+# Sentences at the end of a cut text, all of which came before, that make it a loop: a refrain may come twice.
+_FEWEST_REPEATS = 3
+# Lines in which the shipped prompts put what they name.
+_ECHO = re.compile(r"^</?(?:document|strategy|question)>$", re.MULTILINE)
+
+
 def _ends_a_sentence(text: str) -> bool:
-    return any(match.end() == len(text) for match in SENTENCE_END.finditer(text))
+    tail = text[-_LONGEST_END:].rstrip()
+    return any(match.end() == len(tail) for match in SENTENCE_END.finditer(tail))
 
 
 def parse_text(reply: Reply) -> str:
-    """Return a free text; one that ran into `max_tokens` is cut after its last whole sentence."""
+    """Return a free text; one that ran into `max_tokens` is cut after its last whole sentence, or before a loop.
+
+    Raises:
+        Unparsable: it is empty, or was cut before its first sentence ended.
+    """
     text = reply.text.strip()
     if was_cut(reply):
+        text = _before_loop(text)
         ends = list(SENTENCE_END.finditer(text))
         if not ends:
             raise Unparsable("cut off by max_tokens before a first sentence ended")
@@ -221,6 +247,22 @@ def parse_text(reply: Reply) -> str:
     if not text:
         raise Unparsable("empty reply")
     return text
+
+
+def _before_loop(text: str) -> str:
+    """Return a cut text up to where nothing but sentences and lines that have come before follows, if several do."""
+    ends = {match.end() for match in SENTENCE_END.finditer(text)} | {match.end() for match in _LINE.finditer(text)}
+    seen: set[str] = set()
+    repeats = loop = at = 0
+    for end in sorted(ends):
+        sentence = text[at:end].strip()
+        if sentence in seen:
+            repeats += 1
+        elif sentence:
+            seen.add(sentence)
+            repeats, loop = 0, end
+        at = end
+    return text[:loop] if repeats >= _FEWEST_REPEATS else text
 
 
 def parse_json(reply: Reply, keep_whole: bool = False) -> Any:

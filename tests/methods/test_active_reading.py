@@ -26,6 +26,13 @@ def test_a_reply_without_headings_is_unparsable() -> None:
         parse_strategies(reply("Read it **twice**, then\nwrite 3. of it down."))
 
 
+def test_a_heading_of_a_number_alone_is_no_strategy() -> None:
+    text = "## Strategy 1\n\n## Strategy 2\nTell it backwards.\n## 3.\n## Draw a timeline\n"
+    assert parse_strategies(reply(text)) == ["Strategy 2\nTell it backwards.", "Draw a timeline"]
+    with pytest.raises(Unparsable, match="headings without a strategy"):
+        parse_strategies(reply("##\n### Strategy 1\n\n### Strategy 2\n"))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -90,6 +97,43 @@ def test_a_text_that_was_cut_off_ends_with_the_last_whole_sentence_of_any_script
     for word in ("length", "MAX_TOKENS", "max_tokens", "max_output_tokens", "model_length", "token_limit"):
         assert parse_text(reply(text, word)) == whole
     assert parse_text(reply(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("He left. " + "She had asked for a lamp. " * 9 + "She had", "He left. She had asked for a lamp."),
+        ("He left.\n" + "### The lamp\n\nIt burns.\n\n" * 9 + "### The", "He left.\n### The lamp\n\nIt burns."),
+        ("A ran. B ran. " + "A sat. B sat. B sat. A sat. " * 3 + "A s", "A ran. B ran. A sat. B sat."),
+        ("他走了。" + "灯亮了。" * 9 + "灯", "他走了。灯亮了。"),
+        # A refrain, in the midst or twice at the end, is none.
+        ("Row on. " * 5 + "He rowed. And", "Row on. " * 5 + "He rowed."),
+        ("He rowed. " + "Row on. " * 3 + "And", "He rowed. " + "Row on. " * 2 + "Row on."),
+    ],
+)
+def test_a_text_that_was_cut_off_in_a_loop_ends_where_the_loop_begins(text: str, kept: str) -> None:
+    assert parse_text(reply(text, "length")) == kept
+    assert parse_text(reply(text)) == text.strip()
+
+
+def test_a_text_in_a_loop_is_counted_as_such_whatever_the_server_calls_its_end() -> None:
+    ask = Ask(Document("d", "T", "D"), "wrap/rewrite", {}, {"max_tokens": 100}, 0, parse_text)
+    for word in ("length", "stop"):
+        cut, loop = ask.losses(reply("He left. " + "It burns. " * 9 + "It", word))
+        assert "over and over" in loop
+        (cut,) = ask.losses(reply("He left. It burns. It", word))
+        assert cut == "text cut off by max_tokens, kept up to its last whole sentence"
+        assert not ask.losses(reply("He left. It burns.", word))
+
+
+def test_a_text_that_repeats_the_marks_of_the_prompt_is_unparsable(document: Document) -> None:
+    text = "<strategy>\nRetell it.\n</strategy>\n\nHe left."
+    ask = ActiveReading().text_ask(document, "apply", 0, strategy="Retell it.")
+    with pytest.raises(Unparsable, match="the prompt's own marks"):
+        ask.read(reply(text))
+    # A document may have such lines of its own.
+    about_prompts = ActiveReading().text_ask(Document("d", "T", text), "apply", 0, strategy="Retell it.")
+    assert about_prompts.read(reply(text)) == text
 
 
 def test_a_reply_as_long_as_it_may_be_was_cut_off_if_it_ends_in_the_midst_of_a_sentence() -> None:
