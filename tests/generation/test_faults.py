@@ -24,6 +24,7 @@ import pytest
 from aiohttp import web
 
 from smt_plugin.generation.completions import CompletionStore
+from tests.backends.test_replies import ODD_USAGES
 from tests.endpoint import MODEL, Endpoint, in_thread, mark_of, status
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +137,17 @@ def test_a_full_disk_under_the_records_stops_the_run_and_the_next_goes_on(folder
         assert records(folder / "run") == set()
         assert not full.is_symlink()
         goes_on(folder, endpoint, calm)
+
+
+def test_usable_answers_beside_odd_counts_are_bought_once_and_it_is_told_once(folder: Path, calm: set[str]) -> None:
+    with in_thread(Endpoint()) as endpoint:
+        endpoint.usages = ODD_USAGES
+        write_run_file(folder, endpoint.url)
+        said = finish(start(folder))
+        assert max(Counter(asked(endpoint)).values()) == 1
+        # Those that the budget asks for, give or take what is counted otherwise.
+        assert 0.9 < len(records(folder / "run")) / len(calm) < 1.1
+    assert said.count("\n") == said.count("counts no tokens, or not as they can be") == 1
 
 
 def test_more_requests_than_files_are_allowed_at_first_are_in_flight_at_once(folder: Path) -> None:
