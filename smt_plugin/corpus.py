@@ -38,7 +38,7 @@ class Document(Struct, frozen=True):
     texts and evaluation questions alike name the document.
     """
 
-    id: str = field(name="doc_id")
+    id: Text = field(name="doc_id")
     title: str
     text: Text
     source: str = ""

@@ -63,6 +63,8 @@ def test_identity_names_what_is_known_and_leaves_out_the_rest(meta: dict[str, ob
         ("[1]\n", "line 1: expected a JSON object"),
         ('{"doc_id": "a", "title": "A"}\n', "line 1: object missing required field `text`"),
         ('{"doc_id": "a", "title": "A", "text": " "}\n', r"line 1: .* `str` that is not blank - at `\$\.text`"),
+        ('{"doc_id": "", "title": "A", "text": "x"}\n', r"line 1: .* `str` that is not blank - at `\$\.doc_id`"),
+        ('\n{"doc_id": " \\t", "title": "A", "text": "x"}\n', r"line 2: .* that is not blank - at `\$\.doc_id`"),
         ('{"doc_id": "a", "title": "A", "text": "x"}\n' * 2, "the document id 'a' is given twice"),
         (
             '{"doc_id": "a", "title": "A", "text": "x", "meta": 3}\n',
