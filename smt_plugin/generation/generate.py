@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +20,7 @@ from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import RunFile, parse_tokens
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, naming
 from smt_plugin.files import content_hash, read_json, write_json
 from smt_plugin.generation.asker import Asker
 from smt_plugin.generation.completions import CompletionStore
@@ -69,6 +69,7 @@ async def generate_run(
     Raises:
         BadInput: the run file, the corpus, a prompt or the backend is not as it should be; nothing was asked for then.
         BackendDown: no endpoint answered for too long; what came before is kept.
+        Lost: the run folder was taken away, or cannot be written any more.
     """
     run, price = shard_folder(run_file.run, shard), run_file.price
     methods, prompts = methods_of(run_file, only), prompts_of(run_file)
@@ -97,6 +98,8 @@ async def generate_run(
         store = CompletionStore(run)
         closing.push_async_callback(store.close)
         files = {name: closing.enter_context(_partial_records(run, name)) for name in methods}
+        for file in files.values():
+            store.guard.watch(Path(file.name))
         closing.push_async_callback(backend.close)
         await backend.start()
         longest = max((int(getattr(method, "max_tokens", 0)) for method, _ in methods.values()), default=0)
@@ -181,8 +184,9 @@ async def generate_run(
             await asker.close()
         if not summary.deferred:
             for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
+                with naming(Path(file.name)):
+                    file.flush()
+                    os.fsync(file.fileno())
             for file in files.values():
                 os.replace(file.name, file.name.removesuffix(".partial"))
     on_progress(summary)
@@ -228,9 +232,10 @@ def _partial_records(run: Path, name: str) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise BadInput(f"{path} cannot be written ({error.strerror}); fix the folder's permissions.") from None
     try:
-        with file:
-            yield file
+        yield file
     finally:
+        with suppress(OSError):  # after a full disk, which was told before
+            file.close()
         path.unlink(missing_ok=True)
 
 
@@ -340,7 +345,8 @@ async def _run_method(
                 full = taken > 1 and kept > 0 and tokens + record.tokens / 2 > budget
                 if full:
                     break
-                file.write(orjson.dumps(record.to_json()) + b"\n")
+                with naming(Path(file.name)):
+                    file.write(orjson.dumps(record.to_json()) + b"\n")
                 kept += 1
                 tokens += record.tokens
                 count.tokens += record.tokens

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -133,7 +134,7 @@ def test_a_full_disk_under_the_records_stops_the_run_and_the_next_goes_on(folder
         full.symlink_to("/dev/full")
         said = finish(start(folder), 1)
         assert said.count("\n") == 1
-        assert "No space left on device" in said
+        assert f"No space left on device: '{full}'" in said
         assert records(folder / "run") == set()
         assert not full.is_symlink()
         goes_on(folder, endpoint, calm)
@@ -337,6 +338,35 @@ def test_what_must_not_be_written_is_named_before_anything_is_asked(
         assert endpoint.bodies == []
         finish(start(folder))
         assert records(folder / "run") == calm
+
+
+@pytest.mark.parametrize("lost", ["moved", "deleted", "deleted and made anew", "records deleted", "unwritable"])
+def test_a_run_folder_that_is_lost_while_generating_stops_the_paying(folder: Path, lost: str) -> None:
+    run = folder / "run"
+    endpoint = Endpoint()
+    endpoint.seconds = 0.1
+    with in_thread(endpoint):
+        write_run_file(folder, endpoint.url, tokens=30_000)
+        process = start(folder, before=bound_by_permissions)
+        wait_until(endpoint, 2 * CONCURRENCY)
+        if lost == "moved":
+            run.rename(folder / "elsewhere")
+        elif lost == "unwritable":
+            run.chmod(0o555)
+        else:
+            shutil.rmtree(run / "records" if lost == "records deleted" else run)
+            if lost == "deleted and made anew":
+                run.mkdir()
+        before = len(endpoint.bodies)
+        said = finish(process, 1)
+        # What was in flight, and what was sent while the first of that came back.
+        assert len(endpoint.bodies) - before <= 2 * CONCURRENCY
+        run.chmod(0o755) if lost == "unwritable" else None
+    assert said.count("\n") == 1
+    assert f"{run}" in said
+    assert "is gone or cannot be written any more" in said
+    if lost in ("moved", "deleted"):
+        assert not run.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_named(folder: Path) -> None:
