@@ -1,10 +1,11 @@
+import json
 import os
 from pathlib import Path
 from unicodedata import normalize
 
 import pytest
 
-from smt_plugin.corpus import Document, estimate_tokens, other_files, read_documents, split_document
+from smt_plugin.corpus import Document, SteadyCorpus, estimate_tokens, other_files, read_documents, split_document
 from smt_plugin.errors import BadInput
 
 
@@ -269,3 +270,25 @@ def test_a_long_document_is_split_where_a_sentence_of_its_script_ends(sentence: 
     assert len(parts) > 5
     assert "".join(part.text for part in parts) == text
     assert all(part.text.strip().startswith(sentence[:12]) for part in parts)
+
+
+def test_a_corpus_read_again_is_the_same_to_the_last_document_or_says_which_is_not(tmp_path: Path) -> None:
+    def write(*rows: tuple[str, str]) -> None:
+        lines = (json.dumps({"doc_id": doc_id, "title": "T", "text": text}) for doc_id, text in rows)
+        (tmp_path / "d.jsonl").write_text("\n".join(lines))
+
+    rows = [("a", "One."), ("b", "Two."), ("c", "Three.")]
+    for changed, says in (
+        (rows[:2], "it holds 2 documents and held 3"),
+        ([*rows, ("d", "Four.")], "the document 'd' is not"),
+        ([rows[1], rows[0], rows[2]], "the document 'b' is not"),
+        ([rows[0], ("b", "2."), rows[2]], "the document 'b' is not"),
+        ([rows[0], ("b", " "), rows[2]], "line 2: .* not blank"),
+    ):
+        write(*rows)
+        corpus = SteadyCorpus(tmp_path / "d.jsonl")
+        for _ in range(3):
+            assert [document.id for document in corpus] == ["a", "b", "c"]
+        write(*changed)
+        with pytest.raises(RuntimeError, match=rf"d\.jsonl has changed since this command began: .*{says}"):
+            list(corpus)
