@@ -1,7 +1,11 @@
 """The error that a user can fix, the first line of others, and the import of modules that only an extra installs."""
 
+import errno
 import html
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +27,23 @@ class BadInput(Exception):
 def first_line(error: object) -> str:
     """Return the first line of an error or of its message; of an error without a message, its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the file system name `path` where they name none, and have memory that runs out be such an error.
+
+    Raises:
+        OSError: whatever reading or writing raises; a MemoryError has become one.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from None
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def without_key(text: str, api_key: str | None) -> str:

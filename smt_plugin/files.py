@@ -172,6 +172,34 @@ def content_hash(parts: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
+class Lost(OSError):
+    """What a command writes into was taken away; the message names it."""
+
+
+class Guard:
+    """Tells whether files that are open are still at their paths, in folders that can be written.
+
+    What is written to an open file after it was removed, or its folder, is lost without any error.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[tuple[Path, os.stat_result]] = []
+
+    def watch(self, path: Path) -> None:
+        """Watch a file that was opened at `path`."""
+        self._files.append((path, path.stat()))
+
+    def check(self) -> None:
+        """Raise Lost where a file is not there any more, or another one, or its folder cannot be written."""
+        for path, opened in self._files:
+            try:
+                kept = os.path.samestat(path.stat(), opened) and os.access(path.parent, os.W_OK)
+            except OSError:
+                kept = False
+            if not kept:
+                raise Lost(f"{path} is gone or cannot be written any more; nothing more was asked for")
+
+
 def lock_file(path: Path) -> IO[str]:
     """Hold an exclusive lock on a file that names its owner; the kernel frees it when the process ends."""
     file = path.open("a+")

@@ -20,6 +20,7 @@ from smt_plugin.cli.retrieve import retrieve, tune
 from smt_plugin.cli.signals import stop
 from smt_plugin.cli.train import check, copy_shipped, list_shipped
 from smt_plugin.errors import BadInput
+from smt_plugin.files import Lost
 
 # In the order of the flow.
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
@@ -88,6 +89,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (BackendDown, OSError, sqlite3.Error, RuntimeError) as error:
-        click.echo(f"failed: {error}; what is done is kept, run the same command again to go on", err=True)
+        kept = "" if isinstance(error, Lost) else "; what is done is kept, run the same command again to go on"
+        click.echo(f"failed: {error}{kept}", err=True)
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)

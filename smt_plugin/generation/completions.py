@@ -21,7 +21,7 @@ import orjson
 
 from smt_plugin.backends.base import Reply, Request
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, lock_file
+from smt_plugin.files import Guard, content_hash, lock_file
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
@@ -99,6 +99,9 @@ class PromptUse:
 class CompletionStore:
     """The completions of one run folder, open for one process at a time.
 
+    Attributes:
+        guard: of what must still be there, or no completion is taken: the store's own file, and others that are added.
+
     Raises:
         BadInput: another process has the store open (its pid and host are named), or the folder cannot
             be written.
@@ -115,6 +118,8 @@ class CompletionStore:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(_SCHEMA)
+            self.guard = Guard()
+            self.guard.watch(self.path)
         except (OSError, sqlite3.OperationalError) as error:
             raise BadInput(f"the run folder {folder} cannot be written ({error}).") from None
         except sqlite3.DatabaseError as error:
@@ -144,6 +149,7 @@ class CompletionStore:
 
         Raises:
             OSError: it cannot be written, say because the disk is full; what was stored before is kept.
+            Lost: see `guard`.
         """
         await self._hand_over(completion)
 
@@ -200,6 +206,8 @@ class CompletionStore:
             if isinstance(error, sqlite3.Error):
                 raise _explained(self.path, error) from None
             raise
+        # Afterwards, since a folder that was moved keeps what came.
+        self.guard.check()
         return found
 
     def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:

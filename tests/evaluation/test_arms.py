@@ -63,7 +63,7 @@ def test_one_reply_that_is_a_list_of_parts_and_one_without_content_lose_no_arm(t
     )
     said: list[str] = []
     server = Endpoint()
-    server.counts_tokens = False
+    server.usages = [None]
     server.answer = lambda prompt, count: next(replies) or ""
     with in_thread(server):
         arm = served(tmp_path, server.url)
