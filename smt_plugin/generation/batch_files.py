@@ -59,6 +59,8 @@ class BatchExport:
         """
         if any(self._folder.glob(_GLOB)):
             raise BadInput(f"{self._folder} holds requests already; import their results and remove them first.")
+        for left in self._folder.glob("requests-*.partial"):  # by an export that was killed
+            left.unlink()
 
     async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
         """Write the request, once.

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from smt_plugin import __version__
 from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, lock_file, write_json, write_jsonl
+from smt_plugin.files import content_hash, locked, sweep, whole, write_json, write_jsonl
 from smt_plugin.mixing import manifest
 from smt_plugin.mixing.chooser import TOLERANCE, Choice, Chooser
 from smt_plugin.mixing.lines import record_lines, replay_lines, source_files
@@ -33,7 +33,6 @@ from smt_plugin.mixing.near_duplicates import NearDuplicates, repeats
 from smt_plugin.mixing.ruler import Ruler
 from smt_plugin.mixing.source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, Scratch, Source
 
-_LOCK_FILE = "mix.lock"
 # (Whether it is replay, form) -> the file that such rows go to.
 _FILES = {
     (False, CHAT): manifest.CHAT_FILE,
@@ -74,25 +73,26 @@ def mix_budgets(
     """
     folder = run_folder / "mix"
     scratch = folder / "scratch.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = lock_file(folder / _LOCK_FILE)
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-    except OSError as error:
-        raise BadInput(
-            f"the folder {folder} cannot be written ({error.strerror}); move away a file in its place, or fix its "
-            "permissions."
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_if_empty, folder)
+            stack.enter_context(locked(folder / "mix.lock"))
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+        except OSError as error:
+            raise BadInput(
+                f"the folder {folder} cannot be written ({error.strerror}); move away a file in its place, or fix its "
+                "permissions."
+            ) from None
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         with _many_rows(), ExitStack() as files:
             return _mix(run_folder, settings, seed, drop or {}, folder, scratch, files)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        (folder / _LOCK_FILE).unlink(missing_ok=True)
-        lock.close()
-        with suppress(OSError):  # unless there is a mix in it
-            folder.rmdir()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # there is a mix in it
+        folder.rmdir()
 
 
 @contextmanager
@@ -301,13 +301,14 @@ def _write_files(folder: Path, chosen: list[Choice], prefix: str = "") -> dict[s
     with ThreadPoolExecutor(THREADS) as threads:
         for (is_replay, form), name in _FILES.items():
             path = folder / (prefix + name)
-            before = _removed(path)
+            path.unlink(missing_ok=True)
+            sweep(path)
             drawn = [
                 (choice.source, *choice.of_form(form)) for choice in chosen if choice.source.is_replay == is_replay
             ]
             rows = sum(len(pieces) for _, pieces, _ in drawn)
             if rows:
-                digests[path.name] = threads.submit(_write_rows, path, drawn, before)
+                digests[path.name] = threads.submit(_write_rows, path, drawn)
                 files[path.name] = {
                     "rows": rows,
                     "tokens": sum(int(source.column("piece_tokens")[pieces].sum()) for source, pieces, _ in drawn),
@@ -316,25 +317,8 @@ def _write_files(folder: Path, chosen: list[Choice], prefix: str = "") -> dict[s
         return {name: {**entry, "sha256": digests[name].result()} for name, entry in files.items()}
 
 
-def _removed(path: Path) -> tuple[str, int] | None:
-    """Remove a file; returns its SHA-256 and its date in nanoseconds, None if there was none."""
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_mtime_ns
-    except FileNotFoundError:
-        return None
-    path.unlink()
-    return found
-
-
-def _write_rows(
-    path: Path, drawn: list[tuple[Source, NDArray[np.uint32], NDArray[np.uint64]]], before: tuple[str, int] | None
-) -> str:
-    """Copy rows from the scratch files in shuffled order; returns the file's SHA-256.
-
-    Args:
-        before: SHA-256 and date of the file that was there, which stays the date of one that is the same.
-    """
+def _write_rows(path: Path, drawn: list[tuple[Source, NDArray[np.uint32], NDArray[np.uint64]]]) -> str:
+    """Copy rows from the scratch files in shuffled order; returns the file's SHA-256."""
     owner = np.repeat(np.arange(len(drawn), dtype=np.uint16), [len(pieces) for _, pieces, _ in drawn])
     sort = np.lexsort(
         (np.concatenate([part for _, part, _ in drawn]), owner, np.concatenate([part for _, _, part in drawn]))
@@ -345,18 +329,11 @@ def _write_rows(
     )
     read = [source.scratch.read for source, _, _ in drawn]
     digest = hashlib.sha256()
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with whole(path) as file:
         for begin in range(0, len(sort), BATCH):
             batch = sort[begin : begin + BATCH]
             places = zip(owner[batch].tolist(), begins[batch].tolist(), sizes[batch].tolist(), strict=True)
             block = b"".join([read[number](place, size) for number, place, size in places])
             digest.update(block)
             file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    if before is not None and before[0] == digest.hexdigest():
-        # By its date it is known that the data that axolotl made of it are still good.
-        os.utime(path, ns=(before[1], before[1]))
     return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -14,7 +13,7 @@ import regex
 from smt_plugin.config import MINILM, RetrievalSettings
 from smt_plugin.corpus import Document, estimate_tokens
 from smt_plugin.errors import BadInput, require, without_key
-from smt_plugin.files import cache_dir, content_hash
+from smt_plugin.files import cache_dir, content_hash, whole_folder
 from smt_plugin.progress import Progress
 from smt_plugin.sentences import SCRIPTS_END
 
@@ -146,13 +145,9 @@ def index_of(
     # Embeddings are normalised, so their inner product is the cosine; the search is exact.
     store = FaissVectorStore(faiss_index=faiss.IndexFlatIP(len(nodes[0].embedding or ())))
     index = VectorStoreIndex(nodes, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=model)
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-    index.storage_context.persist(str(partial))
-    (partial / "probe.json").write_bytes(orjson.dumps(_probe(model, settings)))
-    try:
-        partial.rename(folder)
-    except OSError:  # another process was first
-        shutil.rmtree(partial)
+    with whole_folder(folder) as partial:
+        index.storage_context.persist(str(partial))
+        (partial / "probe.json").write_bytes(orjson.dumps(_probe(model, settings)))
     return index, nodes, len(nodes)
 
 

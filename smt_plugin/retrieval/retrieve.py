@@ -75,6 +75,8 @@ def build_retrieval(
         | ({"proxy_places": places[question]} if question in places else {})
         for question, found in chunks.items()
     )
+    # Without its manifest a file is not whole: so out first, and in last.
+    manifest_path(path).unlink(missing_ok=True)
     write_jsonl(path, rows)
     manifest = {
         "settings": settings.model_dump(),
@@ -108,7 +110,7 @@ def cached_retrieval(
     settings = settings or retrieval_settings(benchmark)
     key = retrieval_key(documents, questions, settings)
     path = cache_dir() / "retrieval" / f"{benchmark}-{key}.jsonl"
-    if not path.is_file():
+    if not path.is_file() or not manifest_path(path).is_file():
         print(f"smt: retrieving for {len(questions)} questions, once, into {path}", file=sys.stderr)
         build_retrieval(documents, questions, path, settings)
         if "torch" in sys.modules:  # or its cache would keep the GPU's memory from the model that is asked next

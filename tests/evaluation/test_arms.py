@@ -252,6 +252,9 @@ def test_an_arm_of_another_model_or_setting_is_outdated_and_a_models_card_or_log
     (model / "debug.log").write_text("x")
     assert outdated([arm]) == []
     os.utime(model / "config.json", (1, 1))
+    assert outdated([arm]) == []
+    (model / "config.json").write_text("[]")
+    os.utime(model / "config.json", (1, 1))
     assert outdated([arm]) == ["base"]
     evaluate([arm], lambda text: None)
     assert outdated([arm]) == []
