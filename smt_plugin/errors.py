@@ -1,11 +1,8 @@
 """The error that a user can fix, the first line of others, and the import of modules that only an extra installs."""
 
-import html
-import json
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from urllib.parse import quote, quote_plus
 
 
 class BadInput(Exception):
@@ -23,15 +20,6 @@ class BadInput(Exception):
 def first_line(error: object) -> str:
     """Return the first line of an error or of its message; of an error without a message, its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def without_key(text: str, api_key: str | None) -> str:
-    """Return a server's words without the API key, which some repeat: as it is, in JSON, in a URL or in HTML."""
-    if api_key:
-        forms = {api_key, json.dumps(api_key)[1:-1], quote(api_key), quote(api_key, safe=""), quote_plus(api_key)}
-        for form in sorted(forms | {html.escape(api_key)}, key=len, reverse=True):
-            text = text.replace(form, "(the API key)")
-    return text
 
 
 def why_no_file(path: Path) -> str:

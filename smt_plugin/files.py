@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import socket
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -190,5 +191,12 @@ def lock_file(path: Path) -> IO[str]:
 
 
 def cache_dir() -> Path:
-    """The folder for what can be made again: `$XDG_CACHE_HOME/smt-plugin`, else `~/.cache/smt-plugin`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smt-plugin"
+    """The folder for what can be made again: `$XDG_CACHE_HOME/smt-plugin`, else `~/.cache/smt-plugin`.
+
+    Raises:
+        BadInput: everybody may write into it, so that what it holds may be anybody's.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smt-plugin"
+    if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH:
+        raise BadInput(f"everybody may write into the cache folder {folder}; look what is in it, then chmod o-w it.")
+    return folder

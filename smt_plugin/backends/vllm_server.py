@@ -188,7 +188,7 @@ class VLLMBackend(OpenAIBackend):
                 if reason is not None:
                     raise RuntimeError(f"before it was healthy, {reason}")
                 try:
-                    async with session.get(f"{url}/health") as response:
+                    async with session.get(f"{url}/health", allow_redirects=False) as response:
                         if response.status == 200:
                             return url
                 except (aiohttp.ClientError, TimeoutError):

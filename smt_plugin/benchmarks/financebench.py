@@ -18,13 +18,15 @@ _BLOBS: dict[str, str | None] = {
     "financebench_document_information.jsonl": "decdfa948630f289d05cc0048417b3b9107cfb9f",
 }
 _QUESTIONS, _INFORMATION = _BLOBS
+# A name is a part of a path, so it must not lead to another folder.
+_FileName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}$)[^/\\\x00-\x1f]*\S[^/\\\x00-\x1f]*$", max_length=200)]
 _KIND = {"10k": "10-K", "10k_annualreport": "annual report", "10q": "10-Q", "8k": "8-K", "earnings": "earnings release"}
 
 
 class _Filing(msgspec.Struct):
     """A line of the document information."""
 
-    doc_name: Text
+    doc_name: _FileName
     company: Text
     doc_type: Text
     doc_period: Annotated[int, msgspec.Meta(ge=1)] | Text  # the fiscal year

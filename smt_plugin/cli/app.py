@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from smt_plugin import __version__
+from smt_plugin import __version__, terminal
 from smt_plugin.backends.base import BackendDown
 from smt_plugin.cli.command import Commands
 from smt_plugin.cli.documents import benchmark, init, questions
@@ -69,6 +69,9 @@ for _commands in SECTIONS.values():
 
 def main() -> None:
     """Run `smt`; each fault is one sentence on stderr; bad input gives exit status 2, a failure 1."""
+    # What is made was paid for, or is made of documents that not everybody may read.
+    os.umask(os.umask(0o077) | 0o077)
+    terminal.protect()
     stop.watch()
     try:
         status: Any = cli.main(standalone_mode=False)

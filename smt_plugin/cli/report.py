@@ -39,7 +39,7 @@ def report(run_file: Path) -> None:
         click.echo(f"not up to date: {results.facts['not up to date']}", err=True)
     sections = sections_of(results)
     path = write_report(results, sections)
-    console = Console(width=max(shutil.get_terminal_size().columns, 80), markup=False)
+    console = Console(width=max(shutil.get_terminal_size().columns, 80), markup=False, color_system=None)
     for shown in sections:
         if shown.rows:
             console.print(table_of(shown, console.width), "")

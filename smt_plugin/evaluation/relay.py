@@ -6,6 +6,7 @@ lm-eval ends where a single request has failed a few times, and keeps nothing of
 import asyncio
 import logging
 import os
+import secrets
 import sqlite3
 import threading
 from collections import Counter
@@ -40,7 +41,8 @@ def relayed(arm: Arm, environment: dict[str, str]) -> Iterator[Arm]:
     counts as unparsed. Answers are kept beside the arm's folder until `forget`.
 
     Args:
-        environment: of its command; proxies are told to leave the relay alone.
+        environment: of its command; proxies are told to leave the relay alone, and the key in it is the relay's own,
+            so that nobody else on this machine can ask at our cost.
 
     Raises:
         BadInput: the server cannot be reached, or refuses the key.
@@ -55,6 +57,7 @@ def relayed(arm: Arm, environment: dict[str, str]) -> Iterator[Arm]:
     with relay.running() as url:
         for name in ("NO_PROXY", "no_proxy"):
             environment[name] = ",".join(filter(None, [environment.get(name), "127.0.0.1"]))
+        environment["OPENAI_API_KEY"] = relay.key
         asked = arm.settings.model_args.replace(f"base_url={address}", f"base_url={url}{_PATH}")
         yield replace(arm, settings=arm.settings.model_copy(update={"model_args": asked}))
     for reason, count in relay.failed.most_common():
@@ -77,6 +80,7 @@ class _Relay:
     """A server of this machine that answers as the model's does.
 
     Attributes:
+        key: without it nothing is answered.
         failed: reason -> requests that were given up.
         error: why none is answered any more.
     """
@@ -84,6 +88,7 @@ class _Relay:
     def __init__(self, arm: Arm, endpoint: str) -> None:
         key = os.environ.get("OPENAI_API_KEY") or None
         self._backend = OpenAIBackend([endpoint], arm.model, key, patience=_PATIENCE)
+        self.key = secrets.token_hex(16)
         self._stamp = arm.stamp()
         self._path = _kept_in(arm)
         # How often the same request has come: its samples.
@@ -141,6 +146,8 @@ class _Relay:
             await server.cleanup()
 
     async def _chat(self, request: web.Request) -> web.Response:
+        if not secrets.compare_digest(request.headers.get("Authorization", "").encode(), f"Bearer {self.key}".encode()):
+            raise web.HTTPUnauthorized
         body: dict[str, Any] = orjson.loads(await request.read())
         key = content_hash([[self._stamp, body]])[:32]
         sample = self._asked[key]
