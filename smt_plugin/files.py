@@ -19,7 +19,9 @@ from smt_plugin.errors import BadInput, why_no_file
 Row = TypeVar("Row")
 _NOT_BLANK = r"\S"
 Text = Annotated[str, msgspec.Meta(pattern=_NOT_BLANK)]  # the type of a field that must hold more than white space
-
+# Of a field that becomes a part of a path: no folder, and no longer than file systems take with an ending.
+FILE_NAME = r"^(?!\.{1,2}$)(?=.*\S)[^/\\\x00-\x1f\x7f]{1,200}$(?!\n)"
+_SAID = {_NOT_BLANK: "that is not blank", FILE_NAME: "that is the name of a file"}
 
 # UTF-32 first, whose mark begins with that of UTF-16.
 _WIDE = (
@@ -109,7 +111,9 @@ def as_row(value: Any, kind: type[Row], where: str) -> Row:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        what = str(error).replace(f"matching regex {_NOT_BLANK!r}", "that is not blank")
+        what = str(error)
+        for pattern, said in _SAID.items():
+            what = what.replace(f"matching regex {pattern!r}", said)
         raise BadInput(f"{where}: {what[0].lower()}{what[1:]}.") from None
 
 

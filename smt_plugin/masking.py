@@ -37,11 +37,11 @@ _PATTERNS = [
     # `api_key=...`; `"password": "..."`, but not a key of a run file before what is wrong with it; `--api-key ...`
     (rf"(?<![\w.-])({_NAME}=[\"']?)[^\s,;&\"'()]+", rf"\1{_HIDDEN}"),
     (rf"(?<![\w.-])({_NAME}[\"']?\s*:\s*[\"'])[^\s\"']+", rf"\1{_HIDDEN}"),
-    (rf"(?<![\w.-])((?:{_NAME}:|--{_NAME})\s+)(?=\S*\d)[^\s,;&\"'()-][^\s,;&\"'()]{{5,}}", rf"\1{_HIDDEN}"),
-    (r"\b((?:Bearer|Basic)\s+)(?=\S*\d)[\w.~+/=-]{8,}", rf"\1{_HIDDEN}"),
+    (rf"(?<![\w.-])((?:{_NAME}:|--{_NAME})\s+)(?=\S{{0,200}}\d)[^\s,;&\"'()-][^\s,;&\"'()]{{5,}}", rf"\1{_HIDDEN}"),
+    (r"\b((?:Bearer|Basic)\s+)(?=\S{0,200}\d)[\w.~+/=-]{8,}", rf"\1{_HIDDEN}"),
     # Keys that are known by their form: OpenAI's and the like, Hugging Face, GitHub, GitLab, Slack, AWS, Google, JWT.
     (
-        r"\b(?:[sprk]k-(?=\S*\d)[\w-]{16,}|hf_[A-Za-z0-9]{16,}|gh[a-z]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|"
+        r"\b(?:[sprk]k-(?=\S{0,200}\d)[\w-]{16,}|hf_[A-Za-z0-9]{16,}|gh[a-z]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|"
         r"glpat-[\w-]{16,}|xox[a-z]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)",
         _HIDDEN,
     ),

@@ -139,6 +139,16 @@ def test_forty_thousand_keys_are_looked_through_in_a_moment(tmp_path: Path) -> N
         load_yaml(write(tmp_path, "? [a]\n: 1\n? [a]\n: 2\n"))
 
 
+def test_the_resolved_run_file_holds_no_secret(tmp_path: Path) -> None:
+    text = GOOD.replace("model: m}", "model: m, options: {user_token: SECRET1, note: 'https://me:SECRET2@host/'}}")
+    text += "evaluate: {benchmark: corpus, model: local-completions, model_args: 'n=1,api_key=SECRET3,m=2'}\n"
+    write_resolved(read_run_file(write(tmp_path, text)), tmp_path / "run.yaml")
+    assert "SECRET" not in (tmp_path / "run.yaml").read_text()
+    again = read_run_file(tmp_path / "run.yaml")
+    assert again.evaluate is not None
+    assert again.evaluate.model_args == "n=1,api_key=(a secret),m=2"
+
+
 MERGES = "a0: &a0 {x: 1}\n" + "".join(
     f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}], y{n}: 1}}\n" for n in range(1, 30)
 )

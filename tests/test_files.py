@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from smt_plugin.files import content_hash, read_jsonl, write_json, write_jsonl, write_text
+from smt_plugin.errors import BadInput
+from smt_plugin.files import cache_dir, content_hash, read_jsonl, write_json, write_jsonl, write_text
 
 
 def test_two_processes_that_write_one_file_leave_a_whole_one(tmp_path: Path) -> None:
@@ -42,3 +43,16 @@ def test_a_hash_of_values_is_that_of_their_json_with_sorted_keys() -> None:
     # Completion keys, verdicts' keys and the hash of frozen documents are such; another one would lose them.
     expected = hashlib.sha256(b'{"a":"\xc3\xb6","b":1}["x",null]').hexdigest()
     assert content_hash(iter([{"b": 1, "a": "ö"}, ["x", None]])) == expected
+
+
+def test_a_cache_folder_into_which_everybody_may_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = cache_dir()
+    folder.mkdir()
+    folder.chmod(0o775)
+    assert cache_dir() == folder
+    folder.chmod(0o777)
+    with pytest.raises(BadInput, match=f"everybody may write into the cache folder {folder}; .* chmod o-w"):
+        cache_dir()

@@ -109,6 +109,7 @@ def _go_on(url: str, partial: Path, progress: Progress) -> None:
             while block := response.read(_BLOCK):
                 have += file.write(block)
                 if have > _LARGEST:
+                    partial.unlink()
                     raise BadInput(f"{url} gives more than {decimal(_LARGEST)}")
                 progress.at(have, total)
     if total is not None and have < total:

@@ -10,7 +10,7 @@ from smt_plugin.benchmarks.download import blob_id
 from smt_plugin.benchmarks.official import Data, Official
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require
-from smt_plugin.files import Text, cache_dir, read_rows, write_json
+from smt_plugin.files import FILE_NAME, Text, cache_dir, read_rows, write_json
 from smt_plugin.question import Question, unique
 
 _BLOBS: dict[str, str | None] = {
@@ -18,8 +18,8 @@ _BLOBS: dict[str, str | None] = {
     "financebench_document_information.jsonl": "decdfa948630f289d05cc0048417b3b9107cfb9f",
 }
 _QUESTIONS, _INFORMATION = _BLOBS
-# A name is a part of a path, so it must not lead to another folder.
-_FileName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}$)[^/\\\x00-\x1f]*\S[^/\\\x00-\x1f]*$", max_length=200)]
+# It is a part of a path, which must not lead to another folder.
+_FileName = Annotated[str, msgspec.Meta(pattern=FILE_NAME)]
 _KIND = {"10k": "10-K", "10k_annualreport": "annual report", "10q": "10-Q", "8k": "8-K", "earnings": "earnings release"}
 
 

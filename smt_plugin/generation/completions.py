@@ -44,6 +44,8 @@ CREATE INDEX IF NOT EXISTS completions_of_document ON completions (doc_id, compl
 """
 # The higher levels take half as long again to save another 3 % of such short texts.
 _COMPRESSION_LEVEL = 1
+# Bytes of a text with what its prompt named, unpacked; a reply has fewer by far.
+_LARGEST_BODY = 2**27
 
 
 def completion_key(request: Request, model: str) -> str:
@@ -236,8 +238,11 @@ class CompletionStore:
 
     def all(self) -> Iterator[Completion]:
         """Yield every completion, in the order in which they were stored."""
-        for row in self._connection.execute(f"SELECT {_COLUMNS} FROM completions"):
-            yield _from_row(row)
+        try:
+            for row in self._connection.execute(f"SELECT {_COLUMNS} FROM completions"):
+                yield _from_row(row)
+        except (sqlite3.Error, zlib.error) as error:
+            raise self._explain(error) from None
 
     async def close(self) -> None:
         """Write what is waiting, and let go of the store."""
@@ -279,9 +284,18 @@ def _to_row(completion: Completion) -> tuple[Any, ...]:
     )
 
 
+def _unpacked(body: bytes) -> bytes:
+    """Unpack what `_to_row` packed; raises zlib.error where it is something else, as in a store of somebody else's."""
+    unpacker = zlib.decompressobj()
+    content = unpacker.decompress(body, _LARGEST_BODY)
+    if not unpacker.eof:
+        raise zlib.error(f"not whole, or more than {_LARGEST_BODY:,} bytes")
+    return content
+
+
 def _from_row(row: tuple[Any, ...]) -> Completion:
     key, status, reason, doc_id, prompt, prompt_hash, model, sample, attempt, *of_reply, seconds, body = row
     # Stores of older versions have no thoughts.
-    text, sampling, variables, *thoughts = orjson.loads(zlib.decompress(body))
+    text, sampling, variables, *thoughts = orjson.loads(_unpacked(body))
     what = (key.hex(), status, reason, doc_id, prompt, prompt_hash, model)
     return Completion(*what, sampling, sample, attempt, variables, Reply(text, *of_reply, *thoughts), seconds)

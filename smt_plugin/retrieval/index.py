@@ -74,22 +74,26 @@ def _endpoint_model(settings: RetrievalSettings) -> Any:
     from llama_index.core.embeddings import BaseEmbedding
 
     def read_whole(response: httpx.Response) -> None:
+        """Read an answer here, since httpx knows no limit, and give it what was read."""
+        raw = response.stream
+        assert isinstance(raw, httpx.SyncByteStream)
         try:
-            body = Body(response.headers.get("Content-Encoding"))
-            for block in response.iter_raw():
+            body = Body(response.headers.pop("Content-Encoding", None))
+            for block in raw:
                 body.add(block)
-            # What httpx, which knows no limit, then reads.
             response.stream = httpx.ByteStream(body.content())
         except ValueError as error:
             raise openai.OpenAIError(str(error)) from None
-        response.is_stream_consumed = False
-        response.headers.pop("Content-Encoding", None)
+        finally:
+            raw.close()
+        if response.is_redirect:
+            # To follow it would be to give another server the texts and the key.
+            raise openai.OpenAIError(f"it redirects to {response.headers.get('Location')}; give that address instead")
 
     client = openai.OpenAI(
         base_url=settings.embedding_endpoint,
         api_key=os.environ.get(EMBEDDING_KEY_VARIABLE) or "none",
         max_retries=5,
-        # To follow a redirection would be to give another server the texts and the key.
         http_client=httpx.Client(
             timeout=600,
             headers={"Accept-Encoding": ACCEPTED},
