@@ -140,7 +140,7 @@ def write_text(path: Path, text: str | Iterable[str]) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write rows to `path` and return how many; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     count = 0
     with _whole(path) as file:
         for row in rows:
@@ -155,12 +155,27 @@ def write_json(path: Path, value: Any) -> None:
         file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
 
 
+def private(path: str, flags: int) -> int:
+    """Open a file, as an `opener` of `open`; one that is made so can be read by this user alone.
+
+    What we make was paid for, or is made of documents that not everybody may read.
+    """
+    return os.open(path, flags, 0o600)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that only this user may look into, and those above it that are missing, unless it is there."""
+    for folder in [*reversed(path.parents), path]:
+        if not folder.is_dir():
+            folder.mkdir(0o700, exist_ok=True)
+
+
 @contextmanager
 def _whole(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` at the end; each process has its own, since several may write one path."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        with open(partial, "wb", opener=private) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -179,7 +194,7 @@ def content_hash(parts: Iterable[Any]) -> str:
 
 def lock_file(path: Path) -> IO[str]:
     """Hold an exclusive lock on a file that names its owner; the kernel frees it when the process ends."""
-    file = path.open("a+")
+    file = open(path, "a+", opener=private)  # noqa: SIM115
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

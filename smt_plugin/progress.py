@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
-from smt_plugin.terminal import SafeStream, shown
+from smt_plugin.terminal import SafeStream, shown, unprotected
 
 LOG_EVERY_SECONDS = 15.0
 _UPDATE_EVERY_SECONDS = 0.1
@@ -44,7 +44,7 @@ class Progress:
 
     def __init__(self, what: str, total: float | None = None, say: Callable[[float], str] = count_text) -> None:
         # The bar itself commands the terminal; what is said in it must not.
-        console = Console(file=getattr(sys.stderr, "stream", sys.stderr), force_terminal=sys.stderr.isatty())
+        console = Console(file=unprotected(sys.stderr), force_terminal=sys.stderr.isatty())
         self._live = console.is_interactive
         self._bar = RichProgress(
             BarColumn(20),

@@ -29,7 +29,10 @@ class SafeStream:
 
     def write(self, text: str) -> int:
         """Write a text, and return its length."""
-        self.stream.write(shown(without_secrets(text) if self._hides else text))
+        # Bars of other packages go back to the beginning of their line in this way.
+        again = text[:1] if text.startswith("\r") else ""
+        rest = text.removeprefix(again)
+        self.stream.write(again + shown(without_secrets(rest) if self._hides else rest))
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
@@ -39,6 +42,12 @@ class SafeStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+def unprotected(stream: Any) -> TextIO:
+    """Return the stream in a SafeStream, for what has to command the terminal; any other as it is."""
+    found: TextIO = stream.stream if isinstance(stream, SafeStream) else stream
+    return found
 
 
 def protect() -> None:

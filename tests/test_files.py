@@ -1,4 +1,5 @@
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from smt_plugin.errors import BadInput
-from smt_plugin.files import cache_dir, content_hash, read_jsonl, write_json, write_jsonl, write_text
+from smt_plugin.files import cache_dir, content_hash, lock_file, read_jsonl, write_json, write_jsonl, write_text
 
 
 def test_two_processes_that_write_one_file_leave_a_whole_one(tmp_path: Path) -> None:
@@ -56,3 +57,25 @@ def test_a_cache_folder_into_which_everybody_may_write_is_refused(
     folder.chmod(0o777)
     with pytest.raises(BadInput, match=f"everybody may write into the cache folder {folder}; .* chmod o-w"):
         cache_dir()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_what_is_made_can_be_read_by_its_user_alone(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "value.json", 1)
+        write_jsonl(tmp_path / "one" / "two" / "rows.jsonl", [{}])
+        lock_file(tmp_path / "lock").close()
+    finally:
+        os.umask(before)
+    made = [path for path in tmp_path.rglob("*") if path.stat().st_mode & 0o777 != (0o700 if path.is_dir() else 0o600)]
+    assert made == []
+
+
+def test_a_umask_that_is_stricter_stays(tmp_path: Path) -> None:
+    before = os.umask(0o277)
+    try:
+        write_json(tmp_path / "value.json", 1)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "value.json").stat().st_mode & 0o777 == 0o400

@@ -24,6 +24,7 @@ from smt_plugin.backends.replies import read_reply, reply_of
 from smt_plugin.backends.request_body import NEWER_LIMIT, SCHEMA
 from smt_plugin.errors import BadInput
 from smt_plugin.masking import answer_without_key, without_key
+from smt_plugin.terminal import shown
 
 if TYPE_CHECKING:
     import aiohttp
@@ -286,8 +287,11 @@ class OpenAIBackend:
         return f"endpoint {endpoint} redirects to {target or 'nowhere'}; give that address instead."
 
     def _clean(self, text: str) -> str:
-        """Return a server's words as they may be shown: on one line, without the API key."""
-        return " ".join(without_key(text, self._api_key).split())[:_LONGEST_MESSAGE]
+        """Return a server's words as they may be kept and shown: on one line, without the API key, and not too long.
+
+        They are cut last, or a part of the key might be left.
+        """
+        return shown(" ".join(without_key(text, self._api_key).split()))[:_LONGEST_MESSAGE]
 
     def _without_key(self, reply: Reply) -> Reply:
         """Return a reply as it may be kept."""

@@ -10,7 +10,7 @@ from smt_plugin.benchmarks.download import blob_id
 from smt_plugin.benchmarks.official import Data, Official
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require
-from smt_plugin.files import FILE_NAME, Text, cache_dir, read_rows, write_json
+from smt_plugin.files import FILE_NAME, Text, cache_dir, make_folder, read_rows, write_json
 from smt_plugin.question import Question, unique
 
 _BLOBS: dict[str, str | None] = {
@@ -123,7 +123,7 @@ def _pdf_pages(path: Path) -> list[str]:
         raise BadInput(f"{path} cannot be read as a PDF ({error}); fetch it anew.") from None
     # pdfium ends lines as Windows does.
     pages = [page.replace("\r\n", "\n") for page in pages]
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(kept.parent)
     write_json(kept, pages)
     return pages
 

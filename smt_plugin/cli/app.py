@@ -69,8 +69,6 @@ for _commands in SECTIONS.values():
 
 def main() -> None:
     """Run `smt`; each fault is one sentence on stderr; bad input gives exit status 2, a failure 1."""
-    # What is made was paid for, or is made of documents that not everybody may read.
-    os.umask(os.umask(0o077) | 0o077)
     terminal.protect()
     stop.watch()
     try:

@@ -23,7 +23,7 @@ from smt_plugin.backends.base import BackendDown, Refused, Request
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arms import Arm
-from smt_plugin.files import content_hash
+from smt_plugin.files import content_hash, make_folder, private
 
 log = logging.getLogger(__name__)
 _PATH = "/chat/completions"
@@ -107,7 +107,8 @@ class _Relay:
             async def serve() -> None:
                 try:
                     await self._backend.start()
-                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                    make_folder(self._path.parent)
+                    os.close(private(str(self._path), os.O_CREAT))
                     with closing(sqlite3.connect(self._path, isolation_level=None)) as self._kept:
                         self._kept.execute(
                             "CREATE TABLE IF NOT EXISTS answers (key TEXT, sample INTEGER, body BLOB, "

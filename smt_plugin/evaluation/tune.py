@@ -16,7 +16,7 @@ from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm
 from smt_plugin.evaluation.arms import ready_arms
 from smt_plugin.evaluation.evaluate import evaluate
-from smt_plugin.files import content_hash, read_json, write_json
+from smt_plugin.files import content_hash, make_folder, read_json, write_json
 from smt_plugin.question import Question, spread
 from smt_plugin.retrieval.retrieve import cached_retrieval, read_proxy_places, read_retrieval, recalls
 
@@ -182,7 +182,7 @@ def tune(
         "questions": len(asked),
         "tried": [asdict(trial) for trial in trials.values()],
     }
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     write_json(run / "tune.json", result)
     return result
 

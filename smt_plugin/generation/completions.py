@@ -6,6 +6,7 @@ server turns out to have cut prompts or repeated itself.
 """
 
 import asyncio
+import os
 import sqlite3
 import time
 import zlib
@@ -19,7 +20,7 @@ import orjson
 
 from smt_plugin.backends.base import Reply, Request
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, lock_file
+from smt_plugin.files import content_hash, lock_file, make_folder, private
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
@@ -104,8 +105,9 @@ class CompletionStore:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "completions.sqlite"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._lock = lock_file(folder / "completions.lock")
+            os.close(private(str(self.path), os.O_CREAT))
             self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             # Exclusive locking needs no shared memory, so the write-ahead log works on network folders too.
             self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")

@@ -15,7 +15,7 @@ from smt_plugin.backends.body import ACCEPTED, Body
 from smt_plugin.config import MINILM, RetrievalSettings
 from smt_plugin.corpus import Document, estimate_tokens
 from smt_plugin.errors import BadInput, require
-from smt_plugin.files import cache_dir, content_hash
+from smt_plugin.files import cache_dir, content_hash, make_folder
 from smt_plugin.masking import without_key
 from smt_plugin.progress import Progress
 from smt_plugin.sentences import SCRIPTS_END
@@ -177,6 +177,7 @@ def index_of(
     store = FaissVectorStore(faiss_index=faiss.IndexFlatIP(len(nodes[0].embedding or ())))
     index = VectorStoreIndex(nodes, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=model)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+    make_folder(partial)
     index.storage_context.persist(str(partial))
     (partial / "probe.json").write_bytes(orjson.dumps(_probe(model)))
     try:

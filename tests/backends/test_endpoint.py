@@ -647,7 +647,7 @@ def test_metrics_are_not_fetched_from_where_they_are_redirected_to() -> None:
 def test_a_key_that_a_long_message_of_the_server_is_cut_at_is_shown_to_nobody(before: int) -> None:
     async def echo(request: web.Request) -> web.Response:
         said = request.headers["Authorization"].removeprefix("Bearer ")
-        return web.Response(text=" " * before + said, status=400)
+        return web.Response(text=" " * before + said + "\x1b[2J", status=400)
 
     async def run() -> None:
         async with serve(Endpoint()) as endpoint:
@@ -655,6 +655,7 @@ def test_a_key_that_a_long_message_of_the_server_is_cut_at_is_shown_to_nobody(be
             with pytest.raises(Refused) as caught:
                 await ask(OpenAIBackend([endpoint.url], MODEL, api_key="very-secret-key-of-mine"), REQUEST)
             assert "very" not in str(caught.value)
+            assert str(caught.value).isprintable()
 
     asyncio.run(run())
 
