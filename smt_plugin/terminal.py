@@ -10,6 +10,8 @@ from smt_plugin.masking import without_secrets
 # of Unicode, and halves of surrogate pairs, which a file name may hold.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
+_COLOURS_OFF = "\x1b[0m"
+
 
 def shown(text: str) -> str:
     r"""Return a text with an escape such as `\x1b` for each character by which it could command a terminal."""
@@ -29,8 +31,8 @@ class SafeStream:
 
     def write(self, text: str) -> int:
         """Write a text, and return its length."""
-        # Bars of other packages go back to the beginning of their line in this way.
-        again = text[:1] if text.startswith("\r") else ""
+        # So the bars of other packages go back to the beginning of their line, and colorama says farewell.
+        again = "\r" if text.startswith("\r") else _COLOURS_OFF if text == _COLOURS_OFF else ""
         rest = text.removeprefix(again)
         self.stream.write(again + shown(without_secrets(rest) if self._hides else rest))
         return len(text)

@@ -41,11 +41,13 @@ def test_whatever_is_echoed_printed_or_logged_is_made_safe(monkeypatch: pytest.M
         assert said.replace("\n", "").isprintable()
 
 
-def test_a_bar_of_another_package_still_moves() -> None:
+def test_a_bar_of_another_package_still_moves_and_its_colours_are_reset() -> None:
     stream = io.StringIO()
     for done in range(3):
         SafeStream(stream, hides=True).write(f"\r{done}/2")
-    assert stream.getvalue() == "\r0/2\r1/2\r2/2"
+    SafeStream(stream, hides=True).write("\x1b[0m")
+    SafeStream(stream, hides=True).write("a\x1b[0m")
+    assert stream.getvalue() == "\r0/2\r1/2\r2/2\x1b[0ma\\x1b[0m"
 
 
 class Terminal(io.StringIO):
