@@ -1,15 +1,12 @@
 """The error that a user can fix, the first line of others, and the import of modules that only an extra installs."""
 
 import errno
-import html
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from urllib.parse import quote, quote_plus
 
 
 class BadInput(Exception):
@@ -44,15 +41,6 @@ def naming(path: Path) -> Iterator[None]:
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
-
-
-def without_key(text: str, api_key: str | None) -> str:
-    """Return a server's words without the API key, which some repeat: as it is, in JSON, in a URL or in HTML."""
-    if api_key:
-        forms = {api_key, json.dumps(api_key)[1:-1], quote(api_key), quote(api_key, safe=""), quote_plus(api_key)}
-        for form in sorted(forms | {html.escape(api_key)}, key=len, reverse=True):
-            text = text.replace(form, "(the API key)")
-    return text
 
 
 def why_no_file(path: Path) -> str:

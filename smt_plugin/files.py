@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,9 @@ _PARTIAL = ".partial"
 _LARGE = 1 << 24  # bytes; smaller files are hashed as fast as a hash is looked up
 _SETTLED = 2 * 10**9  # nanoseconds: FAT's clock has the longest ticks, of two seconds
 Text = Annotated[str, msgspec.Meta(pattern=_NOT_BLANK)]  # the type of a field that must hold more than white space
-
+# Of a field that becomes a part of a path: no folder, and no longer than file systems take with an ending.
+FILE_NAME = r"^(?!\.{1,2}$)(?=.*\S)[^/\\\x00-\x1f\x7f]{1,200}$(?!\n)"
+_SAID = {_NOT_BLANK: "that is not blank", FILE_NAME: "that is the name of a file"}
 
 # UTF-32 first, whose mark begins with that of UTF-16.
 _WIDE = (
@@ -115,7 +118,9 @@ def as_row(value: Any, kind: type[Row], where: str) -> Row:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        what = str(error).replace(f"matching regex {_NOT_BLANK!r}", "that is not blank")
+        what = str(error)
+        for pattern, said in _SAID.items():
+            what = what.replace(f"matching regex {pattern!r}", said)
         raise BadInput(f"{where}: {what[0].lower()}{what[1:]}.") from None
 
 
@@ -142,7 +147,7 @@ def write_text(path: Path, text: str | Iterable[str]) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write rows to `path` and return how many; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     count = 0
     with whole(path) as file:
         for row in rows:
@@ -155,6 +160,21 @@ def write_json(path: Path, value: Any) -> None:
     """Write a value to `path`, indented; the file appears whole or not at all."""
     with whole(path) as file:
         file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file, as an `opener` of `open`; one that is made so can be read by this user alone.
+
+    What we make was paid for, or is made of documents that not everybody may read.
+    """
+    return os.open(path, flags, 0o600)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that only this user may look into, and those above it that are missing, unless it is there."""
+    for folder in [*reversed(path.parents), path]:
+        if not folder.is_dir():
+            folder.mkdir(0o700, exist_ok=True)
 
 
 @contextmanager
@@ -178,7 +198,7 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
 
 def _locked_partial(partial: Path) -> IO[bytes]:
     while True:
-        file = partial.open("xb")
+        file = open(partial, "xb", opener=private)  # noqa: SIM115
         with suppress(OSError):  # without locks nothing is ever taken for left behind
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
@@ -191,7 +211,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """A folder that becomes `path` at the end, unless another process was first."""
     sweep(path)
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
-    partial.mkdir(parents=True)
+    make_folder(partial)
     held = os.open(partial, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -235,7 +255,7 @@ def file_hash(path: Path) -> str:
         # What was written only just now might be written to again within one tick of the file system's clock.
         if is_large and time.time_ns() - max(times) > _SETTLED and os.fstat(file.fileno()).st_ctime_ns == times[1]:
             with suppress(OSError):
-                kept.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(kept.parent)
                 write_text(kept, found)
     return found
 
@@ -285,7 +305,7 @@ def lock_file(path: Path) -> IO[str]:
         BadInput: another process holds it.
     """
     while True:
-        file = path.open("a+")
+        file = open(path, "a+", opener=private)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -323,5 +343,12 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def cache_dir() -> Path:
-    """The folder for what can be made again: `$XDG_CACHE_HOME/smt-plugin`, else `~/.cache/smt-plugin`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smt-plugin"
+    """The folder for what can be made again: `$XDG_CACHE_HOME/smt-plugin`, else `~/.cache/smt-plugin`.
+
+    Raises:
+        BadInput: everybody may write into it, so that what it holds may be anybody's.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smt-plugin"
+    if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH:
+        raise BadInput(f"everybody may write into the cache folder {folder}; look what is in it, then chmod o-w it.")
+    return folder

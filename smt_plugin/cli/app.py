@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from smt_plugin import __version__
+from smt_plugin import __version__, terminal
 from smt_plugin.backends.base import BackendDown
 from smt_plugin.cli.command import Commands
 from smt_plugin.cli.documents import benchmark, init, questions
@@ -70,6 +70,7 @@ for _commands in SECTIONS.values():
 
 def main() -> None:
     """Run `smt`; each fault is one sentence on stderr; bad input gives exit status 2, a failure 1."""
+    terminal.protect()
     stop.watch()
     try:
         status: Any = cli.main(standalone_mode=False)

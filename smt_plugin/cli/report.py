@@ -41,7 +41,7 @@ def report(run_file: Path) -> None:
     sections = sections_of(results)
     with locked(settings.run / "report.lock"):
         path, answers = write_report(results, sections), write_answers(results)
-    console = Console(width=max(shutil.get_terminal_size().columns, 80), markup=False)
+    console = Console(width=max(shutil.get_terminal_size().columns, 80), markup=False, color_system=None)
     for shown in sections:
         if shown.rows:
             console.print(table_of(shown, console.width), "")

@@ -17,7 +17,7 @@ from smt_plugin.evaluation.context_window import fit, task_file, window_of
 from smt_plugin.evaluation.judge import API_KEY_VARIABLE, serve
 from smt_plugin.evaluation.lm_eval_link import question_rows
 from smt_plugin.evaluation.relay import forget, relayed
-from smt_plugin.files import locked, read_json, write_json
+from smt_plugin.files import locked, make_folder, read_json, write_json
 from smt_plugin.retrieval.retrieve import cached_retrieval, manifest_path
 
 _CPU_BATCH = "8"  # the samples of one question
@@ -42,7 +42,7 @@ def evaluate(arms: Iterable[Arm], say: Callable[[str], None]) -> None:
         _check_documents(arm, say)
     with ExitStack() as locks:
         for arm in missing:
-            arm.folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(arm.folder.parent)
             locks.enter_context(locked(arm.folder.with_name(f"{arm.folder.name}.lock")))
         _evaluate(arms, say)
 
@@ -56,6 +56,8 @@ def _evaluate(arms: list[Arm], say: Callable[[str], None]) -> None:
         stamp = arm.stamp()
         if arm.folder.exists():
             shutil.rmtree(arm.folder)
+        # lm-eval writes as everybody may read; nobody gets that far.
+        make_folder(arm.folder)
         environment = {"TOKENIZERS_PARALLELISM": "true", **os.environ}
         with relayed(_asking_one_judge(as_run_here(arm), environment), environment) as run:
             status = _run(run.command, environment)

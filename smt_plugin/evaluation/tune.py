@@ -16,7 +16,7 @@ from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm
 from smt_plugin.evaluation.arms import ready_arms
 from smt_plugin.evaluation.evaluate import evaluate
-from smt_plugin.files import content_hash, locked, read_json, write_json
+from smt_plugin.files import content_hash, locked, make_folder, read_json, write_json
 from smt_plugin.question import Question, spread
 from smt_plugin.retrieval.retrieve import cached_retrieval, read_proxy_places, read_retrieval, recalls
 
@@ -167,7 +167,7 @@ def tune(
                 say(trials[name].text)
         return max(trials.values(), key=lambda trial: _rank(trial, settings))
 
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     with locked(run / "tune.lock"):
         base = product(sizes, grid.top_k or defaults.top_k, grid.order or defaults.order)
         best = try_points(_point(settings, *each) for each in base)

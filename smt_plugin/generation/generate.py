@@ -21,7 +21,7 @@ from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import RunFile, parse_tokens
 from smt_plugin.corpus import Document, SteadyCorpus, document_hash, estimate_tokens, split_document
 from smt_plugin.errors import BadInput, naming
-from smt_plugin.files import content_hash, read_json, write_json
+from smt_plugin.files import content_hash, make_folder, private, read_json, write_json
 from smt_plugin.generation.asker import Asker
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import Repeated, fitting
@@ -232,8 +232,8 @@ def _partial_records(run: Path, name: str) -> Iterator[IO[bytes]]:
     """Open the file that becomes `<run>/records/<name>.jsonl` once it is whole, and goes away where it does not."""
     path = run / "records" / f"{name}.jsonl.partial"
     try:
-        path.parent.mkdir(exist_ok=True)
-        file = path.open("wb")
+        make_folder(path.parent)
+        file = open(path, "wb", opener=private)  # noqa: SIM115
     except OSError as error:
         raise BadInput(f"{path} cannot be written ({error.strerror}); fix the folder's permissions.") from None
     try:

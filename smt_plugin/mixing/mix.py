@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from smt_plugin import __version__
 from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, locked, sweep, whole, write_json, write_jsonl
+from smt_plugin.files import content_hash, locked, make_folder, sweep, whole, write_json, write_jsonl
 from smt_plugin.mixing import manifest
 from smt_plugin.mixing.chooser import TOLERANCE, Choice, Chooser
 from smt_plugin.mixing.lines import record_lines, replay_lines, source_files
@@ -75,11 +75,11 @@ def mix_budgets(
     scratch = folder / "scratch.partial"
     with ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             stack.callback(_remove_if_empty, folder)
             stack.enter_context(locked(folder / "mix.lock"))
             shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir()
+            make_folder(scratch)
         except OSError as error:
             raise BadInput(
                 f"the folder {folder} cannot be written ({error.strerror}); move away a file in its place, or fix its "
@@ -237,7 +237,7 @@ def _write_mix(
     folder: Path, chosen: list[Choice], shared: dict[str, Any], settings: MixSection, dropped: Path
 ) -> dict[str, Any]:
     """Write one mix's files and manifest into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files = _write_files(folder, chosen)
     everything = sum(choice.tokens for choice in chosen)
     tokens = sum(choice.tokens for choice in chosen if not choice.source.is_replay)

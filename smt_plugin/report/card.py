@@ -14,6 +14,7 @@ from smt_plugin.errors import BadInput, require
 from smt_plugin.evaluation.arm_results import marker_path, read_marker
 from smt_plugin.evaluation.arms import ARMS, model_hash, split_arm
 from smt_plugin.files import file_hash, read_json, write_text
+from smt_plugin.masking import without_secrets
 from smt_plugin.mixing.manifest import DROPPED_FILE, MANIFEST_FILE, read_manifest
 from smt_plugin.training.shipped import read_config
 from smt_plugin.training.trainings import Training
@@ -21,9 +22,6 @@ from smt_plugin.training.trainings import Training
 # What the card of the trainer says of itself, until somebody edits it.
 _TRAINERS_OWN = "This model card has been generated automatically"
 _MARK = re.compile(r"<!-- written by `smt card`; sha256 of all above: ([0-9a-f]{64}) -->\n$")
-# Of trackers of experiments, mostly, which axolotl's config may name; `//name:password@` in an address.
-_SECRET = re.compile(r"(api_key|secret|password|(auth|access|hub)_token)$", re.IGNORECASE)
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 _PACKAGES = ("axolotl", "torch", "transformers", "peft", "deepspeed")
 
 
@@ -127,17 +125,15 @@ def _config_text(config: dict[str, Any]) -> str:
 
     def shortened(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: shortened(each) for key, each in value.items() if not _SECRET.search(str(key))}
+            return {key: shortened(each) for key, each in value.items()}
         if isinstance(value, list):
             return [shortened(each) for each in value]
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not Path(value).is_absolute():
             return value
-        if not Path(value).is_absolute():
-            return _PASSWORD.sub("", value)
         path = Path(value)
         return str(path.relative_to(run_folder) if path.is_relative_to(run_folder) else path.name)
 
-    return yaml.safe_dump(shortened(config), sort_keys=False, allow_unicode=True, width=110).strip()
+    return yaml.safe_dump(shortened(without_secrets(config)), sort_keys=False, allow_unicode=True, width=110).strip()
 
 
 def _versions(manifest: dict[str, Any]) -> dict[str, str]:

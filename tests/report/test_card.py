@@ -88,6 +88,8 @@ def test_a_card_names_no_key_and_no_password(run: Path) -> None:
     path = run / "axolotl.yaml"
     config = yaml.safe_load(path.read_text())
     config |= {"comet_api_key": "SECRET1", "mlflow_tracking_uri": "https://me:SECRET2@host/x", "wandb_name": "tried"}
+    config |= {"callback": "https://hooks.slack.com/services/T1/B2/SECRET3", "webhook_url": "https://x/SECRET4"}
+    config |= {"report_to_url": "https://host/x?token=SECRET5&n=1", "note": "api_key=SECRET6"}
     path.write_text(yaml.safe_dump(config))
     trained(run)
     text = write_card(Training(run)).read_text()
