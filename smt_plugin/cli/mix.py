@@ -21,6 +21,7 @@ def mix(run_file: Path, drop_leaks: bool, drop_stale: bool) -> None:
     from smt_plugin.mixing.mix import mix_budgets
     from smt_plugin.records import check_made
     from smt_plugin.training.axolotl_config import trained_config, write_axolotl_config
+    from smt_plugin.training.trainings import trainings_of
 
     settings = read_run(run_file)
     section, train = settings.mix, settings.train
@@ -52,7 +53,8 @@ def mix(run_file: Path, drop_leaks: bool, drop_stale: bool) -> None:
         drop = leaks | drop
         click.echo(f"{len(leaks):,} records leak evaluation questions and are left out; {settings.run / 'leaks.jsonl'}")
     ran_dry = False
-    for folder, manifest in mix_budgets(settings.run, section, settings.seed, drop):
+    configs = [training.config for training in trainings_of(settings.run, section.budgets)]
+    for folder, manifest in mix_budgets(settings.run, section, settings.seed, drop, configs):
         path = write_axolotl_config(settings.run, train.config, base_model=train.base_model, mix_folder=folder)
         click.echo(f"{folder}: {manifest['tokens']:,} tokens")
         for name, source in manifest["sources"].items():

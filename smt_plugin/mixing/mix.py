@@ -12,7 +12,7 @@ import gc
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
@@ -52,7 +52,11 @@ def mix_run(
 
 
 def mix_budgets(
-    run_folder: Path, settings: MixSection, seed: int = 0, drop: Mapping[str, str] | None = None
+    run_folder: Path,
+    settings: MixSection,
+    seed: int = 0,
+    drop: Mapping[str, str] | None = None,
+    outdated: Iterable[Path] = (),
 ) -> list[tuple[Path, dict[str, Any]]]:
     """Write a run's mixes and return the folder and the manifest of each, from the smallest budget on.
 
@@ -67,6 +71,7 @@ def mix_budgets(
         settings: of a run file, with the tokenizer set.
         seed: another seed selects and orders otherwise.
         drop: ids of records to leave out -> the reason.
+        outdated: files made from the mixes that are there, which are removed before these are.
 
     Raises:
         BadInput: records, replay or tokenizer are missing or unusable.
@@ -87,7 +92,7 @@ def mix_budgets(
             ) from None
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         with _many_rows(), ExitStack() as files:
-            return _mix(run_folder, settings, seed, drop or {}, folder, scratch, files)
+            return _mix(run_folder, settings, seed, drop or {}, outdated, folder, scratch, files)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -119,6 +124,7 @@ def _mix(
     settings: MixSection,
     seed: int,
     drop: Mapping[str, str],
+    outdated: Iterable[Path],
     folder: Path,
     scratch: Path,
     files: ExitStack,
@@ -175,6 +181,11 @@ def _mix(
             chosen.append(replay_chooser.take(tokens))
         sources.append(replay)
 
+    places = [folder / manifest.budget_name(round(budget)) if settings.budgets else folder for budget in budgets]
+    # Manifests out first, in last: where there is one of these budgets, the files that it names are whole and its own.
+    # A training config goes before them: axolotl would train by it on what it prepared of the earlier mix.
+    for path in [*outdated, *(place / manifest.MANIFEST_FILE for place in places)]:
+        path.unlink(missing_ok=True)
     dropped = write_jsonl(folder / manifest.DROPPED_FILE, (row for source in sources for row in source.dropped_rows()))
     shared = {
         "settings": {**settings.model_dump(mode="json"), "seed": seed},
@@ -186,10 +197,6 @@ def _mix(
     }
     if not dropped:
         (folder / manifest.DROPPED_FILE).unlink()
-    places = [folder / manifest.budget_name(round(budget)) if settings.budgets else folder for budget in budgets]
-    # Manifests out first, in last: where there is one of these budgets, the files that it names are whole and its own.
-    for place in places:
-        (place / manifest.MANIFEST_FILE).unlink(missing_ok=True)
     if not settings.validation_rounds:
         for name in _FILES.values():
             (folder / (manifest.VALIDATION + name)).unlink(missing_ok=True)

@@ -208,3 +208,23 @@ def test_a_method_whose_package_is_not_here_is_told_and_compared_no_further(fold
         f"{name}: it is not known whether its options or prompts have changed: method {name!r} cannot be imported: "
         "ModuleNotFoundError: No module named 'no_such_package'."
     ]
+
+
+def test_a_mix_that_ends_before_its_config_leaves_no_config_of_the_earlier_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object, **options: object) -> Path:
+        raise RuntimeError("killed")
+
+    config, manifest = folder / "run" / "axolotl.yaml", folder / "run" / "mix" / "manifest.json"
+    assert run(folder, "mix").exit_code == 0
+    before = orjson.loads(manifest.read_bytes())["content_hash"]
+    other = {"mix": {"replay_share": 0, "sequence_len": 64}}
+    with monkeypatch.context() as patch:
+        patch.setattr("smt_plugin.training.axolotl_config.write_axolotl_config", killed)
+        assert isinstance(run(folder, "mix", **other).exception, RuntimeError)
+    content = orjson.loads(manifest.read_bytes())["content_hash"]
+    assert content != before
+    assert not config.exists()
+    run(folder, "mix", **other)
+    assert f"prepared/{content[:16]}" in config.read_text()
