@@ -157,7 +157,9 @@ class Place:
                 content: Any = path.read_bytes()
                 if path.name == "generate.json":  # tells of its own call
                     content = json.loads(content)["methods"].keys()
-                elif path.suffix == ".json":
+                elif path.name in ("report.html", "index_store.json"):  # with ids drawn at random
+                    content = None
+                elif path.suffix == ".json" and "index" not in path.parts:
                     content = _without_own(json.loads(content))
                 found[str(path.relative_to(self.work))] = content
         return found
@@ -182,7 +184,7 @@ def check_whole(folder: Path) -> None:
         by_lm_eval = path.parent.name == "model" and path.parent.parent.parent.name in ("results", "retention")
         if by_lm_eval and not (path.parent.parent / "arm.json").is_file():
             continue
-        if path.suffix == ".json":
+        if path.suffix == ".json" and "vector_store" not in path.name:  # faiss's own form
             json.loads(path.read_bytes())
         elif path.suffix == ".jsonl":
             for line in path.read_bytes().splitlines():
@@ -224,7 +226,6 @@ COMMANDS: tuple[tuple[str, ...] | Callable[[Place], None], ...] = (
     ("benchmark", "microworld", "--data", "archive", "--output", "copy"),
     ("cp", "qwen3-8b/full", "my.yaml"),
     ("questions", "own.yaml", "--per-document", "2"),
-    ("generate", "own.yaml"),
     ("batch", "export", "batch.yaml", "requests"),
     Place.work_off,
     ("batch", "import", "batch.yaml", "results.jsonl"),
@@ -233,7 +234,7 @@ COMMANDS: tuple[tuple[str, ...] | Callable[[Place], None], ...] = (
     ("mix", "smt.yaml"),
     ("mix", "smt.yaml", "--drop-leaks"),
     Place.train,
-    ("retrieve", "microworld", "--data", "archive", "--set", "mode=bm25", "--output", "found.jsonl"),
+    ("retrieve", "microworld", "--data", "archive", "--set", "embedding_endpoint=URL", "--output", "found.jsonl"),
     ("tune", "smt.yaml", "--top-k", "2", "--order", "best_first", "--reranker", "none"),
     ("evaluate", "smt.yaml"),
     ("retention", "smt.yaml"),
@@ -254,6 +255,7 @@ def test_fifty_kills_of_each_command_leave_no_half_file_and_a_rerun_ends_as_if_l
         if callable(command):
             command(folder)
             continue
+        command = tuple(word.replace("URL", endpoint.url) for word in command)
         started = time.monotonic()
         folder.keep()
         asked = len(endpoint.bodies)
@@ -291,7 +293,11 @@ def test_fifty_kills_of_each_command_leave_no_half_file_and_a_rerun_ends_as_if_l
             if len(endpoint.bodies) - asked > asked_alone + 2 * len(plan):
                 wrong.append((command, plan, "more was asked again than was under way"))
         assert kills >= len(plans)
-        print(f"{' '.join(command)}: {changes} changes, {kills} kills, {time.monotonic() - started:.0f} s", flush=True)
+        wrong_now = [each for each in wrong if each[0] == command]
+        print(
+            f"{' '.join(command)}: {changes} changes, {kills} kills, {time.monotonic() - started:.0f} s, {wrong_now}",
+            flush=True,
+        )
         folder.put_back()
         runs.smt(*command)
     assert wrong == []
