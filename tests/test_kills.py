@@ -157,6 +157,8 @@ class Place:
                 content: Any = path.read_bytes()
                 if path.name == "generate.json":  # tells of its own call
                     content = json.loads(content)["methods"].keys()
+                elif path.parent.name == "records":  # in order of arrival
+                    content = sorted(content.splitlines())
                 elif path.name in ("report.html", "index_store.json"):  # with ids drawn at random
                     content = None
                 elif path.suffix == ".json" and "index" not in path.parts:
