@@ -240,8 +240,8 @@ def outdated(arms: Iterable[Arm]) -> list[str]:
 def model_hash(model: str | Path) -> str:
     """Hash the files of a model's folder; empty for one by name."""
     folder = Path(model)
-    # A model's card, which `smt card` makes of its results, and a log change no answer.
-    return _files_hash(file for file in _files_in(folder) if file.suffix not in (".md", ".log"))
+    # A model's card, which `smt card` makes of its results, be it half written, and a log change no answer.
+    return _files_hash(file for file in _files_in(folder) if file.suffix not in (".md", ".log", ".partial"))
 
 
 def _inputs_hash(arm: Arm) -> str:

@@ -300,7 +300,7 @@ def test_a_second_process_on_the_run_is_refused_and_the_first_unharmed(folder: P
         first = start(folder)
         wait_until(endpoint, 6)
         said = finish(start(folder), 2)
-        assert f"in use by process {first.pid} on {socket.gethostname()};" in said
+        assert f"in use by process {first.pid} on {socket.gethostname()} (" in said
         assert said.count("\n") == 1
         endpoint.seconds = 0
         finish(first)
