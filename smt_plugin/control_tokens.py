@@ -3,18 +3,34 @@
 import re
 from collections.abc import Iterable
 
-# The families that chat models use: <|im_end|> and the like, also with one bar (Gemma 4) or in brackets (EXAONE), those
-# of Llama 2 and Mistral, of older Gemmas, of DeepSeek, thoughts and tool calls as of Qwen3, and sentence marks.
-_CONTROL = re.compile(
-    r"<(?=[|｜][^\s<>]{1,64}>|[^\s<>|｜]{1,64}[|｜]>)"
+# The families that chat models use. Whatever has bars in angle brackets, <|im_end|> of Qwen, Kimi, Phi, Llama 3 and 4,
+# Granite, Command R, gpt-oss, Jamba and most others, <｜User｜> of DeepSeek and Hunyuan, <|turn> of Gemma 4; [|user|]
+# of EXAONE and BlueLM; <<SYS>> of Llama 2; [INST] and what followed it of Mistral; [gMASK] and <sop> of GLM; marks of
+# sentences, turns, thoughts, tool calls and of the middle that is to be filled in.
+_ANY_CASE = (
+    r"<(?=/?[|｜][^\s<>]{1,64}>|[^\s<>|｜]{1,64}[|｜]>)"
     r"|\[(?=\|[^\s\[\]]{1,64}\|\])"
     r"|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|SYSTEM_PROMPT|MODEL_SETTINGS|ARGS|CALL_ID|THINK"
-    r"|IMG|IMG_BREAK|IMG_END|gMASK)\])"
+    r"|IMG|IMG_BREAK|IMG_END|gMASK|sMASK|UNUSED_TOKEN_\d+|unused\d+|@BOS@)\])"
     r"|<(?=<SYS>>|</SYS>>)"
-    r"|<(?=/?(?:s|bos|eos|pad|unk|mask|start_of_turn|end_of_turn|start_of_image|end_of_image|sop|eop|think|tool_call"
-    r"|tool_response|SPECIAL_\d+|unused\d+|seed:\w+)>)",
-    re.IGNORECASE,
+    r"|<(?=/?(?:s|bos|eos|eod|eot|pad|unk|mask|sep|cls|(?:bos|eos|pad|mask|eop)_token|sop|eop|eoh|eoa|mask:\d+"
+    r"|(?:start|end|beginning)_of_(?:turn|image|audio|speech|video|sentence|text)|(?:image|audio)_soft_token"
+    r"|(?:start|end)_function_(?:call|response|declaration)|think|tool_calls?|tool_responses?|arg_key|arg_value"
+    r"|fim[_-](?:prefix|middle|suffix|pad)|file_sep|endoftext"
+    # Nemotron and Apertus; Gemma; Seed; MiniMax; LongCat; T5 and older Nemotrons; Baichuan; TeleChat.
+    r"|SPECIAL_\d+|unused\d+|seed:\w+|minimax:\w+|longcat_\w+|extra_id_\d+|reserved(?:_token)?_\d+"
+    r"|_(?:start|end|user|bot|system|observation|pad))>)"
 )
+# What in small letters, or with anything else in it, is ordinary text: Mistral's, Kimi's and EXAONE's; Baichuan-M1's;
+# the roles of Ling and Ring; MiniMax's; Falcon's.
+_THIS_CASE = (
+    r"\[(?=(?:PREFIX|MIDDLE|SUFFIX|AUDIO|BEGIN_AUDIO|TRANSCRIBE|BOS|EOS|EOT)\])"
+    r"|<(?=(?:B_U?SYS|B_APE|B_FUNC|B_CODE|[CH]_[QA])>)"
+    r"|<(?=role>\s*(?:HUMAN|SYSTEM|ASSISTANT|OBSERVATION)\s*</role>)"
+    r"|\](?=~!?b[\[\]]|![pd]~\[|<\][a-z ]{1,32}\[>\[)|\[(?=e~\[)"
+    r"|>(?=>(?:TITLE|ABSTRACT|INTRODUCTION|SUMMARY|COMMENT|ANSWER|QUESTION|DOMAIN|PREFIX|SUFFIX|MIDDLE)<<)"
+)
+_CONTROL = re.compile(f"(?i:{_ANY_CASE})|{_THIS_CASE}")
 
 
 def defuse(text: str, special: Iterable[str] = ()) -> str:

@@ -4,6 +4,7 @@ import io
 import math
 import os
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,8 @@ import regex
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from smt_plugin.errors import BadInput, why_no_file
-from smt_plugin.files import Text, as_row, not_utf8, read_jsonl
+from smt_plugin.errors import BadInput, first_line, why_no_file
+from smt_plugin.files import Text, as_row, content_hash, not_utf8, read_jsonl
 from smt_plugin.sentences import SCRIPTS_END
 
 TEXT_SUFFIXES = (".txt", ".md")
@@ -38,7 +39,7 @@ class Document(Struct, frozen=True):
     texts and evaluation questions alike name the document.
     """
 
-    id: str = field(name="doc_id")
+    id: Text = field(name="doc_id")
     title: str
     text: Text
     source: str = ""
@@ -56,6 +57,11 @@ class Document(Struct, frozen=True):
     def to_json(self) -> dict[str, Any]:
         """Return the line of `documents.jsonl` that is read as this document."""
         return {"doc_id": self.id, "title": self.title, "text": self.text, "source": self.source, "meta": self.meta}
+
+
+def document_hash(document: Document) -> str:
+    """16 hexadecimal digits that change when what prompts show of a document, or of a part of one, does."""
+    return content_hash([document.identity, document.text])[:16]
 
 
 def estimate_tokens(text: str) -> float:
@@ -143,6 +149,46 @@ def read_documents(path: Path) -> Iterator[Document]:
         raise BadInput(*problems[:_MOST_LISTED], *(rest if len(problems) > _MOST_LISTED else []))
     if not seen:
         raise BadInput(f"corpus {path} holds no documents; put .txt or .md files or a documents.jsonl there.")
+
+
+class SteadyCorpus:
+    """The documents of a corpus, as `read_documents` gives them, to be read again and again while none changes.
+
+    Raises:
+        RuntimeError: they are not those of the first time; the message names the first that is another.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # Of the first time, eight bytes a document.
+        self._hashes = array("Q")
+        self._is_whole = False
+
+    def __iter__(self) -> Iterator[Document]:
+        count = 0
+        documents = read_documents(self._path)
+        while True:
+            try:
+                document = next(documents)
+            except StopIteration:
+                break
+            except BadInput as error:
+                if self._is_whole:
+                    raise self._changed(first_line(error)) from None
+                raise
+            found = int(content_hash([document.id, document_hash(document)])[:16], 16)
+            if not self._is_whole:
+                self._hashes.append(found)
+            elif self._hashes[count : count + 1] != array("Q", [found]):
+                raise self._changed(f"the document {document.id!r} is not the one that stood there")
+            count += 1
+            yield document
+        if count < len(self._hashes):
+            raise self._changed(f"it holds {count:,} documents and held {len(self._hashes):,}")
+        self._is_whole = True
+
+    def _changed(self, how: str) -> RuntimeError:
+        return RuntimeError(f"the corpus {self._path} has changed since this command began: {how.rstrip('.')}")
 
 
 def other_files(path: Path) -> Counter[str]:

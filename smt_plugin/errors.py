@@ -1,11 +1,12 @@
 """The error that a user can fix, the first line of others, and the import of modules that only an extra installs."""
 
-import html
-import json
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from urllib.parse import quote, quote_plus
 
 
 class BadInput(Exception):
@@ -25,13 +26,21 @@ def first_line(error: object) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def without_key(text: str, api_key: str | None) -> str:
-    """Return a server's words without the API key, which some repeat: as it is, in JSON, in a URL or in HTML."""
-    if api_key:
-        forms = {api_key, json.dumps(api_key)[1:-1], quote(api_key), quote(api_key, safe=""), quote_plus(api_key)}
-        for form in sorted(forms | {html.escape(api_key)}, key=len, reverse=True):
-            text = text.replace(form, "(the API key)")
-    return text
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the file system name `path` where they name none, and have memory that runs out be such an error.
+
+    Raises:
+        OSError: whatever reading or writing raises; a MemoryError has become one.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from None
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def why_no_file(path: Path) -> str:

@@ -4,7 +4,12 @@ import codecs
 import fcntl
 import hashlib
 import os
+import secrets
+import shutil
 import socket
+import stat
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,8 +22,13 @@ from smt_plugin.errors import BadInput, why_no_file
 
 Row = TypeVar("Row")
 _NOT_BLANK = r"\S"
+_PARTIAL = ".partial"
+_LARGE = 1 << 24  # bytes; smaller files are hashed as fast as a hash is looked up
+_SETTLED = 2 * 10**9  # nanoseconds: FAT's clock has the longest ticks, of two seconds
 Text = Annotated[str, msgspec.Meta(pattern=_NOT_BLANK)]  # the type of a field that must hold more than white space
-
+# Of a field that becomes a part of a path: no folder, and no longer than file systems take with an ending.
+FILE_NAME = r"^(?!\.{1,2}$)(?=.*\S)[^/\\\x00-\x1f\x7f]{1,200}$(?!\n)"
+_SAID = {_NOT_BLANK: "that is not blank", FILE_NAME: "that is the name of a file"}
 
 # UTF-32 first, whose mark begins with that of UTF-16.
 _WIDE = (
@@ -108,7 +118,9 @@ def as_row(value: Any, kind: type[Row], where: str) -> Row:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        what = str(error).replace(f"matching regex {_NOT_BLANK!r}", "that is not blank")
+        what = str(error)
+        for pattern, said in _SAID.items():
+            what = what.replace(f"matching regex {pattern!r}", said)
         raise BadInput(f"{where}: {what[0].lower()}{what[1:]}.") from None
 
 
@@ -129,15 +141,15 @@ def read_json(path: Path, writer: str, *keys: str) -> dict[str, Any]:
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:
     """Write a text, or the pieces of one, to `path`; the file appears whole or not at all."""
-    with _whole(path) as file:
+    with whole(path) as file:
         file.writelines(piece.encode() for piece in ([text] if isinstance(text, str) else text))
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write rows to `path` and return how many; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     count = 0
-    with _whole(path) as file:
+    with whole(path) as file:
         for row in rows:
             file.write(orjson.dumps(row) + b"\n")
             count += 1
@@ -146,22 +158,106 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value to `path`, indented; the file appears whole or not at all."""
-    with _whole(path) as file:
+    with whole(path) as file:
         file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
 
 
+def private(path: str, flags: int) -> int:
+    """Open a file, as an `opener` of `open`; one that is made so can be read by this user alone.
+
+    What we make was paid for, or is made of documents that not everybody may read.
+    """
+    return os.open(path, flags, 0o600)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that only this user may look into, and those above it that are missing, unless it is there."""
+    for folder in [*reversed(path.parents), path]:
+        if not folder.is_dir():
+            folder.mkdir(0o700, exist_ok=True)
+
+
 @contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` at the end; each process has its own, since several may write one path."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` at the end; each writer has its own, since several may write one path.
+
+    The writer holds a lock on it, which the kernel frees however it ends: so the next one of this path knows, and
+    removes, what a killed one left.
+    """
+    sweep(path)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
     try:
-        with partial.open("wb") as file:
+        with _locked_partial(partial) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _locked_partial(partial: Path) -> IO[bytes]:
+    while True:
+        file = open(partial, "xb", opener=private)  # noqa: SIM115
+        with suppress(OSError):  # without locks nothing is ever taken for left behind
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # swept away before it was locked
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder that becomes `path` at the end, unless another process was first."""
+    sweep(path)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
+    make_folder(partial)
+    held = os.open(partial, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield partial
+        with suppress(OSError):
+            partial.rename(path)
+    finally:
+        os.close(held)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed writers of `path` left; called where it is written, or not written any more."""
+    for left in path.parent.glob(f"*{_PARTIAL}"):
+        if left.name.startswith(f"{path.name}."):
+            with suppress(OSError):
+                held = os.open(left, os.O_RDONLY if left.is_dir() else os.O_RDWR)
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+                finally:
+                    os.close(held)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256, 64 hexadecimal digits, of a file's content.
+
+    That of a large file is kept in the cache folder under its place, size and times. Among these is the time of its
+    last change, which any writing sets and no program can set back, as a copy or `touch` does with the date.
+    """
+    with path.open("rb") as file:
+        state = os.fstat(file.fileno())
+        times = state.st_mtime_ns, state.st_ctime_ns
+        key = content_hash([[str(path.resolve()), state.st_dev, state.st_ino, state.st_size, *times]])
+        kept = cache_dir() / "hashes" / key
+        is_large = state.st_size >= _LARGE
+        if is_large and kept.is_file():
+            return kept.read_text()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        # What was written only just now might be written to again within one tick of the file system's clock.
+        if is_large and time.time_ns() - max(times) > _SETTLED and os.fstat(file.fileno()).st_ctime_ns == times[1]:
+            with suppress(OSError):
+                make_folder(kept.parent)
+                write_text(kept, found)
+    return found
 
 
 def content_hash(parts: Iterable[Any]) -> str:
@@ -172,16 +268,62 @@ def content_hash(parts: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
+class Lost(OSError):
+    """What a command writes into was taken away; the message names it."""
+
+
+class Guard:
+    """Tells whether files that are open are still at their paths, in folders that can be written.
+
+    What is written to an open file after it was removed, or its folder, is lost without any error.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[tuple[Path, os.stat_result]] = []
+
+    def watch(self, path: Path) -> None:
+        """Watch a file that was opened at `path`."""
+        self._files.append((path, path.stat()))
+
+    def check(self) -> None:
+        """Raise Lost where a file is not there any more, or another one, or its folder cannot be written."""
+        for path, opened in self._files:
+            try:
+                kept = os.path.samestat(path.stat(), opened) and os.access(path.parent, os.W_OK)
+            except OSError:
+                kept = False
+            if not kept:
+                raise Lost(f"{path} is gone or cannot be written any more; nothing more was asked for")
+
+
 def lock_file(path: Path) -> IO[str]:
-    """Hold an exclusive lock on a file that names its owner; the kernel frees it when the process ends."""
-    file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip() or "another process"
+    """Hold an exclusive lock on a file that names its owner; the kernel frees it when the process ends.
+
+    Where the file system has no locks, that is said on standard error, and nothing is held.
+
+    Raises:
+        BadInput: another process holds it.
+    """
+    while True:
+        file = open(path, "a+", opener=private)  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            file.close()
+            raise BadInput(f"{path.parent} is in use by {owner} ({path.name}); wait for it or stop it.") from None
+        except OSError as error:
+            print(
+                f"smt: the file system of {path.parent} has no locks ({error.strerror}): let no two commands write "
+                "into it at once",
+                file=sys.stderr,
+            )
+            return file
+        # Its owner may have removed it just before.
+        if path.is_file() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            break
         file.close()
-        raise BadInput(f"the run folder {path.parent} is in use by {owner}; wait for it or stop it.") from None
     file.seek(0)
     file.truncate()
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -189,6 +331,24 @@ def lock_file(path: Path) -> IO[str]:
     return file
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock `path` meanwhile, and remove it at the end; see `lock_file`."""
+    file = lock_file(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
 def cache_dir() -> Path:
-    """The folder for what can be made again: `$XDG_CACHE_HOME/smt-plugin`, else `~/.cache/smt-plugin`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smt-plugin"
+    """The folder for what can be made again: `$XDG_CACHE_HOME/smt-plugin`, else `~/.cache/smt-plugin`.
+
+    Raises:
+        BadInput: everybody may write into it, so that what it holds may be anybody's.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smt-plugin"
+    if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH:
+        raise BadInput(f"everybody may write into the cache folder {folder}; look what is in it, then chmod o-w it.")
+    return folder

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
+from smt_plugin.terminal import SafeStream, shown, unprotected
+
 LOG_EVERY_SECONDS = 15.0
 _UPDATE_EVERY_SECONDS = 0.1
 # Rate and time left are those of so many last seconds: what a resumed run reuses comes fast and says nothing.
@@ -41,7 +43,8 @@ class Progress:
     """
 
     def __init__(self, what: str, total: float | None = None, say: Callable[[float], str] = count_text) -> None:
-        console = Console(stderr=True, force_terminal=sys.stderr.isatty())
+        # The bar itself commands the terminal; what is said in it must not.
+        console = Console(file=unprotected(sys.stderr), force_terminal=sys.stderr.isatty())
         self._live = console.is_interactive
         self._bar = RichProgress(
             BarColumn(20),
@@ -59,6 +62,9 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if self._live:
+            # Until its end the bar prints what others say, above itself, as it comes.
+            sys.stderr = SafeStream(sys.stderr, hides=True)  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,7 +75,7 @@ class Progress:
         for task in self._bar.task_ids:
             self._bar.remove_task(task)
         self._what = what
-        self._task = self._bar.add_task(what, total=total)
+        self._task = self._bar.add_task(shown(what), total=total)
 
     def at(self, done: float, total: float | None = None, text: str | None = None) -> None:
         """Say that `done` are done; cheap, so that it may be called after each.
@@ -91,7 +97,7 @@ class Progress:
         if task.total is not None:
             left = task.time_remaining
             line += ", time left not known yet" if left is None else f", {duration(left)} left"
-        self._bar.update(self._task, description=line)
+        self._bar.update(self._task, description=shown(line))
         if not self._live and now - self._said >= LOG_EVERY_SECONDS:
             self._said = now
             click.echo(line, err=True)

@@ -6,7 +6,9 @@ for the run file, as the help does; the command line puts its path there.
 
 import hashlib
 import re
+import sqlite3
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,7 @@ def shard_folder(run: Path, shard: tuple[int, int] | None) -> Path:
                 "alone takes; `smt plan --probe` and `smt batch` work without shards, in a run folder of their own."
             )
         return run
-    if (run / "records").is_dir():
+    if _is_begun(run):
         raise BadInput(f"{run} was made without shards; go on without `--shard`, or take another run folder.")
     if others - {shard[1]}:
         raise BadInput(f"{run} was made in {others.pop()} shards; keep to that number, or take another run folder.")
@@ -99,9 +101,24 @@ def generated_folders(run: Path, all_shards: bool = True) -> list[Path]:
 
 
 def _shards(run: Path) -> dict[tuple[int, int], Path]:
-    """The folders of a run's shards, by number and how many there are."""
+    """The folders of a run's shards that were begun, by number and how many there are."""
     named = ((_SHARD.fullmatch(path.name), path) for path in (run / "shards").glob("*-of-*"))
-    return {(int(name[1]), int(name[2])): path for name, path in named if name}
+    return {(int(name[1]), int(name[2])): path for name, path in named if name and _is_begun(path)}
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a call of `smt generate` left something in a folder: records, or completions that were paid for."""
+    if any((folder / "records").glob("*.jsonl")):
+        return True
+    store = folder / "completions.sqlite"
+    if not store.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(store, timeout=0)) as connection:
+            return connection.execute("SELECT 1 FROM completions LIMIT 1").fetchone() is not None
+    except sqlite3.Error as error:
+        # Another process may be working in it; a start that was killed may have left it without its table.
+        return "no such table" not in str(error)
 
 
 def check_made(run: Path, method: str, methods: Collection[str], fix: str) -> None:

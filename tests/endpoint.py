@@ -64,7 +64,7 @@ class Endpoint:
         self.faults: dict[int, Callable[[web.Request], Any]] = {}
         self.answer = answer
         self.metrics = ""
-        self.counts_tokens = True
+        self.usages: list[Any] = []  # what is said in turn in place of the counts of tokens
         self.embed = embedding
         self.embedded: list[str] = []
         self.url = ""
@@ -98,11 +98,13 @@ class Endpoint:
         # A model does not say the same again because its server was started anew.
         is_sampled = seed is None and self.answer is answer
         text = self.answer(prompt, f"{self._number}.{sample}" if is_sampled else sample)
-        usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
+        usage: Any = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
+        if self.usages:
+            usage = self.usages[number % len(self.usages)]
         return web.json_response(
             {
                 "choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}],
-                "usage": usage if self.counts_tokens else None,
+                "usage": usage,
             }
         )
 

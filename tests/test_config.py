@@ -9,6 +9,7 @@ from smt_plugin.config import (
     example_run_file,
     load_yaml,
     parse_tokens,
+    parse_yaml,
     read_run_file,
     write_resolved,
 )
@@ -136,6 +137,40 @@ def test_forty_thousand_keys_are_looked_through_in_a_moment(tmp_path: Path) -> N
     assert time.monotonic() - started < 30
     with pytest.raises(BadInput, match=r"not valid YAML \(.*found unhashable key"):
         load_yaml(write(tmp_path, "? [a]\n: 1\n? [a]\n: 2\n"))
+
+
+def test_the_resolved_run_file_holds_no_secret(tmp_path: Path) -> None:
+    text = GOOD.replace("model: m}", "model: m, options: {user_token: SECRET1, note: 'https://me:SECRET2@host/'}}")
+    text += "evaluate: {benchmark: corpus, model: local-completions, model_args: 'n=1,api_key=SECRET3,m=2'}\n"
+    write_resolved(read_run_file(write(tmp_path, text)), tmp_path / "run.yaml")
+    assert "SECRET" not in (tmp_path / "run.yaml").read_text()
+    again = read_run_file(tmp_path / "run.yaml")
+    assert again.evaluate is not None
+    assert again.evaluate.model_args == "n=1,api_key=(a secret),m=2"
+
+
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}], y{n}: 1}}\n" for n in range(1, 30)
+)
+# Their hashes are all 0.
+LIKE_HASHES = "".join(f"{number * (2**61 - 1)}: 1\n" for number in range(40_000))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (MERGES, "it holds more than 100,000 values"),
+        (LIKE_HASHES, "more than 1,000 keys that are no text"),
+        ("- a\n" * 2_000_000, "more than 4,000,000 characters"),
+    ],
+)
+def test_yaml_that_takes_for_ever_is_refused_in_files_and_on_the_command_line(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    with pytest.raises(BadInput, match=rf"smt\.yaml: not valid YAML \(.*{says}"):
+        load_yaml(write(tmp_path, text))
+    with pytest.raises(ValueError, match=says):
+        parse_yaml(text)
 
 
 def test_the_example_and_the_resolved_run_file_read_back(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
+import json
 import os
 from pathlib import Path
 from unicodedata import normalize
 
 import pytest
 
-from smt_plugin.corpus import Document, estimate_tokens, other_files, read_documents, split_document
+from smt_plugin.corpus import Document, SteadyCorpus, estimate_tokens, other_files, read_documents, split_document
 from smt_plugin.errors import BadInput
 
 
@@ -63,6 +64,8 @@ def test_identity_names_what_is_known_and_leaves_out_the_rest(meta: dict[str, ob
         ("[1]\n", "line 1: expected a JSON object"),
         ('{"doc_id": "a", "title": "A"}\n', "line 1: object missing required field `text`"),
         ('{"doc_id": "a", "title": "A", "text": " "}\n', r"line 1: .* `str` that is not blank - at `\$\.text`"),
+        ('{"doc_id": "", "title": "A", "text": "x"}\n', r"line 1: .* `str` that is not blank - at `\$\.doc_id`"),
+        ('\n{"doc_id": " \\t", "title": "A", "text": "x"}\n', r"line 2: .* that is not blank - at `\$\.doc_id`"),
         ('{"doc_id": "a", "title": "A", "text": "x"}\n' * 2, "the document id 'a' is given twice"),
         (
             '{"doc_id": "a", "title": "A", "text": "x", "meta": 3}\n',
@@ -267,3 +270,25 @@ def test_a_long_document_is_split_where_a_sentence_of_its_script_ends(sentence: 
     assert len(parts) > 5
     assert "".join(part.text for part in parts) == text
     assert all(part.text.strip().startswith(sentence[:12]) for part in parts)
+
+
+def test_a_corpus_read_again_is_the_same_to_the_last_document_or_says_which_is_not(tmp_path: Path) -> None:
+    def write(*rows: tuple[str, str]) -> None:
+        lines = (json.dumps({"doc_id": doc_id, "title": "T", "text": text}) for doc_id, text in rows)
+        (tmp_path / "d.jsonl").write_text("\n".join(lines))
+
+    rows = [("a", "One."), ("b", "Two."), ("c", "Three.")]
+    for changed, says in (
+        (rows[:2], "it holds 2 documents and held 3"),
+        ([*rows, ("d", "Four.")], "the document 'd' is not"),
+        ([rows[1], rows[0], rows[2]], "the document 'b' is not"),
+        ([rows[0], ("b", "2."), rows[2]], "the document 'b' is not"),
+        ([rows[0], ("b", " "), rows[2]], "line 2: .* not blank"),
+    ):
+        write(*rows)
+        corpus = SteadyCorpus(tmp_path / "d.jsonl")
+        for _ in range(3):
+            assert [document.id for document in corpus] == ["a", "b", "c"]
+        write(*changed)
+        with pytest.raises(RuntimeError, match=rf"d\.jsonl has changed since this command began: .*{says}"):
+            list(corpus)

@@ -11,7 +11,7 @@ from smt_plugin.cli.app import cli
 from smt_plugin.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES.append(ROOT / "lm_eval_tasks" / "README.md")
 LONGEST_CELL, LONGEST_PARAGRAPH = 250, 650  # characters
 ROWS = {
@@ -77,7 +77,7 @@ def test_the_readmes_examples_render_focal_rewrite(
 
 
 def test_the_readmes_file_map_names_files_that_exist() -> None:
-    flow = (ROOT / "README.md").read_text().split("## Which file does what")[1].split("## Licence")[0]
+    flow = (ROOT / "README.md").read_text().split("## Which file does what")[1].split("## Security")[0]
     names = {name for name in re.findall(r"`([\w/]+(?:\.py|/))`", flow)}
     assert len(names) > 10
     for name in names:

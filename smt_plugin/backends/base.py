@@ -35,7 +35,8 @@ class Request:
 class Reply:
     """What came back; `finish_reason` is `stop`, `length` or another word of the server's, as are the token counts.
 
-    `thought_tokens` are those of `completion_tokens` that went into thoughts which are not in the text.
+    `thought_tokens` are those of `completion_tokens` that went into thoughts which are not in the text. Where a
+    server gave no counts, or none that can be, `is_counted` is false and what stands here was told by length.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Reply:
     cached_tokens: int
     completion_tokens: int
     thought_tokens: int = 0
+    is_counted: bool = field(default=True, compare=False)
 
 
 class Refused(Exception):

@@ -17,13 +17,18 @@ from urllib.request import getproxies, proxy_bypass
 import orjson
 
 from smt_plugin.backends.base import BackendDown, CacheUse, Keep, Refused, Reply, Request, cancel_all
+from smt_plugin.backends.body import ACCEPTED, Body, TooLarge
+from smt_plugin.backends.loose_json import read_body
 from smt_plugin.backends.refusals import TINY_PROMPT, Failure, Refusals
 from smt_plugin.backends.replies import read_reply, reply_of
 from smt_plugin.backends.request_body import NEWER_LIMIT, SCHEMA
-from smt_plugin.errors import BadInput, without_key
+from smt_plugin.errors import BadInput
+from smt_plugin.masking import answer_without_key, without_key
+from smt_plugin.terminal import shown
 
 if TYPE_CHECKING:
     import aiohttp
+    from multidict import CIMultiDictProxy
 
 log = logging.getLogger(__name__)
 # Requests that an endpoint gets at first; a doubling start finds its limit in a few rounds of answers.
@@ -137,7 +142,7 @@ class OpenAIBackend:
         self._endpoints = [_Endpoint(url.rstrip("/"), min(_FIRST_LIMIT, self._most)) for url in endpoints]
         # What prefers which endpoint, the longest unused first.
         self._own: dict[str, _Endpoint] = {}
-        self._headers = {"Content-Type": "application/json"}
+        self._headers = {"Content-Type": "application/json", "Accept-Encoding": ACCEPTED}
         self._api_key = api_key
         if api_key:
             if not (api_key.isascii() and api_key.isprintable()):
@@ -179,8 +184,8 @@ class OpenAIBackend:
         _allow_files(round(self._most * len(self._endpoints)) + _OTHER_FILES)
         self._session = aiohttp.ClientSession(
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=self._timeout, connect=30),
             connector=aiohttp.TCPConnector(limit=0),
+            auto_decompress=False,
         )
         if not self._own_servers:
             for endpoint in self._endpoints:
@@ -228,22 +233,19 @@ class OpenAIBackend:
         """Return what is wrong with an endpoint, as one sentence, or None, and note what it lists without our model."""
         import aiohttp
 
-        assert self._session is not None
         try:
-            async with self._session.get(
-                f"{endpoint.url}/models",
-                timeout=aiohttp.ClientTimeout(total=min(_PROBE_SECONDS, self._timeout)),
-                allow_redirects=False,
-                proxy=endpoint.proxy,
-            ) as response:
-                if 300 <= response.status < 400:
-                    return self._moved(endpoint.url, response.headers.get("Location", ""))
-                if response.status in (401, 403):
-                    return f"endpoint {endpoint.url} refused the API key (status {response.status}); set the right one."
-                # Not every server has this route; then the first completion will tell.
-                if response.status != 200:
-                    return None
-                body = await response.json(content_type=None)
+            seconds = min(_PROBE_SECONDS, self._timeout)
+            status, headers, content = await self._send("GET", f"{endpoint.url}/models", endpoint, timeout=seconds)
+            if 300 <= status < 400:
+                return self._moved(endpoint.url, headers.get("Location", ""))
+            if status in (401, 403):
+                return f"endpoint {endpoint.url} refused the API key (status {status}); set the right one."
+            # Not every server has this route; then the first completion will tell.
+            if status != 200:
+                return None
+            body = read_body(content)
+        except TooLarge as error:
+            return f"endpoint {endpoint.url} cannot be used ({error}); fix the address."
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = self._clean(str(error) or type(error).__name__)
             return f"endpoint {endpoint.url} cannot be reached ({reason}); start the server or fix the address."
@@ -256,13 +258,45 @@ class OpenAIBackend:
         endpoint.other_models = "" if self.model in served else self._clean(", ".join(map(str, served[:5])))
         return None
 
+    async def _send(
+        self, method: str, url: str, endpoint: _Endpoint, data: bytes | None = None, timeout: float | None = None
+    ) -> "tuple[int, CIMultiDictProxy[str], bytes]":
+        """Return status, headers and body of an answer; a redirection is not followed, since the key would go with it.
+
+        Args:
+            timeout: seconds, in place of those of a request.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError: there is none.
+            ValueError: its body is too large, or packed in another way than was asked for.
+        """
+        import aiohttp
+
+        assert self._session is not None
+        limit = aiohttp.ClientTimeout(total=timeout or self._timeout, connect=30)
+        async with self._session.request(
+            method, url, data=data, timeout=limit, allow_redirects=False, proxy=endpoint.proxy
+        ) as response:
+            body = Body(response.headers.get("Content-Encoding"))
+            async for block in response.content.iter_any():
+                body.add(block)
+            return response.status, response.headers, body.content()
+
     def _moved(self, endpoint: str, location: str) -> str:
         target = self._clean(location.removesuffix("/models").removesuffix("/chat/completions"))
         return f"endpoint {endpoint} redirects to {target or 'nowhere'}; give that address instead."
 
     def _clean(self, text: str) -> str:
-        """Return a server's words as they may be shown: on one line, without the API key."""
-        return " ".join(without_key(text, self._api_key).split())[:_LONGEST_MESSAGE]
+        """Return a server's words as they may be kept and shown: on one line, without the API key, and not too long.
+
+        They are cut last, or a part of the key might be left.
+        """
+        return shown(" ".join(without_key(text, self._api_key).split()))[:_LONGEST_MESSAGE]
+
+    def _without_key(self, reply: Reply) -> Reply:
+        """Return a reply as it may be kept."""
+        text, finish_reason = (answer_without_key(each, self._api_key) for each in (reply.text, reply.finish_reason))
+        return replace(reply, text=text, finish_reason=finish_reason)
 
     async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
         """Send one request until it is answered; its place is free for another when `keep` has returned.
@@ -461,17 +495,16 @@ class OpenAIBackend:
         """Read an endpoint's metrics and count what came since the last ones, which stay where none can be read."""
         import aiohttp
 
-        assert self._session is not None
         url = endpoint.url.removesuffix("/v1") + "/metrics"
         with suppress(aiohttp.ClientError, TimeoutError, ValueError, OverflowError):
-            async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=5), proxy=endpoint.proxy) as response:
-                if response.status == 200 and (now := _cache_of_metrics(await response.text())):
-                    last = endpoint.cache or now
-                    if now.queried < last.queried:  # a restarted server counts from zero
-                        last = CacheUse(0, 0, 0)
-                    self._queried += now.queried - last.queried
-                    self._hit += now.hit - last.hit
-                    endpoint.cache = now
+            status, _, content = await self._send("GET", url, endpoint, timeout=5)
+            if status == 200 and (now := _cache_of_metrics(content.decode(errors="replace"))):
+                last = endpoint.cache or now
+                if now.queried < last.queried:  # a restarted server counts from zero
+                    last = CacheUse(0, 0, 0)
+                self._queried += now.queried - last.queried
+                self._hit += now.hit - last.hit
+                endpoint.cache = now
 
     def _grow(self, endpoint: _Endpoint) -> None:
         """Raise the limit after an answer: by one an answer at first, later by one a whole limit of answers."""
@@ -533,41 +566,33 @@ class OpenAIBackend:
         """Return the reply, or why there was none this time."""
         import aiohttp
 
-        assert self._session is not None
         try:
             async with asyncio.timeout(None) as scope:
                 endpoint.under_way.add(scope)
                 try:
-                    async with self._session.post(
-                        f"{endpoint.url}/chat/completions",
-                        data=payload,
-                        allow_redirects=False,
-                        proxy=endpoint.proxy,
-                    ) as response:
-                        content = await response.read()
-                        status = response.status
-                        headers = response.headers
+                    url = f"{endpoint.url}/chat/completions"
+                    status, headers, content = await self._send("POST", url, endpoint, payload)
                 finally:
                     endpoint.under_way.discard(scope)
         except aiohttp.ClientConnectorError as error:
             return Failure(self._clean(str(error)), overloaded=True, counts=False)
         except TimeoutError:
             return Failure("no answer in time", overloaded=True)
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, ValueError) as error:
             return Failure(self._clean(str(error) or type(error).__name__))
         message = ""
         if status == 200:
             body = None
             try:
                 body = read_reply(content)
-                return reply_of(body)
+                return self._without_key(reply_of(body))
             except (ValueError, KeyError, IndexError, TypeError, AttributeError):
                 # Some gateways pass on a refusal under status 200.
                 status = _status_within(body)
                 message = "no OpenAI chat completion: " if status == 200 else ""
         if 300 <= status < 400:
             return Failure(self._moved(endpoint.url, headers.get("Location", "")), status)
-        message += self._clean(content[: 2 * _LONGEST_MESSAGE].decode(errors="replace"))
+        message += self._clean(content.decode(errors="replace"))
         overloaded = status in (402, 429, 503, 529)
         retry_after = _seconds(headers.get("Retry-After"), headers.get("Date"))
         failure = Failure(message, status, retry_after, overloaded, counts=not overloaded)
@@ -702,8 +727,8 @@ def _context_of(models: Any, name: str) -> int | None:
     return next((tokens for tokens in said if isinstance(tokens, int) and tokens > 0), None)
 
 
-_METRIC = re.compile(r"^vllm:(prefix_cache_queries|prefix_cache_hits)(?:_total)?\{[^}]*\} (\S+)$", re.MULTILINE)
-_CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{([^}]*)\}", re.MULTILINE)
+_METRIC = re.compile(r"^vllm:(prefix_cache_queries|prefix_cache_hits)(?:_total)?\{[^}\n]*\} (\S+)$", re.MULTILINE)
+_CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{([^}\n]*)\}", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="(\d+)"')
 
 

@@ -14,6 +14,7 @@ from smt_plugin.backends.base import cancel_all, together
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.server_process import STOP_SECONDS, ServerProcess, free_port, tail
 from smt_plugin.errors import BadInput
+from smt_plugin.files import make_folder, private
 
 log = logging.getLogger(__name__)
 # Settings that published measurements found fastest, by a part of the model's name. Qwen3 30B-A3B: 5,310 output
@@ -170,9 +171,9 @@ class VLLMBackend(OpenAIBackend):
 
     def _log(self, number: int) -> Path:
         """Return the file of a replica's log, emptied."""
-        self._log_folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._log_folder)
         path = self._log_folder / f"vllm-{number}.log"
-        path.write_bytes(b"")
+        open(path, "wb", opener=private).close()
         return path
 
     async def _bring_up(self, number: int) -> str:
@@ -188,7 +189,7 @@ class VLLMBackend(OpenAIBackend):
                 if reason is not None:
                     raise RuntimeError(f"before it was healthy, {reason}")
                 try:
-                    async with session.get(f"{url}/health") as response:
+                    async with session.get(f"{url}/health", allow_redirects=False) as response:
                         if response.status == 200:
                             return url
                 except (aiohttp.ClientError, TimeoutError):

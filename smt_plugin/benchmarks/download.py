@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
+from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from rich.filesize import decimal
 
@@ -20,6 +22,22 @@ ATTEMPTS = 5
 _PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before each further one
 _BLOCK = 1 << 16  # what is lost, at most, where a transfer breaks off
 _SILENCE_SECONDS = 60.0
+_LARGEST = 2**30  # bytes of a file; FinanceBench's largest filing has 20 million
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows to other hosts, as those that keep files have them, but to nothing that is not encrypted.
+
+    No key goes with a download, and what comes is checked.
+    """
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        if urlsplit(newurl).scheme not in {"https", req.type}:
+            raise HTTPError(req.full_url, code, f"it redirects to {newurl}, which is not encrypted", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_open = build_opener(_Redirects).open
 
 
 def download(address: str, files: Mapping[str, str | None], folder: Path) -> None:
@@ -78,7 +96,7 @@ def _go_on(url: str, partial: Path, progress: Progress) -> None:
     """Fetch what `partial` still lacks; all of it if the server knows no ranges."""
     have = partial.stat().st_size if partial.is_file() else 0
     try:
-        response = urlopen(Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=_SILENCE_SECONDS)
+        response = _open(Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=_SILENCE_SECONDS)
     except HTTPError as error:
         if error.code == 416:  # nothing is left to fetch, or another file is there now: the checksum tells
             return
@@ -90,6 +108,9 @@ def _go_on(url: str, partial: Path, progress: Progress) -> None:
         with partial.open("ab" if have else "wb") as file:
             while block := response.read(_BLOCK):
                 have += file.write(block)
+                if have > _LARGEST:
+                    partial.unlink()
+                    raise BadInput(f"{url} gives more than {decimal(_LARGEST)}")
                 progress.at(have, total)
     if total is not None and have < total:
         raise ConnectionError(f"the connection broke off after {have:,} of {total:,} bytes")

@@ -10,7 +10,7 @@ from smt_plugin.benchmarks.download import blob_id
 from smt_plugin.benchmarks.official import Data, Official
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require
-from smt_plugin.files import Text, cache_dir, read_rows, write_json
+from smt_plugin.files import FILE_NAME, Text, cache_dir, make_folder, read_rows, write_json
 from smt_plugin.question import Question, unique
 
 _BLOBS: dict[str, str | None] = {
@@ -18,13 +18,15 @@ _BLOBS: dict[str, str | None] = {
     "financebench_document_information.jsonl": "decdfa948630f289d05cc0048417b3b9107cfb9f",
 }
 _QUESTIONS, _INFORMATION = _BLOBS
+# It is a part of a path, which must not lead to another folder.
+_FileName = Annotated[str, msgspec.Meta(pattern=FILE_NAME)]
 _KIND = {"10k": "10-K", "10k_annualreport": "annual report", "10q": "10-Q", "8k": "8-K", "earnings": "earnings release"}
 
 
 class _Filing(msgspec.Struct):
     """A line of the document information."""
 
-    doc_name: Text
+    doc_name: _FileName
     company: Text
     doc_type: Text
     doc_period: Annotated[int, msgspec.Meta(ge=1)] | Text  # the fiscal year
@@ -121,7 +123,7 @@ def _pdf_pages(path: Path) -> list[str]:
         raise BadInput(f"{path} cannot be read as a PDF ({error}); fetch it anew.") from None
     # pdfium ends lines as Windows does.
     pages = [page.replace("\r\n", "\n") for page in pages]
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(kept.parent)
     write_json(kept, pages)
     return pages
 

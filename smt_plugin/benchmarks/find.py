@@ -1,6 +1,7 @@
 """Benchmarks as documents and questions: from their official files, or from documents.jsonl + questions.jsonl."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -138,9 +139,8 @@ def _refuse_zip(folder: Path, files: Iterable[str]) -> None:
             raise BadInput(f"{path} cannot be read as a ZIP file ({error}); fetch it anew or take it away.") from None
         if found & set(files):
             place = path.parent
-            raise BadInput(
-                f"{path} is packed; unpack it with: unzip -j {path} -d {place}; and name the folder {place}."
-            )
+            command = shlex.join(["unzip", "-j", str(path), "-d", str(place)])
+            raise BadInput(f"{path} is packed; unpack it with: {command}; and name the folder {place}.")
 
 
 def _is_ours(folder: Path) -> bool:

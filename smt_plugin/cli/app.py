@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from smt_plugin import __version__
+from smt_plugin import __version__, terminal
 from smt_plugin.backends.base import BackendDown
 from smt_plugin.cli.command import Commands
 from smt_plugin.cli.documents import benchmark, init, questions
@@ -20,6 +20,7 @@ from smt_plugin.cli.retrieve import retrieve, tune
 from smt_plugin.cli.signals import stop
 from smt_plugin.cli.train import check, copy_shipped, list_shipped
 from smt_plugin.errors import BadInput
+from smt_plugin.files import Lost
 
 # In the order of the flow.
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
@@ -69,6 +70,7 @@ for _commands in SECTIONS.values():
 
 def main() -> None:
     """Run `smt`; each fault is one sentence on stderr; bad input gives exit status 2, a failure 1."""
+    terminal.protect()
     stop.watch()
     try:
         status: Any = cli.main(standalone_mode=False)
@@ -88,6 +90,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (BackendDown, OSError, sqlite3.Error, RuntimeError) as error:
-        click.echo(f"failed: {error}; what is done is kept, run the same command again to go on", err=True)
+        kept = "" if isinstance(error, Lost) else "; what is done is kept, run the same command again to go on"
+        click.echo(f"failed: {error}{kept}", err=True)
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)

@@ -13,12 +13,15 @@ from smt_plugin.errors import BadInput, require
 @command("smt mix smt.yaml && axolotl train run/axolotl.yaml")
 @RUN_FILE
 @click.option("--drop-leaks", is_flag=True, help="leave out records that an evaluation question leaks into")
-def mix(run_file: Path, drop_leaks: bool) -> None:
+@click.option("--drop-stale", is_flag=True, help="leave out records whose document, model, prompt or options changed")
+def mix(run_file: Path, drop_leaks: bool, drop_stale: bool) -> None:
     """Mix records and replay by tokens into training files. Each budget gets an axolotl.yaml, ready to run."""
     require("numpy", "train")
+    from smt_plugin.generation.stale import stale_records
     from smt_plugin.mixing.mix import mix_budgets
     from smt_plugin.records import check_made
     from smt_plugin.training.axolotl_config import trained_config, write_axolotl_config
+    from smt_plugin.training.trainings import trainings_of
 
     settings = read_run(run_file)
     section, train = settings.mix, settings.train
@@ -29,7 +32,14 @@ def mix(run_file: Path, drop_leaks: bool) -> None:
     trained = trained_config(settings.run, train.config, train.base_model)
     tokenizer = section.tokenizer or trained.get("tokenizer_config") or trained["base_model"]
     section = section.model_copy(update={"tokenizer": tokenizer})
-    drop: dict[str, str] = {}
+    stale = stale_records(settings, [name for name in section.shares if name not in section.sources])
+    if stale.hopeless or (stale.problems and not drop_stale):
+        raise BadInput(*stale.hopeless, *stale.problems)
+    for note in stale.notes:
+        click.echo(f"note: {note}", err=True)
+    if drop_stale:
+        click.echo(f"{len(stale.drop):,} records no longer fit and are left out")
+    drop = stale.drop
     if drop_leaks:
         from smt_plugin.benchmarks.find import load
         from smt_plugin.evaluation.leaks import leaking_records
@@ -39,10 +49,12 @@ def mix(run_file: Path, drop_leaks: bool) -> None:
                 f"run file {run_file}: evaluate: this key is missing; --drop-leaks needs its `benchmark` and `data`."
             )
         asked = load(settings.evaluate.benchmark, settings.evaluate.data)
-        drop = leaking_records(settings.run, *asked, section.sources, settings.evaluate.leaks)
-        click.echo(f"{len(drop):,} records leak evaluation questions and are left out; {settings.run / 'leaks.jsonl'}")
+        leaks = leaking_records(settings.run, *asked, section.sources, settings.evaluate.leaks)
+        drop = leaks | drop
+        click.echo(f"{len(leaks):,} records leak evaluation questions and are left out; {settings.run / 'leaks.jsonl'}")
     ran_dry = False
-    for folder, manifest in mix_budgets(settings.run, section, settings.seed, drop):
+    configs = [training.config for training in trainings_of(settings.run, section.budgets)]
+    for folder, manifest in mix_budgets(settings.run, section, settings.seed, drop, configs):
         path = write_axolotl_config(settings.run, train.config, base_model=train.base_model, mix_folder=folder)
         click.echo(f"{folder}: {manifest['tokens']:,} tokens")
         for name, source in manifest["sources"].items():

@@ -23,6 +23,7 @@ def report(run_file: Path) -> None:
     from rich.console import Console
 
     from smt_plugin.evaluation.arms import outdated
+    from smt_plugin.files import locked
     from smt_plugin.report.answers import write_answers
     from smt_plugin.report.report import table_of, write_report
     from smt_plugin.report.results import read_results
@@ -38,8 +39,9 @@ def report(run_file: Path) -> None:
     if results.outdated:
         click.echo(f"not up to date: {results.facts['not up to date']}", err=True)
     sections = sections_of(results)
-    path = write_report(results, sections)
-    console = Console(width=max(shutil.get_terminal_size().columns, 80), markup=False)
+    with locked(settings.run / "report.lock"):
+        path, answers = write_report(results, sections), write_answers(results)
+    console = Console(width=max(shutil.get_terminal_size().columns, 80), markup=False, color_system=None)
     for shown in sections:
         if shown.rows:
             console.print(table_of(shown, console.width), "")
@@ -50,7 +52,7 @@ def report(run_file: Path) -> None:
     for sentence in doubts(results):
         click.echo(f"warning: {sentence}", err=True)
     click.echo(f"report: {path}")
-    click.echo(f"answers: {write_answers(results)}")
+    click.echo(f"answers: {answers}")
     if results.missing:
         for sentence in results.unready:
             click.echo(f"missing: {sentence}", err=True)

@@ -12,14 +12,14 @@ from smt_plugin.cli.command import PATH, RUN_FILE, command, read_with_evaluation
 
 def _settings(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
     """Names and their values, which are YAML."""
-    import yaml
+    from smt_plugin.config import parse_yaml
 
     settings = {}
     for each in given:
         name, sign, text = each.partition("=")
-        with suppress(yaml.YAMLError, ValueError):
+        with suppress(ValueError):
             if sign:
-                settings[name] = yaml.safe_load(text)
+                settings[name] = parse_yaml(text)
                 continue
         raise click.BadParameter(f"{each!r} is no setting; write NAME=VALUE, e.g. mode=hybrid.")
     return settings

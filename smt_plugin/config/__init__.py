@@ -1,7 +1,7 @@
 """The run file: one YAML that the user owns, checked key by key. Each setting is defined here, and nowhere else."""
 
 from smt_plugin.config.retrieval import MINILM, MODES, ORDERS, RetrievalSettings, retrieval_settings
-from smt_plugin.config.run_file import example_run_file, load_yaml, read_run_file, write_resolved
+from smt_plugin.config.run_file import example_run_file, load_yaml, parse_yaml, read_run_file, write_resolved
 from smt_plugin.config.sections import (
     EvaluateSection,
     JudgeSection,
@@ -32,6 +32,7 @@ __all__ = [
     "first_problem",
     "load_yaml",
     "parse_tokens",
+    "parse_yaml",
     "read_run_file",
     "retrieval_settings",
     "write_resolved",

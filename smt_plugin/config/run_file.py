@@ -12,8 +12,12 @@ from smt_plugin.config.sections import RunFile
 from smt_plugin.config.values import first_problem
 from smt_plugin.errors import BadInput, why_no_file
 from smt_plugin.files import not_utf8, write_text
+from smt_plugin.masking import without_secrets
 
+# What any file of ours holds at most, with room to spare.
 _MOST_VALUES = 100_000
+_MOST_NUMBERS = 1_000
+_MOST_CHARACTERS = 4_000_000
 EXAMPLE = """\
 # A run of smt: what is read, asked, mixed, trained and evaluated. Paths are relative to this file.
 run: {run}                          # folder for everything that is made
@@ -74,20 +78,44 @@ def lies_in_corpus(run: Path, corpus: Path) -> bool:
 
 
 def write_resolved(run_file: RunFile, path: Path) -> None:
-    """Write a run file with its defaults filled in and its paths absolute."""
+    """Write a run file with its defaults filled in, its paths absolute and its secrets left out."""
     values = run_file.model_dump(mode="json")
     if run_file.evaluate is not None and run_file.evaluate.judge is not None:
         # Keys of the other kind of judge would be refused when read back.
         values["evaluate"]["judge"] = run_file.evaluate.judge.values
-    write_text(path, yaml.safe_dump(values, sort_keys=False))
+    write_text(path, yaml.safe_dump(without_secrets(values), sort_keys=False))
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, where plain YAML keeps the last."""
+    """YAML that refuses a key given twice, where plain YAML keeps the last, and more values than any file of ours has.
+
+    Values are counted while they are read, since merges can make billions of a few lines.
+    """
+
+    count = 0
+
+    def _count(self, more: int, mark: yaml.Mark) -> None:
+        self.count += more
+        if self.count > _MOST_VALUES:
+            raise yaml.constructor.ConstructorError(None, None, f"it holds more than {_MOST_VALUES:,} values", mark)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._count(1, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        written = len(node.value)
+        super().flatten_mapping(node)
+        self._count(max(0, len(node.value) - written), node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         # A merge (`<<`) brings keys of its own, of which those that stand here count.
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
+        # Numbers can be chosen so that their hashes are equal, and then take time by the square of their count.
+        if sum(not isinstance(key, str) for key in keys) > _MOST_NUMBERS:
+            said = f"more than {_MOST_NUMBERS:,} keys that are no text"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
         seen: set[Any] = set()
         # What cannot be a key is refused below.
         for key in filter(lambda key: isinstance(key, Hashable), keys):
@@ -97,23 +125,39 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text that anybody may have written.
+
+    Raises:
+        ValueError: it is not YAML, gives a key twice, or holds more than any file of ours, be it by aliases that repeat
+            each other or by merges.
+    """
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(f"it holds more than {_MOST_CHARACTERS:,} characters")
+    try:
+        content = yaml.load(text, Loader=_Loader)
+        _check_values(content)
+    # PyYAML raises a plain ValueError for a date such as 2026-13-45.
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    return content
+
+
 def load_yaml(path: Path) -> dict[Any, Any]:
     """Read the keys of a YAML file.
 
     Raises:
-        BadInput: it cannot be read, is not YAML, gives a key twice, holds something else than keys, or aliases that
-            repeat each other into something huge.
+        BadInput: it cannot be read, holds something else than keys, or is refused by `parse_yaml`.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-        _check_values(content)
+        with path.open(encoding="utf-8") as file:
+            content = parse_yaml(file.read(_MOST_CHARACTERS + 1))
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}); fix its permissions.") from None
     except UnicodeDecodeError:
         raise BadInput(f"{path} {not_utf8(path.read_bytes())}") from None
-    # PyYAML raises a plain ValueError for a date such as 2026-13-45.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: not valid YAML ({error}).") from None
     if not isinstance(content, dict):
         raise BadInput(f"{path}: expected `key: value` lines.")
     return content

@@ -1,6 +1,6 @@
 """What an arm's lm_eval run left behind, read back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,15 @@ _MOST_EMPTY = 0.2  # our choice: a part of the answers that may be missing witho
 
 def samples_files(folder: Path) -> list[Path]:
     """Return the files of samples that lm-eval wrote below a folder, one a task, the newest last."""
-    files = sorted(folder.rglob("samples_*.jsonl"), key=lambda file: file.stat().st_mtime)
+    files = _in_order(folder.rglob("samples_*.jsonl"))
     if not files:
         raise RuntimeError(f"lm_eval wrote no samples below {folder}")
     return files
+
+
+def _in_order(files: Iterable[Path]) -> list[Path]:
+    """Files of lm-eval by the time that their names end with, `..._2026-11-27T15-32-47.885543.jsonl`."""
+    return sorted(files, key=lambda file: (file.name.rpartition("_")[2], file))
 
 
 def _samples(folder: Path) -> Iterator[dict[str, Any]]:
@@ -111,8 +116,13 @@ def read_empty(folder: Path) -> int:
 
 def read_marker(folder: Path) -> dict[str, Any]:
     """Return what `smt evaluate` wrote when the arm was done; empty where it is not."""
-    path = folder / "arm.json"
+    path = marker_path(folder)
     return read_json(path, "smt evaluate") if path.is_file() else {}
+
+
+def marker_path(folder: Path) -> Path:
+    """The file that `smt evaluate` writes into an arm's folder when the arm is done."""
+    return folder / "arm.json"
 
 
 def read_seconds(folder: Path) -> float | None:
@@ -123,5 +133,5 @@ def read_seconds(folder: Path) -> float | None:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return what lm-eval says of an arm beside its samples: settings, versions, seeds; empty where it does not."""
-    files = sorted(folder.rglob("results_*.json"), key=lambda file: file.stat().st_mtime)
+    files = _in_order(folder.rglob("results_*.json"))
     return read_json(files[-1], "smt evaluate") if files else {}

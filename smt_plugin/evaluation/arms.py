@@ -1,13 +1,11 @@
 """What an arm is: one model that lm-eval asks, the `lm_eval` command for it, and the stamp that tells its results."""
 
 import ast
-import hashlib
 import json
 import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,7 +17,9 @@ from smt_plugin.assets import PACKAGE, asset_dir
 from smt_plugin.benchmarks.find import load
 from smt_plugin.config import EvaluateSection, retrieval_settings
 from smt_plugin.errors import BadInput, require
-from smt_plugin.files import read_json
+from smt_plugin.files import content_hash, file_hash, read_json
+from smt_plugin.question import questions_file
+from smt_plugin.training.merged import model_file
 from smt_plugin.training.trainings import Training
 
 # The kinds of arms: whether the trained model answers, and the ending of the task's name.
@@ -121,8 +121,15 @@ class Arm:
         return shlex.join(["lm_eval", *self.command[3:]])
 
     def stamp(self) -> dict[str, str]:
-        """What results of this very arm hold in their `arm.json`: `arm`, `command`, and a hash of their `inputs`."""
-        return {"arm": self.name, "command": self.text, "inputs": _inputs_hash(self)}
+        """What results of this very arm hold in their `arm.json`: `arm`, `command`, and hashes of `model` and `inputs`.
+
+        Places of folders are no part of it, so that a run that was moved or copied is known again.
+        """
+        command = self.text
+        for place in (Path(self.model), self.folder, self.task_folder, _data_of(self)):
+            if place and place.is_absolute():
+                command = command.replace(str(place), place.name)
+        return {"arm": self.name, "command": command, "model": model_hash(self.model), "inputs": _inputs_hash(self)}
 
     def is_done(self) -> bool:
         """Whether there are results, and of these very settings, models, data and tasks."""
@@ -230,27 +237,41 @@ def outdated(arms: Iterable[Arm]) -> list[str]:
     return [arm.name for arm in arms if (arm.folder / "arm.json").is_file() and not arm.is_done()]
 
 
+def model_hash(model: str | Path) -> str:
+    """Hash the files of a model's folder; empty for one by name."""
+    folder = Path(model)
+    # A model's card, which `smt card` makes of its results, be it half written, and a log change no answer.
+    return _files_hash(file for file in _files_in(folder) if file.suffix not in (".md", ".log", ".partial"))
+
+
 def _inputs_hash(arm: Arm) -> str:
-    """Hash what an arm's result depends on: the model's and the benchmark's files by name, size and time, the
-    tasks, their scoring and its prompts by content.
+    """Hash what an arm's result depends on besides the model: the benchmark's files, the tasks, their scoring and
+    its prompts.
     """
-    model = Path(arm.model)
-    folders = [model]
+    files = _task_files(arm)
+    if (data := _data_of(arm)) and data.is_dir():
+        # A benchmark's folder may be a clone with `data` in it.
+        files += [*_files_in(data), *_files_in(data / "data")]
+    elif data:
+        # A corpus may be a file with its questions beside it.
+        files += [file for file in (data, questions_file(data)) if file.is_file()]
+    return _files_hash(files)
+
+
+def _data_of(arm: Arm) -> Path | None:
+    """The folder or file of the benchmark's data that was named."""
     named = arm.settings.data or os.environ.get(f"SMT_{arm.settings.benchmark.upper()}_DIR")
-    if named and arm.is_ours:
-        data = Path(named)
-        # A corpus may be a file with its questions beside it, and a benchmark's folder a clone with `data` in it.
-        folders += [data if data.is_dir() else data.parent, data / "data"]
-    digest = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            # A model's card, which `smt card` makes of its results, and a log change no answer.
-            if file.is_file() and not (folder == model and file.suffix in (".md", ".log")):
-                state = file.stat()
-                digest.update(orjson.dumps([str(file), state.st_size, state.st_mtime_ns]))
-    for file in _task_files(arm):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    return Path(named) if named and arm.is_ours else None
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+
+
+def _files_hash(files: Iterable[Path]) -> str:
+    """Hash files by name and content; empty without any."""
+    found = [[file.name, file_hash(file)] for file in files]
+    return content_hash(found)[:16] if found else ""
 
 
 def _task_files(arm: Arm) -> list[Path]:
@@ -268,19 +289,9 @@ def _task_files(arm: Arm) -> list[Path]:
 @cache
 def _has_chat_template(tokenizer: str) -> bool:
     """Whether a folder's tokenizer, or one fetched from the hub, has a chat template; True if it is neither."""
-    from huggingface_hub import try_to_load_from_cache
-
-    def find(name: str) -> Path | None:
-        if Path(tokenizer).is_dir():
-            return Path(tokenizer, name) if Path(tokenizer, name).is_file() else None
-        with suppress(ValueError):
-            cached = try_to_load_from_cache(tokenizer, name)
-            return Path(cached) if isinstance(cached, str) else None
-        return None
-
-    if (template := find("chat_template.jinja")) is not None:
+    if (template := model_file(tokenizer, "chat_template.jinja")) is not None:
         return bool(template.read_bytes().strip())
-    settings = find("tokenizer_config.json")
+    settings = model_file(tokenizer, "tokenizer_config.json")
     return settings is None or bool(orjson.loads(settings.read_bytes()).get("chat_template"))
 
 

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from smt_plugin.evaluation.context_window import fit, task_file, window_of
 from smt_plugin.evaluation.judge import API_KEY_VARIABLE, serve
 from smt_plugin.evaluation.lm_eval_link import question_rows
 from smt_plugin.evaluation.relay import forget, relayed
-from smt_plugin.files import read_json, write_json
+from smt_plugin.files import locked, make_folder, read_json, write_json
 from smt_plugin.retrieval.retrieve import cached_retrieval, manifest_path
 
 _CPU_BATCH = "8"  # the samples of one question
@@ -27,16 +27,27 @@ _SECONDS_TO_END = 10.0  # for vLLM inside lm_eval to let go of the GPU
 def evaluate(arms: Iterable[Arm], say: Callable[[str], None]) -> None:
     """Run each arm whose result is not there yet; lm-eval's own output goes to the terminal.
 
-    A result counts as there when its `arm.json`, written last, holds this very command and these very models.
+    A result counts as there when its `arm.json`, written last, holds this very command and these very models. Several
+    calls at once may run different arms of a run.
 
     Raises:
-        BadInput: documents that are to be read whole are too long for a model, and may not be cut.
+        BadInput: documents that are to be read whole are too long for a model, and may not be cut, or another process
+            runs one of the arms.
         RuntimeError: lm-eval failed.
     """
     arms = list(arms)
-    for arm in arms:
-        if not arm.is_done():
-            _check_documents(arm, say)
+    # Those that are done stay as they are, so others may look at them meanwhile.
+    missing = [arm for arm in arms if not arm.is_done()]
+    for arm in missing:
+        _check_documents(arm, say)
+    with ExitStack() as locks:
+        for arm in missing:
+            make_folder(arm.folder.parent)
+            locks.enter_context(locked(arm.folder.with_name(f"{arm.folder.name}.lock")))
+        _evaluate(arms, say)
+
+
+def _evaluate(arms: list[Arm], say: Callable[[str], None]) -> None:
     for arm in arms:
         if arm.is_done():
             say(f"arm {arm.name}: done before, skipped")
@@ -45,6 +56,8 @@ def evaluate(arms: Iterable[Arm], say: Callable[[str], None]) -> None:
         stamp = arm.stamp()
         if arm.folder.exists():
             shutil.rmtree(arm.folder)
+        # lm-eval writes as everybody may read; nobody gets that far.
+        make_folder(arm.folder)
         environment = {"TOKENIZERS_PARALLELISM": "true", **os.environ}
         with relayed(_asking_one_judge(as_run_here(arm), environment), environment) as run:
             status = _run(run.command, environment)

@@ -15,7 +15,7 @@ from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import Document, comparable
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.wording import Sentence, Wording, questions_in, sentences_of
-from smt_plugin.files import content_hash, read_json, read_jsonl, write_json, write_jsonl
+from smt_plugin.files import content_hash, file_hash, locked, read_json, read_jsonl, write_json, write_jsonl
 from smt_plugin.mixing.lines import Line, identity_of, parsed_line, record_lines, source_files
 from smt_plugin.question import Question
 from smt_plugin.records import generated_folders
@@ -199,10 +199,11 @@ def find_leaks(
         What was written: for each way of leaking, a key of `HOW`, the largest share of each question that leaks so;
         `leaked` (the ids of any), `questions` (how many were looked at), `question_hashes` (question id -> hash of its
         wording), `leaking_records`, `looked_for` (a hash of all that the records were compared with), `records` (file
-        read -> size and time).
+        read -> its SHA-256).
 
     Raises:
-        BadInput: the run has no records, a source is not there, or a line is not as a mix reads it.
+        BadInput: the run has no records, a source is not there, a line is not as a mix reads it, or another process
+            looks for leaks here.
     """
     files = _record_files(run, sources)
     if not files:
@@ -229,17 +230,21 @@ def find_leaks(
                         "by": first.by,
                     }
 
-    leaking_records = write_jsonl(run / "leaks.jsonl", leaking())
-    leaks = {
-        "questions": len(questions),
-        "leaked": sorted(set().union(*found.values())),
-        **found,
-        "leaking_records": leaking_records,
-        "question_hashes": _hashes(questions),
-        "looked_for": _looked_for(documents, questions, settings),
-        "records": _states(run, files),
-    }
-    write_json(run / "leaks.json", leaks)
+    with locked(run / "leaks.lock"):
+        # What belongs together is valid only with leaks.json, which comes last.
+        (run / "leaks.json").unlink(missing_ok=True)
+        records = _hashes_of(run, files)
+        leaking_records = write_jsonl(run / "leaks.jsonl", leaking())
+        leaks = {
+            "questions": len(questions),
+            "leaked": sorted(set().union(*found.values())),
+            **found,
+            "leaking_records": leaking_records,
+            "question_hashes": _hashes(questions),
+            "looked_for": _looked_for(documents, questions, settings),
+            "records": records,
+        }
+        write_json(run / "leaks.json", leaks)
     return leaks
 
 
@@ -318,7 +323,7 @@ def read_leaks(run: Path, sources: Mapping[str, Path] | None = None) -> dict[str
         files = _record_files(run, sources)
     except BadInput:  # a source is gone
         return None
-    return leaks if leaks["records"] == _states(run, files) else None
+    return leaks if leaks["records"] == _hashes_of(run, files) else None
 
 
 def _record_files(run: Path, sources: Mapping[str, Path] | None) -> list[Path]:
@@ -326,6 +331,5 @@ def _record_files(run: Path, sources: Mapping[str, Path] | None) -> list[Path]:
     return list(dict.fromkeys([*own, *(file for path in (sources or {}).values() for file in source_files(path))]))
 
 
-def _states(run: Path, files: list[Path]) -> dict[str, list[int]]:
-    names = {file: str(file.relative_to(run) if file.is_relative_to(run) else file) for file in files}
-    return {name: [file.stat().st_size, file.stat().st_mtime_ns] for file, name in names.items()}
+def _hashes_of(run: Path, files: list[Path]) -> dict[str, str]:
+    return {str(file.relative_to(run) if file.is_relative_to(run) else file): file_hash(file) for file in files}

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from inspect import signature
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["dataset", "install", "process_results", "uninstall"]
 
+# Bytes of a pointer; of a group's the longest has 200. What a kill leaves of one is known by its name.
+_LONGEST_POINTER = 10_000
+_PARTIAL = re.compile(r"\w+_smt\w*\.yaml\.\d+\.partial")
+_GROUP_LINE = re.compile(r"#.*|group: \w+_smt\w*|task:|  - \w+_smt\w*|metadata:|  version: [\d.]+|")
 _COLUMNS = "question_id doc_id identity question options answer gold judge passages cut meta".split()
 
 
@@ -193,8 +198,11 @@ def install() -> list[Path]:
     wanted = {folder / path.name: _pointer(path) for path in task_files()}
     try:
         folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
         for path, text in wanted.items():
             write_text(path, text)
+            # As all of the package around it, for whoever may use that.
+            path.chmod(0o644)
         for path in set(_ours(folder)) - wanted.keys():
             path.unlink()
     except OSError as error:
@@ -224,8 +232,20 @@ def uninstall() -> list[Path]:
 
 
 def _ours(folder: Path) -> list[Path]:
-    """The pointers in their folder, and what a kill left of one."""
-    return sorted(path for path in folder.glob("*") if path.suffix in (".yaml", ".partial"))
+    """The pointers in their folder, known by what stands in them, and what a kill left of one."""
+    return sorted(path for path in folder.glob("*") if path.is_file() and not path.is_symlink() and _is_ours(path))
+
+
+def _is_ours(path: Path) -> bool:
+    if path.suffix == ".partial":
+        return bool(_PARTIAL.fullmatch(path.name))
+    if path.suffix != ".yaml" or path.stat().st_size > _LONGEST_POINTER:
+        return False
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    pointer = len(lines) == 2 and lines[0].startswith('include: "') and lines[1] == f"task: {path.stem}"
+    # A group names tasks of ours alone; those of earlier versions had the same form.
+    group = f"group: {path.stem}" in lines and all(_GROUP_LINE.fullmatch(line) for line in lines)
+    return path.stem.partition("_smt")[1] != "" and (pointer or group)
 
 
 def _pointer_folder() -> Path:
@@ -234,6 +254,8 @@ def _pointer_folder() -> Path:
     if spec is None or spec.origin is None:
         raise BadInput("lm_eval is not installed; install it with: pip install 'smt-plugin[eval]'")
     folder = Path(spec.origin).parent / "tasks" / "smt_plugin"
+    if folder.is_symlink():
+        raise BadInput(f"{folder} is a link, and what it leads to is not ours; remove the link.")
     others = {path.name for path in folder.glob("*")} - {path.name for path in _ours(folder)} - {"__pycache__"}
     if foreign := ", ".join(sorted(others)):
         raise BadInput(f"{folder} holds files that are not ours ({foreign}); move them away.")

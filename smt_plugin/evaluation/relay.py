@@ -6,6 +6,7 @@ lm-eval ends where a single request has failed a few times, and keeps nothing of
 import asyncio
 import logging
 import os
+import secrets
 import sqlite3
 import threading
 from collections import Counter
@@ -22,7 +23,7 @@ from smt_plugin.backends.base import BackendDown, Refused, Request
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arms import Arm
-from smt_plugin.files import content_hash
+from smt_plugin.files import content_hash, make_folder, private
 
 log = logging.getLogger(__name__)
 _PATH = "/chat/completions"
@@ -40,7 +41,8 @@ def relayed(arm: Arm, environment: dict[str, str]) -> Iterator[Arm]:
     counts as unparsed. Answers are kept beside the arm's folder until `forget`.
 
     Args:
-        environment: of its command; proxies are told to leave the relay alone.
+        environment: of its command; proxies are told to leave the relay alone, and the key in it is the relay's own,
+            so that nobody else on this machine can ask at our cost.
 
     Raises:
         BadInput: the server cannot be reached, or refuses the key.
@@ -55,6 +57,7 @@ def relayed(arm: Arm, environment: dict[str, str]) -> Iterator[Arm]:
     with relay.running() as url:
         for name in ("NO_PROXY", "no_proxy"):
             environment[name] = ",".join(filter(None, [environment.get(name), "127.0.0.1"]))
+        environment["OPENAI_API_KEY"] = relay.key
         asked = arm.settings.model_args.replace(f"base_url={address}", f"base_url={url}{_PATH}")
         yield replace(arm, settings=arm.settings.model_copy(update={"model_args": asked}))
     for reason, count in relay.failed.most_common():
@@ -77,6 +80,7 @@ class _Relay:
     """A server of this machine that answers as the model's does.
 
     Attributes:
+        key: without it nothing is answered.
         failed: reason -> requests that were given up.
         error: why none is answered any more.
     """
@@ -84,6 +88,7 @@ class _Relay:
     def __init__(self, arm: Arm, endpoint: str) -> None:
         key = os.environ.get("OPENAI_API_KEY") or None
         self._backend = OpenAIBackend([endpoint], arm.model, key, patience=_PATIENCE)
+        self.key = secrets.token_hex(16)
         self._stamp = arm.stamp()
         self._path = _kept_in(arm)
         # How often the same request has come: its samples.
@@ -102,7 +107,8 @@ class _Relay:
             async def serve() -> None:
                 try:
                     await self._backend.start()
-                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                    make_folder(self._path.parent)
+                    os.close(private(str(self._path), os.O_CREAT))
                     with closing(sqlite3.connect(self._path, isolation_level=None)) as self._kept:
                         self._kept.execute(
                             "CREATE TABLE IF NOT EXISTS answers (key TEXT, sample INTEGER, body BLOB, "
@@ -141,6 +147,8 @@ class _Relay:
             await server.cleanup()
 
     async def _chat(self, request: web.Request) -> web.Response:
+        if not secrets.compare_digest(request.headers.get("Authorization", "").encode(), f"Bearer {self.key}".encode()):
+            raise web.HTTPUnauthorized
         body: dict[str, Any] = orjson.loads(await request.read())
         key = content_hash([[self._stamp, body]])[:32]
         sample = self._asked[key]

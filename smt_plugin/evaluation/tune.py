@@ -16,7 +16,7 @@ from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm
 from smt_plugin.evaluation.arms import ready_arms
 from smt_plugin.evaluation.evaluate import evaluate
-from smt_plugin.files import content_hash, read_json, write_json
+from smt_plugin.files import content_hash, locked, make_folder, read_json, write_json
 from smt_plugin.question import Question, spread
 from smt_plugin.retrieval.retrieve import cached_retrieval, read_proxy_places, read_retrieval, recalls
 
@@ -111,8 +111,8 @@ def tune(
         What was written: `by`, `chosen` (settings), `held_out` (document ids), `questions` (asked), `tried`.
 
     Raises:
-        BadInput: settings that cannot work, no question about the held-out documents, or fewer than two documents
-            left for the report.
+        BadInput: settings that cannot work, no question about the held-out documents, fewer than two documents
+            left for the report, or another process that tunes this run.
     """
     if by not in BY:
         raise BadInput(f"unknown way to tune {by!r}; choose one of {', '.join(BY)}.")
@@ -167,23 +167,24 @@ def tune(
                 say(trials[name].text)
         return max(trials.values(), key=lambda trial: _rank(trial, settings))
 
-    base = product(sizes, grid.top_k or defaults.top_k, grid.order or defaults.order)
-    best = try_points(_point(settings, *each) for each in base)
-    reranked = product(grid.reranker or defaults.reranker, grid.candidates or defaults.candidates)
-    best = try_points(
-        _point(settings, best.chunk_tokens, best.top_k, best.order, reranker, candidates)
-        for reranker, candidates in reranked
-        if not reranker or candidates >= best.top_k
-    )
-    result = {
-        "by": by,
-        "chosen": _point(settings, **best.point),
-        "held_out": ids,
-        "questions": len(asked),
-        "tried": [asdict(trial) for trial in trials.values()],
-    }
-    run.mkdir(parents=True, exist_ok=True)
-    write_json(run / "tune.json", result)
+    make_folder(run)
+    with locked(run / "tune.lock"):
+        base = product(sizes, grid.top_k or defaults.top_k, grid.order or defaults.order)
+        best = try_points(_point(settings, *each) for each in base)
+        reranked = product(grid.reranker or defaults.reranker, grid.candidates or defaults.candidates)
+        best = try_points(
+            _point(settings, best.chunk_tokens, best.top_k, best.order, reranker, candidates)
+            for reranker, candidates in reranked
+            if not reranker or candidates >= best.top_k
+        )
+        result = {
+            "by": by,
+            "chosen": _point(settings, **best.point),
+            "held_out": ids,
+            "questions": len(asked),
+            "tried": [asdict(trial) for trial in trials.values()],
+        }
+        write_json(run / "tune.json", result)
     return result
 
 

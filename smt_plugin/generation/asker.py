@@ -1,6 +1,7 @@
 """Answer the asks of methods from the store or the backend: each prompt is paid for once."""
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from smt_plugin.generation.summary import Summary
 from smt_plugin.methods.base import Answer, Ask, Unparsable
 from smt_plugin.prompts import Prompts
 
+log = logging.getLogger(__name__)
 # Completions that the server is to blame for; they are asked again by the next call.
 _WITHDRAWN = ("cut", "repeated")
 _REPEATED = "the same text as for an earlier sample of the prompt"
@@ -38,6 +40,7 @@ class Asker:
     _with_losses: set[str] = field(default_factory=set)
     _asked_estimate: float = 0.0
     tells_repeats: bool = True
+    _has_told_counts: bool = False
     _repeats: Repeats = field(default_factory=Repeats)
     _cut: CutPrompts = field(init=False)
 
@@ -194,6 +197,12 @@ class Asker:
         summary.refused += completion.status == "refused"
         if reply.prompt_tokens:
             self._asked_estimate += sum(estimate_tokens(message["content"]) for message in request.messages)
+        if not reply.is_counted and not self._has_told_counts:
+            self._has_told_counts = True
+            log.warning(
+                "the server counts no tokens, or not as they can be (`usage` of its replies); texts are counted by "
+                "length then, a token for 4 bytes."
+            )
         summary.prompt_tokens += reply.prompt_tokens
         summary.cached_tokens += reply.cached_tokens
         summary.completion_tokens += reply.completion_tokens

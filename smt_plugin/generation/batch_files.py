@@ -15,6 +15,7 @@ from smt_plugin.backends.refusals import Failure
 from smt_plugin.backends.replies import reply_of
 from smt_plugin.backends.request_body import SCHEMA, request_body
 from smt_plugin.errors import BadInput, why_no_file
+from smt_plugin.files import make_folder, private
 from smt_plugin.generation.completions import completion_key
 
 # What OpenAI's batch endpoint takes in one file (its documentation: 50,000 requests, 200 MB).
@@ -59,6 +60,8 @@ class BatchExport:
         """
         if any(self._folder.glob(_GLOB)):
             raise BadInput(f"{self._folder} holds requests already; import their results and remove them first.")
+        for left in self._folder.glob("requests-*.partial"):  # by an export that was killed
+            left.unlink()
 
     async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
         """Write the request, once.
@@ -83,13 +86,13 @@ class BatchExport:
     async def _next_file(self) -> IO[bytes]:
         await self.close()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
         except OSError as error:
             raise BadInput(f"{self._folder} cannot be made ({error.strerror}); give another folder.") from None
         self.files.append(self._folder / f"requests-{len(self.files) + 1:04}.jsonl")
         self._in_file = 0
         # Under their own name only when all are whole.
-        return self.files[-1].with_suffix(".partial").open("wb")
+        return open(self.files[-1].with_suffix(".partial"), "wb", opener=private)
 
     async def cache_use(self) -> None:
         """There is no server."""

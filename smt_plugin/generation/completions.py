@@ -6,6 +6,7 @@ server turns out to have cut prompts or repeated itself.
 """
 
 import asyncio
+import os
 import random
 import sqlite3
 import time
@@ -21,7 +22,7 @@ import orjson
 
 from smt_plugin.backends.base import Reply, Request
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, lock_file
+from smt_plugin.files import Guard, content_hash, lock_file, make_folder, private
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
@@ -49,6 +50,8 @@ _COMPRESSION_LEVEL = 1
 # Looks at a store that is being written, 50 ms apart, and a prime above any number of completions.
 _MOST_LOOKS = 40
 _PRIME = 2_147_483_647
+# Bytes of a text with what its prompt named, unpacked; a reply has fewer by far.
+_LARGEST_BODY = 2**27
 
 
 def completion_key(request: Request, model: str) -> str:
@@ -99,6 +102,9 @@ class PromptUse:
 class CompletionStore:
     """The completions of one run folder, open for one process at a time.
 
+    Attributes:
+        guard: of what must still be there, or no completion is taken: the store's own file, and others that are added.
+
     Raises:
         BadInput: another process has the store open (its pid and host are named), or the folder cannot
             be written.
@@ -107,14 +113,17 @@ class CompletionStore:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "completions.sqlite"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._lock = lock_file(folder / "completions.lock")
+            os.close(private(str(self.path), os.O_CREAT))
             self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             # Exclusive locking needs no shared memory, so the write-ahead log works on network folders too.
             self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(_SCHEMA)
+            self.guard = Guard()
+            self.guard.watch(self.path)
         except (OSError, sqlite3.OperationalError) as error:
             raise BadInput(f"the run folder {folder} cannot be written ({error}).") from None
         except sqlite3.DatabaseError as error:
@@ -144,6 +153,7 @@ class CompletionStore:
 
         Raises:
             OSError: it cannot be written, say because the disk is full; what was stored before is kept.
+            Lost: see `guard`.
         """
         await self._hand_over(completion)
 
@@ -200,6 +210,8 @@ class CompletionStore:
             if isinstance(error, sqlite3.Error):
                 raise _explained(self.path, error) from None
             raise
+        # Afterwards, since a folder that was moved keeps what came.
+        self.guard.check()
         return found
 
     def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
@@ -232,8 +244,11 @@ class CompletionStore:
 
     def all(self) -> Iterator[Completion]:
         """Yield every completion, in the order in which they were stored."""
-        for row in self._connection.execute(f"SELECT {_COLUMNS} FROM completions"):
-            yield _from_row(row)
+        try:
+            for row in self._connection.execute(f"SELECT {_COLUMNS} FROM completions"):
+                yield _from_row(row)
+        except (sqlite3.Error, zlib.error) as error:
+            raise _explained(self.path, error) from None
 
     async def close(self) -> None:
         """Write what is waiting, and let go of the store."""
@@ -324,9 +339,18 @@ def _to_row(completion: Completion) -> tuple[Any, ...]:
     )
 
 
+def _unpacked(body: bytes) -> bytes:
+    """Unpack what `_to_row` packed; raises zlib.error where it is something else, as in a store of somebody else's."""
+    unpacker = zlib.decompressobj()
+    content = unpacker.decompress(body, _LARGEST_BODY)
+    if not unpacker.eof:
+        raise zlib.error(f"not whole, or more than {_LARGEST_BODY:,} bytes")
+    return content
+
+
 def _from_row(row: tuple[Any, ...]) -> Completion:
     key, status, reason, doc_id, prompt, prompt_hash, model, sample, attempt, *of_reply, seconds, body = row
     # Stores of older versions have no thoughts.
-    text, sampling, variables, *thoughts = orjson.loads(zlib.decompress(body))
+    text, sampling, variables, *thoughts = orjson.loads(_unpacked(body))
     what = (key.hex(), status, reason, doc_id, prompt, prompt_hash, model)
     return Completion(*what, sampling, sample, attempt, variables, Reply(text, *of_reply, *thoughts), seconds)

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -19,15 +19,15 @@ from smt_plugin.backends.base import Backend, CacheUse, Deferred, cancel_all, to
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import RunFile, parse_tokens
-from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
-from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, read_json, write_json
+from smt_plugin.corpus import Document, SteadyCorpus, document_hash, estimate_tokens, split_document
+from smt_plugin.errors import BadInput, naming
+from smt_plugin.files import content_hash, make_folder, private, read_json, write_json
 from smt_plugin.generation.asker import Asker
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import Repeated, fitting
 from smt_plugin.generation.summary import MethodCount, Summary
 from smt_plugin.generation.waiting import Reach, first_in_rank
-from smt_plugin.methods import make_method, method_class, prompt_folders, uses
+from smt_plugin.methods import make_method, method_class, options_of, prompt_folders, uses
 from smt_plugin.methods.base import Answer, Ask, Method
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, shard_folder
@@ -69,15 +69,18 @@ async def generate_run(
     Raises:
         BadInput: the run file, the corpus, a prompt or the backend is not as it should be; nothing was asked for then.
         BackendDown: no endpoint answered for too long; what came before is kept.
+        Lost: the run folder was taken away, or cannot be written any more.
+        RuntimeError: the documents have changed meanwhile; what came before is kept.
     """
     run, price = shard_folder(run_file.run, shard), run_file.price
     methods, prompts = methods_of(run_file, only), prompts_of(run_file)
     part_tokens = run_file.max_document_tokens
+    corpus = SteadyCorpus(run_file.corpus)
     total_length = own_length = num_documents = num_parts = 0
 
     def own_parts() -> Iterator[Document]:
         nonlocal total_length, own_length, num_documents, num_parts
-        for document in read_documents(run_file.corpus):
+        for document in corpus:
             total_length += len(document.text)
             if in_shard(document, shard):
                 own_length += len(document.text)
@@ -97,6 +100,8 @@ async def generate_run(
         store = CompletionStore(run)
         closing.push_async_callback(store.close)
         files = {name: closing.enter_context(_partial_records(run, name)) for name in methods}
+        for file in files.values():
+            store.guard.watch(Path(file.name))
         closing.push_async_callback(backend.close)
         await backend.start()
         longest = max((int(getattr(method, "max_tokens", 0)) for method, _ in methods.values()), default=0)
@@ -167,7 +172,7 @@ async def generate_run(
             yield from begun
             # What has most probably met its budget comes last: the servers have work before it is all read again.
             for done in (False, True):
-                for document in read_documents(run_file.corpus):
+                for document in corpus:
                     wanted = len(document.text) * tokens_per_character
                     if in_shard(document, shard) and (stored.get(document.id, 0) > wanted * _DONE_SHARE) == done:
                         yield from filter(is_wanted, split_document(document, part_tokens))
@@ -181,15 +186,19 @@ async def generate_run(
             await asker.close()
         if not summary.deferred:
             for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
+                with naming(Path(file.name)):
+                    file.flush()
+                    os.fsync(file.fileno())
+            for name, count in summary.methods.items():
+                count.round_tokens, count.is_whole = reaches[name].round_tokens, False
+            # First, so that no kill lets the new ones pass for what the old ones were made with.
+            _write_summary(run / "generate.json", summary)
             for file in files.values():
                 os.replace(file.name, file.name.removesuffix(".partial"))
+            for name, count in summary.methods.items():
+                count.options, count.is_whole = options_of(methods[name][0]), True
+            _write_summary(run / "generate.json", summary)
     on_progress(summary)
-    for name, reach in reaches.items():
-        summary.methods[name].round_tokens = reach.round_tokens
-    if not summary.deferred:
-        _write_summary(run / "generate.json", summary)
     return summary
 
 
@@ -223,14 +232,15 @@ def _partial_records(run: Path, name: str) -> Iterator[IO[bytes]]:
     """Open the file that becomes `<run>/records/<name>.jsonl` once it is whole, and goes away where it does not."""
     path = run / "records" / f"{name}.jsonl.partial"
     try:
-        path.parent.mkdir(exist_ok=True)
-        file = path.open("wb")
+        make_folder(path.parent)
+        file = open(path, "wb", opener=private)  # noqa: SIM115
     except OSError as error:
         raise BadInput(f"{path} cannot be written ({error.strerror}); fix the folder's permissions.") from None
     try:
-        with file:
-            yield file
+        yield file
     finally:
+        with suppress(OSError):  # after a full disk, which was told before
+            file.close()
         path.unlink(missing_ok=True)
 
 
@@ -314,6 +324,7 @@ async def _run_method(
     tokens = kept = empty = taken = 0
     full = False
     texts: set[int] = set()
+    made_from = {"document_hash": document_hash(part)}
     rounds: list[asyncio.Task[list[Record] | None]] = []
     try:
         while not full and (tokens < budget or not kept) and empty < MAX_EMPTY_ROUNDS:
@@ -322,7 +333,7 @@ async def _run_method(
             ahead = rounds_ahead if taken > 1 else max(rounds_ahead // 8, 1)
             while len(rounds) < min(max(missing, 1), ahead):
                 r = taken + len(rounds)
-                rounds.append(asyncio.create_task(run_round(part, method, r, asker)))
+                rounds.append(asyncio.create_task(run_round(part, method, r, asker, count)))
             records = await rounds.pop(0)
             if taken == 0:
                 reach.tell(part, None if records is None else sum(record.tokens for record in records))
@@ -340,7 +351,8 @@ async def _run_method(
                 full = taken > 1 and kept > 0 and tokens + record.tokens / 2 > budget
                 if full:
                     break
-                file.write(orjson.dumps(record.to_json()) + b"\n")
+                with naming(Path(file.name)):
+                    file.write(orjson.dumps(record.to_json() | made_from) + b"\n")
                 kept += 1
                 tokens += record.tokens
                 count.tokens += record.tokens
@@ -367,12 +379,13 @@ def _distinct(records: list[Record], texts: set[int]) -> list[Record]:
     return distinct
 
 
-async def run_round(part: Document, method: Method, r: int, asker: Asker) -> list[Record] | None:
+async def run_round(part: Document, method: Method, r: int, asker: Asker, count: MethodCount) -> list[Record] | None:
     """Return a round's records, or None if an answer was deferred; then all was asked that could be."""
     deferred = False
 
     async def complete(ask: Ask) -> Answer | None:
         nonlocal deferred
+        count.prompts[ask.prompt] = asker.prompts.hash(ask.prompt)
         try:
             return await asker.ask(ask)
         except Deferred:

@@ -58,7 +58,7 @@ async def preview_run(
             for document in documents:
                 say(f"\n##### {name}, document {document.id}\n")
                 try:
-                    records = await run_round(parts[document.id][0], method, 0, asker) or []
+                    records = await run_round(parts[document.id][0], method, 0, asker, summary.methods[name]) or []
                 except Repeated as error:
                     say(f"{error}\n")
                     continue

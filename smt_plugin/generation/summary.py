@@ -13,7 +13,8 @@ class MethodCount:
     `budget` is that of the documents asked about: in a shard a part of the run's. `parts` are the documents, or parts
     of long ones, that are done; `waiting` those that wait for a larger budget, since a round has about `round_tokens`
     (0: not known; `measured_with` stands for model and options). `repeated` records were dropped, since their text had
-    come before; `stopped` says why the method was given up, if it was.
+    come before; `stopped` says why the method was given up, if it was. The records in place were made with `options`,
+    None where an older version wrote them, and by `prompts` (name -> hash); `is_whole` is false until they are there.
     """
 
     budget: int
@@ -26,6 +27,9 @@ class MethodCount:
     measured_with: str = ""
     repeated: int = 0
     stopped: str = ""
+    options: dict[str, str] | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    is_whole: bool = True
 
 
 @dataclass(slots=True)

@@ -50,6 +50,15 @@ def uses(cls: type[Any]) -> dict[str, type[Any]]:
     return getattr(cls, "uses", {})
 
 
+def options_of(method: Method, before: str = "") -> dict[str, str]:
+    """The options of a method, and those of the methods that it draws from, as name -> Python's way to write it."""
+    found: dict[str, str] = {}
+    for option in fields(method):  # type: ignore[arg-type]  # its class is a dataclass, which no protocol can say
+        value, name = getattr(method, option.name), before + option.name
+        found |= options_of(value, f"{name}.") if is_dataclass(value) else {name: repr(value)}  # type: ignore[arg-type]
+    return found
+
+
 def prompt_folders(cls: type[Any]) -> list[Path]:
     """The folders `prompts/` beside the modules of a method, of its bases, and of the methods it draws from.
 

@@ -6,10 +6,7 @@ writes documents.jsonl, questions.jsonl and replay.jsonl. The same seed gives th
 """
 
 import argparse
-import filecmp
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from smt_plugin.files import write_jsonl
 from smt_plugin.microworld.stream import replay
@@ -19,22 +16,10 @@ REPLAY_ROWS = 1000
 
 
 def write(folder: Path, seed: int = DEFAULT_SEED) -> None:
-    """Write documents.jsonl, questions.jsonl and replay.jsonl into `folder`.
-
-    A file that is there already with the same content stays, date and all: later stages go by the dates.
-    """
-    rows: dict[str, Iterable[dict[str, Any]]] = {
-        "documents.jsonl": (document.to_json() for document in documents(seed)),
-        "questions.jsonl": questions(seed),
-        "replay.jsonl": replay(seed, REPLAY_ROWS),
-    }
-    for name, content in rows.items():
-        path, new = folder / name, folder / f"{name}.new"
-        write_jsonl(new, content)
-        if path.is_file() and filecmp.cmp(path, new, shallow=False):
-            new.unlink()
-        else:
-            new.replace(path)
+    """Write documents.jsonl, questions.jsonl and replay.jsonl into `folder`."""
+    write_jsonl(folder / "documents.jsonl", (document.to_json() for document in documents(seed)))
+    write_jsonl(folder / "questions.jsonl", questions(seed))
+    write_jsonl(folder / "replay.jsonl", replay(seed, REPLAY_ROWS))
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import gc
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from smt_plugin import __version__
 from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, lock_file, write_json, write_jsonl
+from smt_plugin.files import content_hash, locked, make_folder, sweep, whole, write_json, write_jsonl
 from smt_plugin.mixing import manifest
 from smt_plugin.mixing.chooser import TOLERANCE, Choice, Chooser
 from smt_plugin.mixing.lines import record_lines, replay_lines, source_files
@@ -33,7 +33,6 @@ from smt_plugin.mixing.near_duplicates import NearDuplicates, repeats
 from smt_plugin.mixing.ruler import Ruler
 from smt_plugin.mixing.source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, Scratch, Source
 
-_LOCK_FILE = "mix.lock"
 # (Whether it is replay, form) -> the file that such rows go to.
 _FILES = {
     (False, CHAT): manifest.CHAT_FILE,
@@ -53,7 +52,11 @@ def mix_run(
 
 
 def mix_budgets(
-    run_folder: Path, settings: MixSection, seed: int = 0, drop: Mapping[str, str] | None = None
+    run_folder: Path,
+    settings: MixSection,
+    seed: int = 0,
+    drop: Mapping[str, str] | None = None,
+    outdated: Iterable[Path] = (),
 ) -> list[tuple[Path, dict[str, Any]]]:
     """Write a run's mixes and return the folder and the manifest of each, from the smallest budget on.
 
@@ -68,31 +71,33 @@ def mix_budgets(
         settings: of a run file, with the tokenizer set.
         seed: another seed selects and orders otherwise.
         drop: ids of records to leave out -> the reason.
+        outdated: files made from the mixes that are there, which are removed before these are.
 
     Raises:
         BadInput: records, replay or tokenizer are missing or unusable.
     """
     folder = run_folder / "mix"
     scratch = folder / "scratch.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = lock_file(folder / _LOCK_FILE)
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-    except OSError as error:
-        raise BadInput(
-            f"the folder {folder} cannot be written ({error.strerror}); move away a file in its place, or fix its "
-            "permissions."
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            make_folder(folder)
+            stack.callback(_remove_if_empty, folder)
+            stack.enter_context(locked(folder / "mix.lock"))
+            shutil.rmtree(scratch, ignore_errors=True)
+            make_folder(scratch)
+        except OSError as error:
+            raise BadInput(
+                f"the folder {folder} cannot be written ({error.strerror}); move away a file in its place, or fix its "
+                "permissions."
+            ) from None
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         with _many_rows(), ExitStack() as files:
-            return _mix(run_folder, settings, seed, drop or {}, folder, scratch, files)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        (folder / _LOCK_FILE).unlink(missing_ok=True)
-        lock.close()
-        with suppress(OSError):  # unless there is a mix in it
-            folder.rmdir()
+            return _mix(run_folder, settings, seed, drop or {}, outdated, folder, scratch, files)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # there is a mix in it
+        folder.rmdir()
 
 
 @contextmanager
@@ -119,6 +124,7 @@ def _mix(
     settings: MixSection,
     seed: int,
     drop: Mapping[str, str],
+    outdated: Iterable[Path],
     folder: Path,
     scratch: Path,
     files: ExitStack,
@@ -175,6 +181,11 @@ def _mix(
             chosen.append(replay_chooser.take(tokens))
         sources.append(replay)
 
+    places = [folder / manifest.budget_name(round(budget)) if settings.budgets else folder for budget in budgets]
+    # Manifests out first, in last: where there is one of these budgets, the files that it names are whole and its own.
+    # A training config goes before them: axolotl would train by it on what it prepared of the earlier mix.
+    for path in [*outdated, *(place / manifest.MANIFEST_FILE for place in places)]:
+        path.unlink(missing_ok=True)
     dropped = write_jsonl(folder / manifest.DROPPED_FILE, (row for source in sources for row in source.dropped_rows()))
     shared = {
         "settings": {**settings.model_dump(mode="json"), "seed": seed},
@@ -186,10 +197,6 @@ def _mix(
     }
     if not dropped:
         (folder / manifest.DROPPED_FILE).unlink()
-    places = [folder / manifest.budget_name(round(budget)) if settings.budgets else folder for budget in budgets]
-    # Manifests out first, in last: where there is one of these budgets, the files that it names are whole and its own.
-    for place in places:
-        (place / manifest.MANIFEST_FILE).unlink(missing_ok=True)
     if not settings.validation_rounds:
         for name in _FILES.values():
             (folder / (manifest.VALIDATION + name)).unlink(missing_ok=True)
@@ -237,7 +244,7 @@ def _write_mix(
     folder: Path, chosen: list[Choice], shared: dict[str, Any], settings: MixSection, dropped: Path
 ) -> dict[str, Any]:
     """Write one mix's files and manifest into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files = _write_files(folder, chosen)
     everything = sum(choice.tokens for choice in chosen)
     tokens = sum(choice.tokens for choice in chosen if not choice.source.is_replay)
@@ -301,13 +308,14 @@ def _write_files(folder: Path, chosen: list[Choice], prefix: str = "") -> dict[s
     with ThreadPoolExecutor(THREADS) as threads:
         for (is_replay, form), name in _FILES.items():
             path = folder / (prefix + name)
-            before = _removed(path)
+            path.unlink(missing_ok=True)
+            sweep(path)
             drawn = [
                 (choice.source, *choice.of_form(form)) for choice in chosen if choice.source.is_replay == is_replay
             ]
             rows = sum(len(pieces) for _, pieces, _ in drawn)
             if rows:
-                digests[path.name] = threads.submit(_write_rows, path, drawn, before)
+                digests[path.name] = threads.submit(_write_rows, path, drawn)
                 files[path.name] = {
                     "rows": rows,
                     "tokens": sum(int(source.column("piece_tokens")[pieces].sum()) for source, pieces, _ in drawn),
@@ -316,25 +324,8 @@ def _write_files(folder: Path, chosen: list[Choice], prefix: str = "") -> dict[s
         return {name: {**entry, "sha256": digests[name].result()} for name, entry in files.items()}
 
 
-def _removed(path: Path) -> tuple[str, int] | None:
-    """Remove a file; returns its SHA-256 and its date in nanoseconds, None if there was none."""
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_mtime_ns
-    except FileNotFoundError:
-        return None
-    path.unlink()
-    return found
-
-
-def _write_rows(
-    path: Path, drawn: list[tuple[Source, NDArray[np.uint32], NDArray[np.uint64]]], before: tuple[str, int] | None
-) -> str:
-    """Copy rows from the scratch files in shuffled order; returns the file's SHA-256.
-
-    Args:
-        before: SHA-256 and date of the file that was there, which stays the date of one that is the same.
-    """
+def _write_rows(path: Path, drawn: list[tuple[Source, NDArray[np.uint32], NDArray[np.uint64]]]) -> str:
+    """Copy rows from the scratch files in shuffled order; returns the file's SHA-256."""
     owner = np.repeat(np.arange(len(drawn), dtype=np.uint16), [len(pieces) for _, pieces, _ in drawn])
     sort = np.lexsort(
         (np.concatenate([part for _, part, _ in drawn]), owner, np.concatenate([part for _, _, part in drawn]))
@@ -345,18 +336,11 @@ def _write_rows(
     )
     read = [source.scratch.read for source, _, _ in drawn]
     digest = hashlib.sha256()
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with whole(path) as file:
         for begin in range(0, len(sort), BATCH):
             batch = sort[begin : begin + BATCH]
             places = zip(owner[batch].tolist(), begins[batch].tolist(), sizes[batch].tolist(), strict=True)
             block = b"".join([read[number](place, size) for number, place, size in places])
             digest.update(block)
             file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    if before is not None and before[0] == digest.hexdigest():
-        # By its date it is known that the data that axolotl made of it are still good.
-        os.utime(path, ns=(before[1], before[1]))
     return digest.hexdigest()

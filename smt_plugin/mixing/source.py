@@ -18,7 +18,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from smt_plugin.corpus import comparable
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, naming
 from smt_plugin.mixing.lines import BUFFER, DECODER, Line, ReplayLine, Turn, Unusable, identity_of, parsed_line
 from smt_plugin.mixing.near_duplicates import NearDuplicates, band_keys
 from smt_plugin.mixing.ruler import RefusedDialogue, Ruler
@@ -92,16 +92,18 @@ class Scratch:
 
     def write(self, blob: bytes) -> None:
         """Append to the rows, and write the columns down."""
-        self._rows.write(blob)
+        with naming(Path(self._rows.name)):
+            self._rows.write(blob)
         self.size += len(blob)
         for name, column in self.columns.items():
-            with self._paths[name].open("ab", 0) as file:
+            with naming(self._paths[name]), self._paths[name].open("ab", 0) as file:
                 file.write(column)
             del column[:]
 
     def flush(self) -> None:
         """After this the rows can be read."""
-        self._rows.flush()
+        with naming(Path(self._rows.name)):
+            self._rows.flush()
 
     def column(self, name: str) -> NDArray[Any]:
         """All numbers of a column, as a view of the file."""

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from contextlib import suppress
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ import yaml
 
 from smt_plugin.config import MicroworldBackend, read_run_file
 from smt_plugin.errors import BadInput, require
-from smt_plugin.evaluation.arms import ARMS, split_arm
-from smt_plugin.files import read_json, write_text
+from smt_plugin.evaluation.arm_results import marker_path, read_marker
+from smt_plugin.evaluation.arms import ARMS, model_hash, split_arm
+from smt_plugin.files import file_hash, read_json, write_text
+from smt_plugin.masking import without_secrets
 from smt_plugin.mixing.manifest import DROPPED_FILE, MANIFEST_FILE, read_manifest
 from smt_plugin.training.shipped import read_config
 from smt_plugin.training.trainings import Training
@@ -21,9 +22,6 @@ from smt_plugin.training.trainings import Training
 # What the card of the trainer says of itself, until somebody edits it.
 _TRAINERS_OWN = "This model card has been generated automatically"
 _MARK = re.compile(r"<!-- written by `smt card`; sha256 of all above: ([0-9a-f]{64}) -->\n$")
-# Of trackers of experiments, mostly, which axolotl's config may name; `//name:password@` in an address.
-_SECRET = re.compile(r"(api_key|secret|password|(auth|access|hub)_token)$", re.IGNORECASE)
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 _PACKAGES = ("axolotl", "torch", "transformers", "peft", "deepspeed")
 
 
@@ -31,26 +29,30 @@ def write_card(training: Training) -> Path:
     """Write README.md into the folder of a trained model (the merged one after LoRA) and return its path.
 
     It holds the mix's manifest (budget, shares, duplicates, cuts), the training config, the packages' versions and,
-    where they are newer than the model, the results of the base model's arms and its own. The trainer's own card and
-    an earlier one of this function are replaced.
+    where the report was made of them, the results of the base model's arms and its own. The trainer's own card and an
+    earlier one of this function are replaced.
 
     Raises:
-        BadInput: there is no trained model, the mix was written anew since, README.md was edited, or a file that
-            the card is made from is broken.
+        BadInput: there is no trained model, it was trained on another mix or by another config, README.md was edited,
+            or a file that the card is made from is broken.
     """
     if sentence := training.unready():
         raise BadInput(f"{sentence}.")
     model, manifest_path = training.model, training.mix / MANIFEST_FILE
     if not manifest_path.is_file():
         raise BadInput(f"{manifest_path} does not exist, so what {model} was trained on is not known.")
-    if training.config.is_file() and training.config.stat().st_mtime > training.trained_at():
-        raise BadInput(f"{training.config} is newer than the model in {model}; train again, or put the older one back.")
     path = model / "README.md"
     if path.is_file() and not _may_replace(path.read_text(encoding="utf-8", errors="replace")):
         raise BadInput(f"{path} was edited; move it away first.")
     manifest, config = read_manifest(manifest_path), read_config(training.config)
     if not isinstance(config.get("base_model"), str):
         raise BadInput(f"{training.config}: it names no base_model; put back the one that the model was trained with.")
+    trained_by = training.trained_by()
+    if trained_by and _config_text(trained_by) != _config_text(config):
+        raise BadInput(
+            f"{training.config} is another config than the one that the model in {model} was trained by; train again, "
+            "or put that one back."
+        )
     text = _card(training, manifest, config)
     digest = hashlib.sha256(text.encode()).hexdigest()
     write_text(path, f"{text}<!-- written by `smt card`; sha256 of all above: {digest} -->\n")
@@ -73,7 +75,6 @@ def _card(training: Training, manifest: dict[str, Any], config: dict[str, Any]) 
         hub.ModelCardData(base_model=base, library_name="transformers", tags=tags),
         template_path=str(Path(__file__).with_name("card.md.jinja")),
         adapter=config.get("adapter"),
-        trained_at=datetime.fromtimestamp(training.trained_at(), UTC),
         generator=_generator(training.run),
         manifest=manifest,
         budget=training.budget,
@@ -81,7 +82,7 @@ def _card(training: Training, manifest: dict[str, Any], config: dict[str, Any]) 
         warnings=[re.sub(rf"/.*/(?=mix/{re.escape(DROPPED_FILE)})", "", text) for text in manifest["warnings"]],
         arms=arms,
         outdated=outdated,
-        config=_config_text(training.run, config),
+        config=_config_text(config),
         versions=_versions(manifest),
     )
     return f"{card}\n\n"
@@ -97,7 +98,7 @@ def _generator(run_folder: Path) -> str:
 
 
 def _results(training: Training) -> tuple[list[dict[str, Any]], list[str]]:
-    """The report's arms of the base model and of this one, but for those that are older than what they are about.
+    """The report's arms of the base model and of this one, but for those that were answered otherwise since.
 
     Those of them that the report calls not up to date are named beside them.
     """
@@ -109,31 +110,30 @@ def _results(training: Training) -> tuple[list[dict[str, Any]], list[str]]:
     for arm in found["arms"]:
         kind, budget = split_arm(arm["arm"])
         is_trained = ARMS[kind][0]
-        marker = training.run / "results" / arm["arm"] / "arm.json"
-        if arm["accuracy"] is None or not marker.is_file() or (is_trained and budget != training.budget):
+        folder = training.run / "results" / arm["arm"]
+        if arm["accuracy"] is None or not marker_path(folder).is_file() or (is_trained and budget != training.budget):
             continue
-        if (training.made_at() if is_trained else 0) <= marker.stat().st_mtime <= report.stat().st_mtime:
+        is_of_model = not is_trained or read_marker(folder).get("model") == model_hash(training.model)
+        if is_of_model and found.get("answered", {}).get(arm["arm"]) == file_hash(marker_path(folder)):
             arms.append(arm)
     return arms, [arm["arm"] for arm in arms if arm["arm"] in found["outdated"]]
 
 
-def _config_text(run_folder: Path, config: dict[str, Any]) -> str:
-    """The training config without this machine's folders, keys and passwords."""
+def _config_text(config: dict[str, Any]) -> str:
+    """The training config without a machine's folders, keys and passwords: the same of a run that was moved since."""
+    run_folder = Path(str(config.get("output_dir"))).parent
 
     def shortened(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: shortened(each) for key, each in value.items() if not _SECRET.search(str(key))}
+            return {key: shortened(each) for key, each in value.items()}
         if isinstance(value, list):
             return [shortened(each) for each in value]
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not Path(value).is_absolute():
             return value
-        if not Path(value).is_absolute():
-            return _PASSWORD.sub("", value)
         path = Path(value)
         return str(path.relative_to(run_folder) if path.is_relative_to(run_folder) else path.name)
 
-    run_folder = run_folder.resolve()
-    return yaml.safe_dump(shortened(config), sort_keys=False, allow_unicode=True, width=110).strip()
+    return yaml.safe_dump(shortened(without_secrets(config)), sort_keys=False, allow_unicode=True, width=110).strip()
 
 
 def _versions(manifest: dict[str, Any]) -> dict[str, str]:

@@ -4,7 +4,6 @@ All of it is read from what `smt evaluate`, lm-eval and the trainings left in th
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -94,7 +93,7 @@ def _model(summary: Mapping[str, Any]) -> str:
 
 
 def _trained(training: Training) -> str:
-    """Where the model lies, what it was trained from, when, and on which mix."""
+    """Where the model lies, what it was trained from, and on which mix."""
     if sentence := training.unready():
         return f"not ready: {sentence}"
     manifest = training.mix / MANIFEST_FILE
@@ -102,7 +101,6 @@ def _trained(training: Training) -> str:
     if training.config.is_file():
         base = str(read_config(training.config).get("base_model", _UNKNOWN))
         parts.append(f"trained from {Path(base).name if Path(base).is_absolute() else base}")
-    parts.append(f"on {datetime.fromtimestamp(training.trained_at(), UTC).date()}")
     content = read_manifest(manifest)["content_hash"][:16] if manifest.is_file() else _UNKNOWN
     return f"{', '.join(parts)}; content hash of its mix: {content}"
 

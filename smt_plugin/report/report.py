@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from smt_plugin.files import write_json, write_text
+from smt_plugin.evaluation.arm_results import marker_path
+from smt_plugin.files import file_hash, write_json, write_text
 from smt_plugin.report.results import RunResults
 from smt_plugin.report.sections import Section, doubts
 from smt_plugin.report.verdicts import verdicts
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 def write_report(results: RunResults, sections: Sequence[Section]) -> Path:
     """Write `report.html` (self-contained) and `report.json` into the run folder and return the former's path.
 
-    `report.json` holds the facts, the outdated arms, and the data of the sections: `arms`, `retention`.
+    `report.json` holds the facts, the outdated arms, the data of the sections: `arms`, `retention`, and by their hashes
+    the `arm.json` files that it tells of.
     """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     html = environment.get_template("report.html.jinja").render(
@@ -27,6 +29,11 @@ def write_report(results: RunResults, sections: Sequence[Section]) -> Path:
     path = results.run / "report.html"
     write_text(path, html)
     data: dict[str, Any] = {"facts": results.facts, "outdated": results.outdated}
+    data["answered"] = {
+        result.arm: file_hash(marker_path(results.run / "results" / result.arm))
+        for result in results.arms
+        if result.accuracy is not None
+    }
     for section in sections:
         data |= section.data
     write_json(results.run / "report.json", data)

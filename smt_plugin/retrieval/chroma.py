@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from smt_plugin.errors import BadInput, require, without_key
+from smt_plugin.errors import BadInput, require
+from smt_plugin.masking import without_key
 
 if TYPE_CHECKING:
     from llama_index.core.schema import TextNode

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -11,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import regex
 
+from smt_plugin.backends.body import ACCEPTED, Body
 from smt_plugin.config import MINILM, RetrievalSettings
 from smt_plugin.corpus import Document, estimate_tokens
-from smt_plugin.errors import BadInput, require, without_key
-from smt_plugin.files import cache_dir, content_hash
+from smt_plugin.errors import BadInput, require
+from smt_plugin.files import cache_dir, content_hash, whole_folder
+from smt_plugin.masking import without_key
 from smt_plugin.progress import Progress
 from smt_plugin.sentences import SCRIPTS_END
 
@@ -67,22 +68,59 @@ def embedding_model(settings: RetrievalSettings) -> Any:
 def _endpoint_model(settings: RetrievalSettings) -> Any:
     """A model behind an endpoint. LlamaIndex has such a class, too, but it makes spaces of a text's line breaks."""
     openai = require("openai", "rag")
+    import httpx
     import numpy as np
     from llama_index.core.embeddings import BaseEmbedding
+
+    def read_whole(response: httpx.Response) -> None:
+        """Read an answer here, since httpx knows no limit, and give it what was read."""
+        raw = response.stream
+        assert isinstance(raw, httpx.SyncByteStream)
+        try:
+            body = Body(response.headers.pop("Content-Encoding", None))
+            for block in raw:
+                body.add(block)
+            response.stream = httpx.ByteStream(body.content())
+        except ValueError as error:
+            raise openai.OpenAIError(str(error)) from None
+        finally:
+            raw.close()
+        if response.is_redirect:
+            # To follow it would be to give another server the texts and the key.
+            raise openai.OpenAIError(f"it redirects to {response.headers.get('Location')}; give that address instead")
 
     client = openai.OpenAI(
         base_url=settings.embedding_endpoint,
         api_key=os.environ.get(EMBEDDING_KEY_VARIABLE) or "none",
         max_retries=5,
-        timeout=600,
+        http_client=httpx.Client(
+            timeout=600,
+            headers={"Accept-Encoding": ACCEPTED},
+            follow_redirects=False,
+            event_hooks={"response": [read_whole]},
+        ),
     )
+
+    def embedded(texts: list[str]) -> list[list[float]]:
+        rows = client.embeddings.create(
+            model=settings.embedding,
+            input=texts,
+            encoding_format="float",
+        ).data
+        vectors = np.asarray([row.embedding for row in sorted(rows, key=lambda row: row.index)])
+        normed: list[list[float]] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).tolist()
+        return normed
 
     class AtEndpoint(BaseEmbedding):  # type: ignore[misc]
         def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-            rows = client.embeddings.create(model=settings.embedding, input=texts, encoding_format="float").data
-            vectors = np.asarray([row.embedding for row in sorted(rows, key=lambda row: row.index)])
-            normed: list[list[float]] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).tolist()
-            return normed
+            try:
+                return embedded(texts)
+            except Exception as error:  # whatever answers there
+                said = without_key(str(error), os.environ.get(EMBEDDING_KEY_VARIABLE))
+                raise BadInput(
+                    f"{settings.embedding} at {settings.embedding_endpoint} embeds nothing ({said}); start the server, "
+                    "or fix embedding_endpoint, embedding or SMT_EMBEDDING_API_KEY."
+                ) from None
 
         def _get_text_embedding(self, text: str) -> list[float]:
             return self._get_text_embeddings([text])[0]
@@ -94,22 +132,13 @@ def _endpoint_model(settings: RetrievalSettings) -> Any:
             return self._get_query_embedding(query)
 
     model = AtEndpoint(model_name=settings.embedding, embed_batch_size=_BATCH)
-    _probe(model, settings)
+    _probe(model)
     return model
 
 
-def _probe(model: Any, settings: RetrievalSettings) -> list[float]:
+def _probe(model: Any) -> list[float]:
     """The embedding of a fixed text, by which another model behind the same name is told."""
-    try:
-        found: list[float] = model.get_text_embedding(_PROBE)
-    except Exception as error:
-        if not settings.embedding_endpoint:
-            raise
-        said = without_key(str(error), os.environ.get(EMBEDDING_KEY_VARIABLE))
-        raise BadInput(
-            f"{settings.embedding} at {settings.embedding_endpoint} embeds nothing ({said}); start the server, or "
-            "fix embedding_endpoint, embedding or SMT_EMBEDDING_API_KEY."
-        ) from None
+    found: list[float] = model.get_text_embedding(_PROBE)
     return found
 
 
@@ -134,7 +163,7 @@ def index_of(
     folder = cache_dir() / "index" / index_key(documents, settings)
     if folder.is_dir():
         kept = orjson.loads((folder / "probe.json").read_bytes())
-        _check_same_model(kept, _probe(model, settings), settings, f"the index in {folder}", "that folder")
+        _check_same_model(kept, _probe(model), settings, f"the index in {folder}", "that folder")
         store = FaissVectorStore.from_persist_dir(str(folder))
         storage = StorageContext.from_defaults(vector_store=store, persist_dir=str(folder))
         index = load_index_from_storage(storage, embed_model=model)
@@ -146,13 +175,9 @@ def index_of(
     # Embeddings are normalised, so their inner product is the cosine; the search is exact.
     store = FaissVectorStore(faiss_index=faiss.IndexFlatIP(len(nodes[0].embedding or ())))
     index = VectorStoreIndex(nodes, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=model)
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-    index.storage_context.persist(str(partial))
-    (partial / "probe.json").write_bytes(orjson.dumps(_probe(model, settings)))
-    try:
-        partial.rename(folder)
-    except OSError:  # another process was first
-        shutil.rmtree(partial)
+    with whole_folder(folder) as partial:
+        index.storage_context.persist(str(partial))
+        (partial / "probe.json").write_bytes(orjson.dumps(_probe(model)))
     return index, nodes, len(nodes)
 
 
@@ -165,7 +190,7 @@ def _index_at_server(
     """
     from smt_plugin.retrieval.chroma import server_store
 
-    probe = _probe(model, settings)
+    probe = _probe(model)
     name = f"smt-{index_key(documents, settings)}"
     store = server_store(settings.vector_store, name, probe)
     place = f"the collection {name} at {settings.vector_store}"

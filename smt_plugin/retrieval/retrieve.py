@@ -4,15 +4,16 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from smt_plugin.backends.base import lasting_options
 from smt_plugin.config import NO_THINKING, ORDERS, RetrievalSettings, retrieval_settings
 from smt_plugin.corpus import Document, comparable
 from smt_plugin.errors import BadInput
-from smt_plugin.files import cache_dir, content_hash, read_json, read_jsonl, write_json, write_jsonl
+from smt_plugin.files import Text, cache_dir, content_hash, read_json, read_rows, write_json, write_jsonl
 from smt_plugin.progress import Progress
 from smt_plugin.question import Question
 from smt_plugin.retrieval.by_words import word_retriever
@@ -27,17 +28,24 @@ if TYPE_CHECKING:
 _QUESTIONS_AT_ONCE = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """A retrieved piece of a document: its text, which opens with the document's identity, and its score.
 
     `page` counts from 0 and is None where the document has no pages.
     """
 
     doc_id: str
-    text: str
+    text: Text
     score: float
     page: int | None = None
+
+
+class _Row(msgspec.Struct):
+    """A line of a retrieval file; see `build_retrieval`."""
+
+    question_id: str
+    chunks: list[Chunk]
+    proxy_places: list[int | None] | msgspec.UnsetType = msgspec.UNSET
 
 
 def query_of(question: Question, identity: str, settings: RetrievalSettings) -> str:
@@ -71,10 +79,12 @@ def build_retrieval(
     chunks = _retrieve(documents, questions, index, nodes, count, settings)
     places = _proxy_places(documents, questions, nodes, chunks, settings)
     rows = (
-        {"question_id": question, "chunks": [asdict(chunk) for chunk in found]}
+        {"question_id": question, "chunks": [msgspec.structs.asdict(chunk) for chunk in found]}
         | ({"proxy_places": places[question]} if question in places else {})
         for question, found in chunks.items()
     )
+    # Without its manifest a file is not whole: so out first, and in last.
+    manifest_path(path).unlink(missing_ok=True)
     write_jsonl(path, rows)
     manifest = {
         "settings": settings.model_dump(),
@@ -108,7 +118,7 @@ def cached_retrieval(
     settings = settings or retrieval_settings(benchmark)
     key = retrieval_key(documents, questions, settings)
     path = cache_dir() / "retrieval" / f"{benchmark}-{key}.jsonl"
-    if not path.is_file():
+    if not path.is_file() or not manifest_path(path).is_file():
         print(f"smt: retrieving for {len(questions)} questions, once, into {path}", file=sys.stderr)
         build_retrieval(documents, questions, path, settings)
         if "torch" in sys.modules:  # or its cache would keep the GPU's memory from the model that is asked next
@@ -149,15 +159,7 @@ def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[
     Raises:
         BadInput: a line that is not of that form, or a question without a line.
     """
-    found: dict[str, list[Chunk]] = {}
-    for number, row in read_jsonl(path):
-        try:
-            chunks = [Chunk(str(c["doc_id"]), str(c["text"]), float(c["score"]), c.get("page")) for c in row["chunks"]]
-            found[comparable(str(row["question_id"]))] = chunks
-        except (KeyError, TypeError, ValueError):
-            raise BadInput(
-                f"{path}, line {number}: expected question_id and chunks, a list of doc_id, text and score."
-            ) from None
+    found = {comparable(row.question_id): row.chunks for row, _ in read_rows(path, _Row)}
     of_question = {}
     for question in questions:
         if comparable(question.question_id) not in found:
@@ -172,11 +174,10 @@ def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[
 def read_proxy_places(path: Path, questions: Iterable[Question]) -> dict[str, list[int | None]]:
     """The `proxy_places` of a retrieval file for those of the questions that have any; see `build_retrieval`."""
     wanted = {question.question_id for question in questions}
-    rows = (row for _, row in read_jsonl(path))
     return {
-        row["question_id"]: row["proxy_places"]
-        for row in rows
-        if row["question_id"] in wanted and "proxy_places" in row
+        row.question_id: row.proxy_places
+        for row, _ in read_rows(path, _Row)
+        if row.question_id in wanted and row.proxy_places is not msgspec.UNSET
     }
 
 
@@ -300,5 +301,7 @@ def _chunks(hits: Any) -> list[Chunk]:
 
 
 def _reordered(chunks: list[Chunk], scores: list[float]) -> list[Chunk]:
-    scored = [replace(chunk, score=round(score, 6)) for chunk, score in zip(chunks, scores, strict=True)]
+    scored = [
+        msgspec.structs.replace(chunk, score=round(score, 6)) for chunk, score in zip(chunks, scores, strict=True)
+    ]
     return sorted(scored, key=lambda chunk: -chunk.score)

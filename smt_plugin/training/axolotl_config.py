@@ -143,9 +143,7 @@ def write_axolotl_config(
         f"# Run: axolotl train {shlex.quote(str(path))}\n"
         + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
     )
-    # Its date tells whether the model was trained by it.
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
+    write_text(path, text)
     return path
 
 

@@ -1,7 +1,6 @@
 """What comes with the package, one line each (`smt ls`), and a copy of a config to change (`smt cp`)."""
 
 import re
-import shutil
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from smt_plugin.assets import PACKAGE, asset_dir
 from smt_plugin.config import load_yaml
 from smt_plugin.errors import BadInput
+from smt_plugin.files import write_text
 
 _FIRST_SENTENCE = re.compile(r"(.*?)(?<! al)\.(?:\s|$)")
 
@@ -56,7 +56,7 @@ def copy_config(name: str, destination: str | Path) -> Path:
         raise BadInput(f"{path} is there already; remove it or give another destination.")
     if not path.parent.is_dir():
         raise BadInput(f"{path.parent} is not a folder; make it first, or give another destination.")
-    shutil.copyfile(files[name], path)
+    write_text(path, files[name].read_text(encoding="utf-8"))
     return path
 
 

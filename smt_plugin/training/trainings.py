@@ -1,12 +1,21 @@
 """A run's trainings: their configs, their models, and whether these are there."""
 
+import re
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
 
 from smt_plugin.mixing.manifest import MANIFEST_FILE, budget_name, read_manifest
+from smt_plugin.training.merged import ADAPTER_FILE, may_hold
 from smt_plugin.training.shipped import read_config
+
+_CONFIG = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_HASH = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,48 +54,61 @@ class Training:
     def unready(self) -> str | None:
         """What is to be done before the trained model can be used, as a sentence; None if it is there."""
         # axolotl writes config.json before it trains, and the weights after it.
-        weights, adapter = self._weights(), self._adapter()
         config = shlex.quote(str(self.config))
-        if not weights and adapter:
+        if not self._has_weights() and self._has_adapter():
             return f"the adapter in {self.output} is not merged yet; run: axolotl merge-lora {config}"
-        if not weights:
+        if not self._has_weights():
             return f"there is no trained model in {self.output}; run: axolotl train {config}"
-        if adapter and min(weights) < max(adapter):
-            return f"{self.model} was merged before the adapter was last trained; run: axolotl merge-lora {config}"
+        if self._has_adapter() and not self._is_merge():
+            return (
+                f"{self.model} was merged from another adapter than the one in {self.output}; run: "
+                f"axolotl merge-lora {config}"
+            )
         if self.is_stale():
-            return f"the model in {self.output} was trained before the mix in {self.mix}; run: axolotl train {config}"
+            return (
+                f"the model in {self.output} was trained on another mix than the one in {self.mix}; run: "
+                f"axolotl train {config}"
+            )
         return None
 
     def is_stale(self) -> bool:
         """Whether the model that is there was trained on another mix than the one that is there.
 
-        It was not if it is younger than the mix, or if a card in its folder, axolotl's or `smt card`'s, names the mix's
-        content.
+        The folder of prepared data tells, since it is named by the mix's content (axolotl_config.py), and the config
+        that names it stands in the model's card. Without a card the model is taken for one of this mix.
         """
         manifest = self.mix / MANIFEST_FILE
-        dates = self._adapter() or self._weights()
-        if not manifest.is_file() or not dates or manifest.stat().st_mtime <= max(dates):
+        trained_on = mix_of(self.trained_by())
+        if trained_on is None or not manifest.is_file() or not (self._has_weights() or self._has_adapter()):
             return False
-        content = read_manifest(manifest)["content_hash"][:16]
-        cards = (folder / "README.md" for folder in {self.output, self.model})
-        return not any(content.encode() in card.read_bytes() for card in cards if card.is_file())
+        return not read_manifest(manifest)["content_hash"].startswith(trained_on)
 
-    def made_at(self) -> float:
-        """When the weights of the model that is there were written, in Unix seconds."""
-        return max(self._weights())
+    def trained_by(self) -> dict[str, Any]:
+        """The config that the model was trained by, as axolotl's card or that of `smt card` has it; empty without."""
+        card = self.output / "README.md"
+        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        with suppress(yaml.YAMLError):
+            if (found := _CONFIG.search(text)) and isinstance(config := yaml.safe_load(found[1]), dict):
+                return config
+        return {}
 
-    def trained_at(self) -> float:
-        """When the model that is there was trained; it may have been merged later."""
-        return max(self._adapter() or self._weights())
-
-    def _weights(self) -> list[float]:
+    def _has_weights(self) -> bool:
         files = self.model.glob("*.safetensors")
-        return [file.stat().st_mtime for file in files if not file.name.startswith("adapter_model")]
+        return any(not file.name.startswith("adapter_model") for file in files)
 
-    def _adapter(self) -> list[float]:
-        if self.model == self.output:  # one that lies there is of an earlier training
-            return []
-        return [file.stat().st_mtime for file in self.output.glob("adapter_model.safetensors")]
+    def _has_adapter(self) -> bool:
+        # One that lies in the model's own folder is of an earlier training.
+        return self.model != self.output and (self.output / ADAPTER_FILE).is_file()
+
+    def _is_merge(self) -> bool:
+        """Whether the merged model is one of the adapter beside it, as far as can be told."""
+        return read_config(self.config).get("adapter") == "qlora" or may_hold(self.model, self.output)
+
+
+def mix_of(config: dict[str, Any]) -> str | None:
+    """The beginning of the content hash of the mix that a config of ours trains on; None where it names none."""
+    name = PurePath(str(config.get("dataset_prepared_path"))).name
+    return name if _HASH.fullmatch(name) else None
 
 
 def trainings_of(run_folder: Path, budgets: Iterable[int]) -> list[Training]:

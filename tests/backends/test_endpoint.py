@@ -1,5 +1,7 @@
 import asyncio
 import logging
+import resource
+import zlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -584,6 +586,109 @@ def test_a_key_that_the_server_repeats_is_shown_to_nobody(
 
     with caplog.at_level(logging.DEBUG):
         asyncio.run(run())
+
+
+def bomb() -> web.Response:
+    """A small answer that unpacks to a billion bytes."""
+    packer = zlib.compressobj(9, wbits=31)
+    packed = b"".join([packer.compress(bytes(2**20)) for _ in range(1024)]) + packer.flush()
+    return web.Response(body=packed, headers={"Content-Encoding": "gzip"}, content_type="application/json")
+
+
+def test_answers_that_unpack_to_anything_are_given_up_and_asked_for_again() -> None:
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+
+            async def huge(request: web.Request) -> web.Response:
+                return bomb()
+
+            endpoint.faults = {0: huge}
+            endpoint.show_metrics = huge  # type: ignore[assignment, method-assign]
+            async with serve(endpoint):
+                backend = OpenAIBackend([endpoint.url], MODEL)
+                assert len(await ask(backend, REQUEST)) == 1
+                assert len(endpoint.bodies) == 2
+            endpoint.models = huge  # type: ignore[assignment, method-assign]
+            async with serve(endpoint):
+                with pytest.raises(BadInput, match=r"cannot be used .*larger than 32 MiB"):
+                    await ask(OpenAIBackend([endpoint.url], MODEL), REQUEST)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    asyncio.run(run())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+
+
+def test_metrics_are_not_fetched_from_where_they_are_redirected_to() -> None:
+    came: list[str] = []
+
+    async def run() -> None:
+        async with serve(Endpoint()) as other, serve(Endpoint()) as endpoint:
+
+            async def count(request: web.Request) -> web.Response:
+                came.append(request.path)
+                return web.Response(text=METRICS)
+
+            async def moved(request: web.Request) -> web.Response:
+                raise web.HTTPFound(other.url.removesuffix("/v1") + "/metrics")
+
+            other.show_metrics = count  # type: ignore[method-assign]
+            endpoint.show_metrics = moved  # type: ignore[method-assign]
+            async with serve(other), serve(endpoint):
+                backend = OpenAIBackend([endpoint.url], MODEL, api_key="very-secret")
+                await backend.start()
+                assert await backend.cache_use() is None
+                await backend.close()
+
+    asyncio.run(run())
+    assert came == []
+
+
+@pytest.mark.parametrize("before", range(3970, 4010, 3))
+def test_a_key_that_a_long_message_of_the_server_is_cut_at_is_shown_to_nobody(before: int) -> None:
+    async def echo(request: web.Request) -> web.Response:
+        said = request.headers["Authorization"].removeprefix("Bearer ")
+        return web.Response(text=" " * before + said + "\x1b[2J", status=400)
+
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+            endpoint.faults = {n: echo for n in range(10)}
+            with pytest.raises(Refused) as caught:
+                await ask(OpenAIBackend([endpoint.url], MODEL, api_key="very-secret-key-of-mine"), REQUEST)
+            assert "very" not in str(caught.value)
+            assert str(caught.value).isprintable()
+
+    asyncio.run(run())
+
+
+def test_a_key_that_an_answer_repeats_is_not_kept() -> None:
+    async def run() -> None:
+        async with serve(Endpoint()) as endpoint:
+
+            async def echo(request: web.Request) -> web.Response:
+                said = request.headers["Authorization"]
+                message = {"content": f"I was asked with {said}.", "reasoning": f"{quote(said)}"}
+                return web.json_response({"choices": [{"message": message, "finish_reason": said}]})
+
+            async def thinks(request: web.Request) -> web.Response:
+                said = request.headers["Authorization"]
+                return web.json_response({"choices": [{"message": {"content": None, "reasoning": said}}]})
+
+            endpoint.faults = {0: echo, 1: thinks}
+            replies: list[Reply] = []
+
+            async def keep(reply: Reply) -> None:
+                replies.append(reply)
+
+            backend = OpenAIBackend([endpoint.url], MODEL, api_key="very-secret")
+            await backend.start()
+            for _ in range(2):
+                replies.append(await backend.complete(REQUEST, keep))
+            await backend.close()
+            assert replies[0].text == "I was asked with Bearer (the API key)."
+            assert replies[2].text == "<think>Bearer (the API key)"
+            assert "secret" not in str(replies)
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("key", ["secret\nX-Other: 1", "sécret"])

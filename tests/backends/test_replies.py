@@ -68,6 +68,46 @@ def test_content_is_a_text_a_list_of_parts_or_null_beside_thoughts(fields: dict[
     assert (times, reply.completion_tokens) == (1, 5)
 
 
+ODD_USAGES: list[Any] = [
+    *("many", "", [], [1, 2], 5, -3, True, None, {}, float("nan"), float("inf")),
+    *({"prompt_tokens": 3, "completion_tokens": odd} for odd in ("5", -5, 0, True, None, [5], {}, float("nan"), 1e300)),
+    *({"prompt_tokens": 3, "completion_tokens": odd} for odd in (2_000_000_000, 10**30, 2**20)),
+    {"prompt_tokens": {}, "completion_tokens": "x"},
+    {"prompt_tokens": 2_000_000_000, "completion_tokens": 5},
+]
+
+
+@pytest.mark.parametrize("usage", ODD_USAGES, ids=repr)
+def test_a_text_beside_odd_counts_is_taken_and_counted_by_its_length(usage: Any) -> None:
+    choice = {"message": {"content": "A text of the reply."}, "finish_reason": "stop"}
+    reply, times = asked(json.dumps({"choices": [choice], "usage": usage}).encode())
+    assert times == 1
+    assert (reply.text, reply.is_counted) == ("A text of the reply.", False)
+    # By length 5, and what the text cannot have is taken for thoughts.
+    assert reply.completion_tokens - reply.thought_tokens == 5
+    assert reply.completion_tokens <= 2**20
+    assert reply.prompt_tokens <= 3
+
+
+@pytest.mark.parametrize("field", ["prompt_tokens_details", "completion_tokens_details"])
+@pytest.mark.parametrize("odd", ["x", [1], 5, {"cached_tokens": 2**31, "reasoning_tokens": 2**31}])
+def test_odd_details_of_counts_change_no_count(field: str, odd: Any) -> None:
+    usage = {"prompt_tokens": 30, "completion_tokens": 5, field: odd}
+    body = {"choices": [{"message": {"content": "A text of the reply."}}], "usage": usage}
+    assert reply_of(body) == Reply("A text of the reply.", "stop", 30, 0, 5)
+    assert reply_of(body).is_counted
+
+
+@pytest.mark.parametrize("choices", ["more", "null before", "alone"])
+@pytest.mark.parametrize("finish_reason", [None, 5, True, [], ["length"], {"a": "length"}, "x" * 10_000])
+def test_an_odd_end_or_odd_choices_beside_a_text_lose_nothing(choices: str, finish_reason: Any) -> None:
+    choice = {"index": "first", "message": {"content": "A text."}, "finish_reason": finish_reason}
+    odd = {"more": [choice, 5, None], "null before": [None, {}, choice], "alone": choice}[choices]
+    reply = reply_of({"id": [1], "created": "soon", "model": {}, "object": 7, "choices": odd})
+    assert reply.text == "A text."
+    assert reply.finish_reason in ("stop", "x" * 100)
+
+
 def events(*chunks: Any, end: str = "data: [DONE]\n\n") -> bytes:
     lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
     return f": ping\n\nevent: message\n{lines}{end}".encode()
@@ -84,6 +124,14 @@ def test_a_stream_that_nobody_asked_for_is_put_together() -> None:
     assert (reply, times) == (Reply("A téxt.", "length", 7, 0, 4), 1)
     thinking, _ = asked(events(delta(reasoning_content="Hm. "), delta("stop", reasoning_content="Hm.")))
     assert thinking.text == "<think>Hm. Hm."
+
+
+def test_a_stream_with_odd_events_and_further_choices_gives_the_text_of_the_first() -> None:
+    other = {"choices": [{"index": 1, "delta": {"content": "Another."}, "finish_reason": "length"}]}
+    odd = [{"choices": each} for each in (None, {}, 5, [None], [{"delta": "x"}], [{"delta": {"reasoning": [1]}}])]
+    counts: list[Any] = [{"usage": "many"}, {"usage": {"prompt_tokens": 7, "completion_tokens": 4}}, {"usage": 5}]
+    reply, times = asked(events(delta(content="A "), other, *odd, delta("stop", content="text."), *counts))
+    assert (reply, times) == (Reply("A text.", "stop", 7, 0, 4), 1)
 
 
 def test_a_stream_that_breaks_off_or_ends_in_an_error_is_asked_for_again() -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request
 
 import pytest
 from click.testing import CliRunner
@@ -210,3 +212,23 @@ def test_every_official_download_is_complete_and_pinned_where_we_know_the_commit
         for path, blob in known.downloads.items():
             assert blob is None or len(bytes.fromhex(blob)) == 20, path
             assert (blob is None) == (name == "longhealth")
+
+
+def test_a_redirection_from_an_encrypted_address_to_one_that_is_not_is_refused() -> None:
+    asked = Request("https://files.example/story")
+    for target in ("http://elsewhere.example/story", "ftp://elsewhere.example/story"):
+        with pytest.raises(HTTPError, match="which is not encrypted"):
+            downloads._Redirects().redirect_request(asked, None, 302, "Found", {}, target)
+    followed = downloads._Redirects().redirect_request(asked, None, 302, "Found", {}, "https://elsewhere.example/story")
+    assert followed is not None
+    assert followed.full_url == "https://elsewhere.example/story"
+
+
+def test_a_file_without_end_is_given_up(
+    tmp_path: Path, story: tuple[Files, dict[str, str | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "_LARGEST", 100_000)
+    files, wanted = story
+    with pytest.raises(BadInput, match=r"s/story gives more than 100\.0 kB"):
+        download(files.url, wanted, tmp_path / "into")
+    assert not list((tmp_path / "into").rglob("story*"))

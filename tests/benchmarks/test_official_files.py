@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -102,6 +103,18 @@ def test_financebench_without_pdfs_has_its_evidence_pages_as_documents_and_says_
     assert any("far easier" in fact for fact in check("financebench", tmp_path).facts)
 
 
+@pytest.mark.parametrize("name", ["../../secret", "/secret", "..", ".", "a/b", "a\\b", "a\nb", " ", "x" * 300])
+def test_no_filing_is_read_from_another_folder(tmp_path: Path, name: str) -> None:
+    folder = write_financebench(tmp_path / "data")
+    write_pdf(tmp_path / "secret.pdf", ["a secret"])
+    (folder / "pdfs").mkdir()
+    for rows, file in zip(financebench(), ("open_source", "document_information"), strict=True):
+        write_lines(folder / f"financebench_{file}.jsonl", [row | {"doc_name": name} for row in rows])
+    says = r"document_information\.jsonl, line 1: expected `str` that is the name of a file - at `\$\.doc_name`"
+    with pytest.raises(BadInput, match=says):
+        load("financebench", folder)
+
+
 def test_financebench_reads_whole_filings_from_their_pdfs_and_keeps_the_text(tmp_path: Path) -> None:
     folder = write_financebench(tmp_path / "clone" / "data")
     pdfs = tmp_path / "clone" / "pdfs"
@@ -202,13 +215,15 @@ def test_a_corpus_of_text_files_with_questions_needs_no_documents_jsonl(tmp_path
 
 def test_files_that_are_still_packed_are_named_with_the_command_that_unpacks_them(tmp_path: Path) -> None:
     folder = write_official(tmp_path / "files")
-    for place in (tmp_path / "zip", tmp_path / "cache" / "smt-plugin" / "quality"):
+    for place in (tmp_path / "my zip", tmp_path / "cache" / "smt-plugin" / "quality"):
         place.mkdir(parents=True)
         packed = place / "QuALITY.v1.0.1.zip"
         with ZipFile(packed, "w") as file:
             for path in folder.iterdir():
                 file.write(path, f"QuALITY/{path.name}")
-        says = re.escape(f"unzip -j {packed} -d {place}; and name the folder {place}.")
+        says = re.escape(
+            f"unzip -j {shlex.quote(str(packed))} -d {shlex.quote(str(place))}; and name the folder {place}."
+        )
         for given in (None,) if "cache" in place.parts else (place, packed):
             with pytest.raises(BadInput, match=says):
                 load("quality", given)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
 
 from smt_plugin.cli.app import SECTIONS, cli
 from smt_plugin.config import read_run_file
 from smt_plugin.errors import BadInput
-from tests.endpoint import MODEL, Endpoint, serve
+from tests.endpoint import MODEL, Endpoint, in_thread, serve
 
 GOOD = {
     "run": "run",
@@ -215,3 +216,47 @@ def test_help_imports_nothing_heavy() -> None:
     output = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert output.strip().endswith("[]")
     assert "Examples:" in output
+
+
+EVIL = "\x1b]52;c;eA==\x07\x1b[2J\u202e"
+
+
+def test_no_name_of_a_file_or_key_and_no_word_of_a_server_commands_the_terminal(tmp_path: Path, corpus: Path) -> None:
+    write_run_file(tmp_path, **{f"key{EVIL}": 1})
+    results = [smt("generate", "smt.yaml", cwd=tmp_path), smt("generate", f"no{EVIL}.yaml", cwd=tmp_path)]
+    (corpus / "documents.jsonl").unlink()
+    (corpus / f"bad{EVIL}.txt").write_text("")
+    (corpus / f"good{EVIL}.txt").write_text("Some words.")
+    (corpus / f"other.x{EVIL}").write_text("")
+    results += [smt("init", "corpus", "--output", "new.yaml", cwd=tmp_path), smt(f"no{EVIL}", cwd=tmp_path)]
+    (corpus / f"bad{EVIL}.txt").unlink()
+    results.append(smt("init", "corpus", "--output", f"new{EVIL}.yaml", cwd=tmp_path))
+
+    async def fails(request: web.Request) -> web.Response:
+        return web.Response(text=f"no{EVIL}", status=401)
+
+    with in_thread(Endpoint()) as server:
+        server.faults = dict.fromkeys(range(9), fails)
+        write_run_file(tmp_path, backend={"endpoints": [server.url], "model": MODEL})
+        results.append(smt("generate", "smt.yaml", cwd=tmp_path))
+    assert [result.returncode for result in results] == [2, 2, 2, 2, 0, 2]
+    for result in results:
+        assert "\\x1b]52" in result.stdout + result.stderr
+        assert (result.stdout + result.stderr).replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000])
+def test_what_is_paid_for_can_be_read_by_nobody_else(tmp_path: Path, corpus: Path, umask: int) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    with in_thread(Endpoint()) as server:
+        write_run_file(folder, corpus=str(corpus), backend={"endpoints": [server.url], "model": MODEL})
+        before = os.umask(umask)
+        try:
+            result = smt("generate", "smt.yaml", cwd=folder)
+        finally:
+            os.umask(before)
+    assert result.returncode == 0, result.stderr
+    made = [folder / "run", *(folder / "run").rglob("*")]
+    assert {"completions.sqlite", "synthetic_qa.jsonl", "run.yaml", "generate.json"} <= {path.name for path in made}
+    assert not [path for path in made if path.stat().st_mode & 0o077]

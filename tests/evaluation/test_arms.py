@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import count_tokens, read_arm, read_tokens
 from smt_plugin.evaluation.arms import Arm, code_behind_tasks, outdated, ready_arms
 from smt_plugin.evaluation.evaluate import as_run_here, evaluate
+from smt_plugin.files import locked, write_json
 from smt_plugin.report.results import RunResults, arm_results
 from smt_plugin.report.sections import doubts
 from tests.endpoint import MODEL, Endpoint, in_thread, serve_in_thread, status
@@ -63,7 +65,7 @@ def test_one_reply_that_is_a_list_of_parts_and_one_without_content_lose_no_arm(t
     )
     said: list[str] = []
     server = Endpoint()
-    server.counts_tokens = False
+    server.usages = [None]
     server.answer = lambda prompt, count: next(replies) or ""
     with in_thread(server):
         arm = served(tmp_path, server.url)
@@ -252,6 +254,9 @@ def test_an_arm_of_another_model_or_setting_is_outdated_and_a_models_card_or_log
     (model / "debug.log").write_text("x")
     assert outdated([arm]) == []
     os.utime(model / "config.json", (1, 1))
+    assert outdated([arm]) == []
+    (model / "config.json").write_text("[]")
+    os.utime(model / "config.json", (1, 1))
     assert outdated([arm]) == ["base"]
     evaluate([arm], lambda text: None)
     assert outdated([arm]) == []
@@ -353,3 +358,40 @@ def test_lm_eval_asks_a_base_model_in_plain_text(tmp_path: Path) -> None:
     (path,) = arm.folder.rglob("samples_*.jsonl")
     asked = json.loads(path.read_text().splitlines()[0])["arguments"]["gen_args_0"]["arg_0"]
     assert "<|user|>" not in asked
+
+
+def test_a_run_that_was_copied_elsewhere_keeps_its_arms_and_one_whose_model_was_changed_does_not(
+    tmp_path: Path,
+) -> None:
+    def arm_in(place: Path) -> Arm:
+        arm = answering(place / "run/results/base", [["a", "b"]], "hf")
+        settings = arm.settings.model_copy(update={"data": place / "data"})
+        metadata = {"data": str(place / "data")}
+        return replace(arm, code="", model=str(place / "run/model"), settings=settings, metadata=metadata)
+
+    (tmp_path / "one/run/model").mkdir(parents=True)
+    weights = tmp_path / "one/run/model/model.safetensors"
+    weights.write_bytes(b"1234")
+    (tmp_path / "one/run/results/base").mkdir(parents=True)
+    write_json(tmp_path / "one/run/results/base/arm.json", arm_in(tmp_path / "one").stamp())
+    shutil.copytree(tmp_path / "one", tmp_path / "other", copy_function=shutil.copyfile)
+    for place in (tmp_path / "one", tmp_path / "other"):
+        os.utime(place / "run/model/model.safetensors", (1000, 1000))
+        assert outdated([arm_in(place)]) == []
+    weights.write_bytes(b"5678")
+    os.utime(weights, (1000, 1000))
+    assert outdated([arm_in(tmp_path / "one")]) == ["base"]
+
+
+def test_two_evaluations_of_one_arm_exclude_each_other_and_those_of_two_arms_do_not(tmp_path: Path) -> None:
+    arm = answering(tmp_path / "results/base", [["a", "b"]], "hf")
+    evaluate([arm], lambda text: None)
+    before = (arm.folder / "arm.json").read_bytes()
+    other = answering(tmp_path / "results/base_rag", [["a", "b"]], "hf")
+    with locked(tmp_path / "results/base.lock"):
+        with pytest.raises(BadInput, match=r"results is in use by process \d+ on .* \(base\.lock\); wait for it"):
+            evaluate([other, replace(arm, limit=1)], lambda text: None)
+        assert not other.folder.exists()
+        evaluate([other], lambda text: None)
+    assert (arm.folder / "arm.json").read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["base", "base_rag"]

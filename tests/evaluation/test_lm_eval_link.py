@@ -130,6 +130,49 @@ def test_a_folder_with_other_things_in_it_is_left_alone(site: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["utils.py"]
 
 
+OTHERS = {
+    "mine.yaml": "task: mine\n",
+    "quality_smt_mine.yaml": "task: quality_smt_mine\ninclude: other.yaml\ndoc_to_text: x\n",
+    "my_smt.yaml": "group: my_smt\ntask:\n  - arc_easy\n",
+    "draft.partial": "half a text",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_others_put_beside_the_pointers_is_neither_deleted_nor_written_over(site: Path, name: str) -> None:
+    link(site, "link.install()")
+    (site / "lm_eval" / "tasks" / "smt_plugin" / name).write_text(OTHERS[name])
+    before = pointers(site)
+    for call in ("link.install()", "link.uninstall()"):
+        assert f"holds files that are not ours ({name})" in link(site, call)
+    assert pointers(site) == before
+
+
+def test_no_link_is_followed_into_a_folder_of_others(site: Path, tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "precious.yaml").write_text("task: precious\n")
+    (others / "quality_smt.yaml").write_text('include: "/x/quality_smt.yaml"\ntask: quality_smt\n')
+    before = {path.name: path.read_text() for path in others.iterdir()}
+    folder = site / "lm_eval" / "tasks" / "smt_plugin"
+    folder.symlink_to(others)
+    for call in ("link.install()", "link.uninstall()"):
+        assert "smt_plugin is a link, and what it leads to is not ours" in link(site, call)
+    folder.unlink()
+    folder.mkdir()
+    (folder / "quality_smt.yaml").symlink_to(others / "quality_smt.yaml")
+    for call in ("link.install()", "link.uninstall()"):
+        assert "holds files that are not ours (quality_smt.yaml)" in link(site, call)
+    assert {path.name: path.read_text() for path in others.iterdir()} == before
+
+
+def test_pointers_can_be_read_by_all_who_use_that_lm_eval_however_strict_the_umask(site: Path) -> None:
+    link(site, "__import__('os').umask(0o077) and link.install()")
+    folder = site / "lm_eval" / "tasks" / "smt_plugin"
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+
+
 def test_a_place_that_cannot_be_written_names_the_other_way(site: Path) -> None:
     # A file in the folder's place refuses writing even to root, whom permissions do not stop.
     tasks = site / "lm_eval" / "tasks"

@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
+import orjson
 import pytest
 from aiohttp import web
 
@@ -70,6 +73,28 @@ def test_requests_that_always_fail_count_as_unparsed_and_lose_no_arm(
         evaluate([arm], said.append)
         assert server.came == came
     assert not list((tmp_path / "run" / "results").glob(".*"))
+
+
+def test_only_the_command_that_it_is_for_is_answered_at_our_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "very-secret")
+    environment = {"OPENAI_API_KEY": "very-secret"}
+    with (
+        in_thread(Endpoint(api_key="very-secret")) as server,
+        relay.relayed(served(tmp_path, server.url), environment) as arm,
+    ):
+        address = str(arm.model_arguments["base_url"])
+        body = orjson.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]})
+        assert environment["OPENAI_API_KEY"] != "very-secret"
+        for key, expected in (("", 401), ("very-secret", 401), (environment["OPENAI_API_KEY"], 200)):
+            try:
+                with urlopen(Request(address, body, {"Authorization": f"Bearer {key}"})) as response:
+                    status_now = response.status
+            except HTTPError as error:
+                status_now = error.code
+            assert status_now == expected
+        assert len(server.bodies) == 1
 
 
 @pytest.mark.slow

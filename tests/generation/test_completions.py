@@ -10,6 +10,7 @@ import pytest
 
 from smt_plugin.backends.base import Reply, Request
 from smt_plugin.errors import BadInput
+from smt_plugin.generation import completions
 from smt_plugin.generation.completions import Completion, CompletionStore, completion_key
 
 
@@ -133,6 +134,26 @@ def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "completions.sqlite").write_text("this is no database, by any means" * 100)
     with pytest.raises(BadInput, match=r"completions.sqlite is not a whole completions store"):
         CompletionStore(tmp_path)
+
+
+def test_a_completion_that_unpacks_to_anything_is_named_and_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(put_all(tmp_path, [make(1)]))
+    monkeypatch.setattr(completions, "_LARGEST_BODY", 10)
+
+    async def read() -> None:
+        store = CompletionStore(tmp_path)
+        try:
+            for look in (lambda: store.get(make(1).key), lambda: list(store.all())):
+                with pytest.raises(
+                    BadInput, match=r"not a whole completions store \(not whole, or more than 10 bytes\)"
+                ):
+                    look()
+        finally:
+            await store.close()
+
+    asyncio.run(read())
 
 
 def test_a_process_killed_while_it_writes_leaves_a_store_that_opens_with_every_durable_completion(

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +24,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from smt_plugin.config import read_run_file
 from smt_plugin.generation.completions import CompletionStore
+from smt_plugin.generation.stale import stale_records
+from tests.backends.test_replies import ODD_USAGES
 from tests.endpoint import MODEL, Endpoint, in_thread, mark_of, status
 
 ROOT = Path(__file__).parents[2]
@@ -132,10 +136,21 @@ def test_a_full_disk_under_the_records_stops_the_run_and_the_next_goes_on(folder
         full.symlink_to("/dev/full")
         said = finish(start(folder), 1)
         assert said.count("\n") == 1
-        assert "No space left on device" in said
+        assert f"No space left on device: '{full}'" in said
         assert records(folder / "run") == set()
         assert not full.is_symlink()
         goes_on(folder, endpoint, calm)
+
+
+def test_usable_answers_beside_odd_counts_are_bought_once_and_it_is_told_once(folder: Path, calm: set[str]) -> None:
+    with in_thread(Endpoint()) as endpoint:
+        endpoint.usages = ODD_USAGES
+        write_run_file(folder, endpoint.url)
+        said = finish(start(folder))
+        assert max(Counter(asked(endpoint)).values()) == 1
+        # Those that the budget asks for, give or take what is counted otherwise.
+        assert 0.9 < len(records(folder / "run")) / len(calm) < 1.1
+    assert said.count("\n") == said.count("counts no tokens, or not as they can be") == 1
 
 
 def test_more_requests_than_files_are_allowed_at_first_are_in_flight_at_once(folder: Path) -> None:
@@ -285,7 +300,7 @@ def test_a_second_process_on_the_run_is_refused_and_the_first_unharmed(folder: P
         first = start(folder)
         wait_until(endpoint, 6)
         said = finish(start(folder), 2)
-        assert f"in use by process {first.pid} on {socket.gethostname()};" in said
+        assert f"in use by process {first.pid} on {socket.gethostname()} (" in said
         assert said.count("\n") == 1
         endpoint.seconds = 0
         finish(first)
@@ -325,6 +340,64 @@ def test_what_must_not_be_written_is_named_before_anything_is_asked(
         assert endpoint.bodies == []
         finish(start(folder))
         assert records(folder / "run") == calm
+
+
+@pytest.mark.parametrize("lost", ["moved", "deleted", "deleted and made anew", "records deleted", "unwritable"])
+def test_a_run_folder_that_is_lost_while_generating_stops_the_paying(folder: Path, lost: str) -> None:
+    run = folder / "run"
+    endpoint = Endpoint()
+    endpoint.seconds = 0.1
+    with in_thread(endpoint):
+        write_run_file(folder, endpoint.url, tokens=30_000)
+        process = start(folder, before=bound_by_permissions)
+        wait_until(endpoint, 2 * CONCURRENCY)
+        if lost == "moved":
+            run.rename(folder / "elsewhere")
+        elif lost == "unwritable":
+            run.chmod(0o555)
+        else:
+            shutil.rmtree(run / "records" if lost == "records deleted" else run)
+            if lost == "deleted and made anew":
+                run.mkdir()
+        before = len(endpoint.bodies)
+        said = finish(process, 1)
+        # What was in flight, and what was sent while the first of that came back.
+        assert len(endpoint.bodies) - before <= 2 * CONCURRENCY
+        run.chmod(0o755) if lost == "unwritable" else None
+    assert said.count("\n") == 1
+    assert f"{run}" in said
+    assert "is gone or cannot be written any more" in said
+    if lost in ("moved", "deleted"):
+        assert not run.exists()
+
+
+@pytest.mark.parametrize("change", ["rewritten", "added", "removed", "emptied"])
+def test_documents_that_change_while_generating_stop_the_run_and_the_next_goes_on(folder: Path, change: str) -> None:
+    for n in range(40):
+        (folder / "corpus" / f"tale {n}.txt").write_text(f"Tale {n} tells of {n}. " * 20)
+    last = folder / "corpus" / "tale 9.txt"
+    endpoint = Endpoint()
+    endpoint.seconds = 0.02
+    with in_thread(endpoint):
+        write_run_file(folder, endpoint.url, tokens=3000, max_concurrency=2)
+        process = start(folder)
+        wait_until(endpoint, 2)
+        if change == "added":
+            last.with_name("tale 99.txt").write_text("A tale more.")
+        elif change == "removed":
+            last.unlink()
+        else:
+            last.write_text("Another tale." if change == "rewritten" else "")
+        said = finish(process, 1)
+        assert said.count("\n") == 1
+        assert f"the corpus {folder / 'corpus'} has changed since this command began: " in said
+        assert "tale 9" in said or "it holds 45 documents and held 46" in said
+        assert records(folder / "run") == set()
+        last.write_text("A third tale.")
+        endpoint.seconds = 0
+        durable, before = marks(folder / "run"), len(endpoint.bodies)
+        finish(start(folder))
+        assert not set(durable) & set(asked(endpoint)[before:])
 
 
 def test_a_folder_that_cannot_be_made_is_named(folder: Path) -> None:
@@ -382,23 +455,33 @@ def test_ctrl_c_while_a_store_is_replayed_stops_and_keeps_the_records(folder: Pa
         assert (len(endpoint.bodies), records(folder / "run"), len(marks(folder / "run"))) == (before, written, size)
 
 
-def test_a_run_killed_between_the_renames_of_its_records_ends_whole_the_next_time(folder: Path, calm: set[str]) -> None:
+def test_a_run_killed_at_any_rename_of_its_end_lets_no_mix_take_the_records_and_ends_whole_the_next_time(
+    folder: Path, calm: set[str]
+) -> None:
     (folder / "sitecustomize.py").write_text(
         "import os, signal\nreplace = os.replace\ndone = []\n"
-        "def dying(*names):\n    if done:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def dying(*names):\n"
+        "    if len(done) == int(os.environ['DIES_AT']):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    done.append(names)\n    replace(*names)\n"
         "os.replace = dying\n"
     )
     with in_thread(Endpoint()) as endpoint:
         write_run_file(folder, endpoint.url)
-        finish(start(folder, PYTHONPATH=f"{folder}{os.pathsep}{ROOT}"), -signal.SIGKILL)
-        names = sorted(path.name for path in (folder / "run" / "records").iterdir())
-        assert [name.count(".partial") for name in names].count(0) == 1
-        assert len(names) == 3
-        before = len(endpoint.bodies)
         finish(start(folder))
+        before = len(endpoint.bodies)
+        half = []
+        # The counts, three files of records, the counts again, the run file.
+        for dies_at in range(6):
+            killed = start(folder, PYTHONPATH=f"{folder}{os.pathsep}{ROOT}", DIES_AT=str(dies_at))
+            finish(killed, -signal.SIGKILL)
+            if stale_records(read_run_file(folder / "smt.yaml"), TOKENS).hopeless:
+                half.append(dies_at)
+            else:
+                assert records(folder / "run") == calm
+            finish(start(folder))
+            assert records(folder / "run") == calm
+        assert half == [1, 2, 3, 4]
         assert len(endpoint.bodies) == before
-        assert records(folder / "run") == calm
         assert not list((folder / "run" / "records").glob("*.partial"))
 
 

@@ -324,6 +324,31 @@ def test_a_document_that_waits_for_anothers_answer_lets_others_in(tmp_path: Path
     assert asked_meanwhile == [4]
 
 
+@pytest.mark.parametrize("fault", [404, 401])
+@pytest.mark.parametrize(("failed", "then"), [(None, (1, 2)), ((1, 4), None), ((1, 4), (1, 2))])
+def test_a_start_that_fails_before_anything_is_paid_binds_a_run_to_no_shards(
+    tmp_path: Path, corpus: Path, fault: int, failed: tuple[int, int] | None, then: tuple[int, int] | None
+) -> None:
+    def broken(endpoint: Endpoint) -> None:
+        endpoint.faults = {number: lambda request: status(fault) for number in range(50)}
+
+    with pytest.raises(BadInput, match=f"answered status {fault} to a completion"):
+        run_generate(tmp_path / "run", corpus, {"synthetic_qa": 400}, broken, shard=failed)
+    summary, _ = run_generate(tmp_path / "run", corpus, {"synthetic_qa": 400}, shard=then)
+    assert summary.asked
+
+
+def test_what_was_paid_for_binds_a_run_to_its_shards_even_without_records(tmp_path: Path, corpus: Path) -> None:
+    def breaking(endpoint: Endpoint) -> None:
+        endpoint.faults = {number: lambda request: status(401) for number in range(3, 50)}
+
+    for run, shard, other in (("whole", None, (1, 2)), ("sharded", (1, 2), None)):
+        with pytest.raises(BadInput, match="answered status 401 to a completion"):
+            run_generate(tmp_path / run, corpus, {"synthetic_qa": 9000}, breaking, shard=shard)
+        with pytest.raises(BadInput, match=r"was made (without|in) shards; go on"):
+            run_generate(tmp_path / run, corpus, {"synthetic_qa": 400}, shard=other)
+
+
 def test_a_run_keeps_to_its_shards(tmp_path: Path, corpus: Path) -> None:
     run_generate(tmp_path / "whole", corpus, {"synthetic_qa": 400})
     run_generate(tmp_path / "sharded", corpus, {"synthetic_qa": 400}, shard=(1, 2))

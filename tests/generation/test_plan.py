@@ -60,7 +60,7 @@ def test_after_a_small_budget_the_plan_tells_what_a_large_one_will_ask(tmp_path:
 def test_a_server_that_counts_no_tokens_makes_no_plan_of_nothing(tmp_path: Path, corpus: Path) -> None:
     async def planned(counts: bool) -> Plan:
         async with serve(Endpoint()) as endpoint:
-            endpoint.counts_tokens = counts
+            endpoint.usages = [] if counts else [None]
             file = run_file(tmp_path / f"{counts}", corpus, 4000)
             await generate_run(file, OpenAIBackend([endpoint.url], MODEL))
             larger = file.model_copy(update={"methods": {name: {"tokens": 40_000} for name in METHODS}})

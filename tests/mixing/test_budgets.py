@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from smt_plugin.cli.app import cli
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.arms import arms_of
+from smt_plugin.evaluation.arms import arms_of, model_hash
 from smt_plugin.evaluation.retention import retention_results
 from smt_plugin.training.trainings import Training, trainings_of
 from tests.evaluation.test_retention import write_samples
@@ -102,6 +102,8 @@ def test_each_budget_has_a_card_with_its_own_data_and_arms(run_file: Path) -> No
     train_the_other(run)
     for arm, accuracies in (("base_rag", BETTER), ("trained-1K", WORSE), ("trained-3K", BEST)):
         finish_arm(run, arm, accuracies)
+        model = run / f"model-{arm.partition('-')[2]}"
+        (run / "results" / arm / "arm.json").write_text(json.dumps({"model": model_hash(model)}))
     smt("report", str(run_file))
     assert smt("card", str(run_file)).exit_code == 0
     card = (run / "model-3K/README.md").read_text()

@@ -786,16 +786,6 @@ def test_a_second_mix_at_the_same_time_is_refused_and_leaves_the_first_alone(run
     assert {path.name: path.read_bytes() for path in (run / "mix").iterdir()} == before
 
 
-def test_a_file_that_stays_the_same_keeps_its_date(run: Path, tokenizer: str) -> None:
-    mix_run(run, settings(run, tokenizer))
-    for path in (run / "mix").glob("*.jsonl"):
-        os.utime(path, (1000, 1000))
-    mix_run(run, settings(run, tokenizer, shares={"synthetic_qa": 1, "focal_rewrite": 1}))
-    assert (run / "mix/qa.jsonl").stat().st_mtime == 1000
-    mix_run(run, settings(run, tokenizer), seed=1)
-    assert (run / "mix/qa.jsonl").stat().st_mtime > 1000
-
-
 @pytest.mark.parametrize("sentence", SENTENCES)
 def test_texts_are_cut_where_a_sentence_of_their_script_ends(tokenizer: str, sentence: str) -> None:
     ruler = Ruler(tokenizer, 512)

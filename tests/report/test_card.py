@@ -1,6 +1,5 @@
 import json
-import os
-import time
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from click.testing import CliRunner
 from smt_plugin.cli.app import cli
 from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
+from smt_plugin.evaluation.arms import model_hash
 from smt_plugin.mixing.mix import mix_run
 from smt_plugin.report.card import write_card
 from smt_plugin.report.report import write_report
@@ -22,7 +22,6 @@ from tests.report.test_report import finish_arm
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
 from tests.training_records import write_records
 
-TRAINERS_CARD = "# run/model\n<!-- This model card has been generated automatically according to the information -->\n"
 RUN_FILE = """\
 run: .
 corpus: documents
@@ -44,18 +43,28 @@ def run(tmp_path: Path) -> Path:
     mix_run(run, settings, seed=7, drop=first_record(run))
     write_axolotl_config(run, "microworld/full", base_model=str(base))
     make_model(make_tokenizer(run / "model", MICROWORLD_LIKE))
-    (run / "model" / "README.md").write_text(TRAINERS_CARD)
+    trained(run)
     return run
+
+
+def trained(run: Path) -> str:
+    """Write the card that axolotl writes after a training by the run's config, and return it."""
+    config = (run / "axolotl.yaml").read_text()
+    text = f"# x\n<!-- This model card has been generated automatically -->\n```yaml\n{config}\n```\n"
+    (run / "model" / "README.md").write_text(text)
+    return text
+
+
+def answer(run: Path, arm: str, accuracies: list[float]) -> None:
+    """Write what an evaluation of the model that is there leaves."""
+    shutil.rmtree(run / "results" / arm, ignore_errors=True)
+    finish_arm(run, arm, accuracies)
+    (run / "results" / arm / "arm.json").write_text(json.dumps({"model": model_hash(run / "model")}))
 
 
 def report_on(run: Path, *arms: str, outdated: tuple[str, ...] = ()) -> None:
     results = RunResults(run, arm_results(run, arms), outdated=list(outdated))
     write_report(results, sections_of(results))
-
-
-def later(path: Path) -> None:
-    """Date a file after all others, whatever the steps of the file system's clock."""
-    os.utime(path, (time.time() + 10,) * 2)
 
 
 def test_a_card_says_on_what_and_how_the_model_was_trained_and_names_no_folder(run: Path) -> None:
@@ -79,9 +88,10 @@ def test_a_card_names_no_key_and_no_password(run: Path) -> None:
     path = run / "axolotl.yaml"
     config = yaml.safe_load(path.read_text())
     config |= {"comet_api_key": "SECRET1", "mlflow_tracking_uri": "https://me:SECRET2@host/x", "wandb_name": "tried"}
-    written = path.stat().st_mtime
+    config |= {"callback": "https://hooks.slack.com/services/T1/B2/SECRET3", "webhook_url": "https://x/SECRET4"}
+    config |= {"report_to_url": "https://host/x?token=SECRET5&n=1", "note": "api_key=SECRET6"}
     path.write_text(yaml.safe_dump(config))
-    os.utime(path, (written, written))
+    trained(run)
     text = write_card(Training(run)).read_text()
     assert "SECRET" not in text
     assert "mlflow_tracking_uri: https://host/x" in text
@@ -94,9 +104,8 @@ def test_a_card_names_no_key_and_no_password(run: Path) -> None:
 )
 def test_a_cards_metadata_stay_yaml_whatever_the_base_model_is_called(run: Path, name: str) -> None:
     path = run / "axolotl.yaml"
-    written = path.stat().st_mtime
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"base_model": name}))
-    os.utime(path, (written, written))
+    trained(run)
     text = write_card(Training(run)).read_text(encoding="utf-8")
     head, body = text.removeprefix("---\n").split("\n---\n", 1)
     tags = ["synthetic-data", "axolotl", "smt-plugin"]
@@ -105,39 +114,42 @@ def test_a_cards_metadata_stay_yaml_whatever_the_base_model_is_called(run: Path,
 
 
 def test_a_card_shows_the_results_that_came_after_the_training(run: Path) -> None:
-    finish_arm(run, "trained", [1.0, 0.0, 1.0, 0.5])
-    finish_arm(run, "base_rag", [1.0, 0.0, 0.0, 0.0])
+    answer(run, "trained", [1.0, 0.0, 1.0, 0.5])
+    answer(run, "base_rag", [1.0, 0.0, 0.0, 0.0])
     report_on(run, "base", "base_rag", "trained")
     card = write_card(Training(run)).read_text()
     assert "| trained | 62.5% |" in card
     assert "| base_rag | 25.0% |" in card
     assert "| base |" not in card
+    # A copy is as good, whatever the dates of its files.
+    shutil.copytree(run, run.parent / "copy", copy_function=shutil.copyfile)
+    assert write_card(Training(run.parent / "copy")).read_text() == card
     # Trained again since: these answers are another model's, also where a new report shows them.
-    os.utime(run / "results/trained/arm.json", (0, 0))
+    weights = run / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"!")
     report_on(run, "base_rag", "trained")
-    assert "| trained |" not in write_card(Training(run)).read_text()
-    os.utime(run / "report.json", (0, 0))
+    card = write_card(Training(run)).read_text()
+    assert "| trained |" not in card
+    assert "| base_rag | 25.0% |" in card
+    # Answered again since the report.
+    (run / "results/base_rag/arm.json").write_text('{"model": "other"}')
     assert "None since the training." in write_card(Training(run)).read_text()
 
 
 def test_the_data_of_a_lora_model_are_those_its_adapter_was_trained_on(run: Path) -> None:
     config = run / "axolotl.yaml"
     config.write_text(config.read_text() + "adapter: lora\n")
-    for name in (config, run / "mix/manifest.json"):
-        os.utime(name, (1000, 1000))
     (run / "model").rename(run / "merged")
     (run / "model").mkdir()
     (run / "merged").rename(run / "model/merged")
+    (run / "model/merged/README.md").unlink()
     (run / "model/adapter_model.safetensors").touch()
-    os.utime(run / "model/adapter_model.safetensors", (2000, 2000))
-    assert "(a LoRA adapter, merged) on 1970-01-01" in write_card(Training(run)).read_text()
-    # The same mix, written anew.
-    os.utime(run / "mix/manifest.json", (3000, 3000))
-    write_card(Training(run))
-    # Another one after the training, then merged.
+    trained(run)
+    assert "(a LoRA adapter, merged)" in write_card(Training(run)).read_text()
+    # Another mix after the training, then merged.
     content = json.loads((run / "mix/manifest.json").read_text())["content_hash"]
     (run / "mix/manifest.json").write_text((run / "mix/manifest.json").read_text().replace(content, "0" * 64))
-    with pytest.raises(BadInput, match=r"was trained before the mix in .*mix; run: axolotl train"):
+    with pytest.raises(BadInput, match=r"was trained on another mix than the one in .*mix; run: axolotl train"):
         write_card(Training(run))
 
 
@@ -146,7 +158,7 @@ def test_a_card_names_no_folder_where_paths_have_spaces_either(run: Path) -> Non
     values = yaml.safe_load(config.read_text())
     values["base_model"] = "/home/jane doe/models/" + "a long name " * 12
     config.write_text(yaml.safe_dump(values))
-    os.utime(config, (1, 1))
+    trained(run)
     text = write_card(Training(run)).read_text()
     assert "jane doe" not in text
     assert "a long name a long name" in text
@@ -159,7 +171,7 @@ def test_a_card_names_the_arms_that_the_report_calls_not_up_to_date(run: Path) -
         "evaluate: {benchmark: microworld, arms: [base_rag, trained]}\n"
     )
     for arm, accuracies in (("trained", [1.0, 0.0, 1.0, 0.5]), ("base_rag", [1.0, 0.0, 0.0, 0.0])):
-        finish_arm(run, arm, accuracies)
+        answer(run, arm, accuracies)
     # Their arm.json says nothing of the settings that they were answered with.
     result = CliRunner().invoke(cli, ["report", str(run_file)])
     assert "not up to date: base_rag, trained: settings" in result.stderr
@@ -181,6 +193,7 @@ def test_a_card_of_a_run_that_is_reached_through_a_link_names_no_folder(run: Pat
     )
     write_axolotl_config(link, "microworld/full", base_model=str(run.parent / "base"))
     make_model(make_tokenizer(link / "model", MICROWORLD_LIKE))
+    trained(run)
     for place in (link, run):
         text = write_card(Training(place)).read_text()
         assert "records were dropped; mix/dropped.jsonl says which and why" in text
@@ -200,12 +213,20 @@ def test_a_card_replaces_the_trainers_and_its_own_but_none_that_was_edited(run: 
         write_card(Training(run))
 
 
-def test_no_card_is_written_without_a_model_or_for_a_newer_mix(run: Path) -> None:
-    later(run / "axolotl.yaml")
-    with pytest.raises(BadInput, match=r"axolotl\.yaml is newer than the model"):
+def test_no_card_is_written_without_a_model_or_for_another_config_or_mix(run: Path) -> None:
+    config = run / "axolotl.yaml"
+    before = config.read_text()
+    config.write_text(before.replace("learning_rate: 0.001", "learning_rate: 0.002"))
+    # The card of `smt card` tells as well as that of the training.
+    for _ in range(2):
+        with pytest.raises(BadInput, match=r"axolotl\.yaml is another config than the one that the model in .* was"):
+            write_card(Training(run))
+        config.write_text(before)
         write_card(Training(run))
-    later(run / "mix/manifest.json")
-    with pytest.raises(BadInput, match=r"was trained before the mix in .*mix; run: axolotl train"):
+        config.write_text(before.replace("learning_rate: 0.001", "learning_rate: 0.002"))
+    config.write_text(before)
+    mix_run(run, MixSection(tokenizer=str(run.parent / "base"), tokens=2000, replay_share=0, sequence_len=256))
+    with pytest.raises(BadInput, match=r"was trained on another mix than the one in .*mix; run: axolotl train"):
         write_card(Training(run))
     for file in (run / "model").glob("*.safetensors"):
         file.unlink()
@@ -228,9 +249,9 @@ def test_no_card_is_written_without_a_model_or_for_a_newer_mix(run: Path) -> Non
 def test_a_broken_file_of_the_run_is_named_and_the_card_stays_as_it_was(
     run: Path, name: str, content: str, says: str
 ) -> None:
+    before = (run / "model/README.md").read_text()
     (run / name).write_text(content)
-    os.utime(run / name, (1, 1))
     with pytest.raises(BadInput, match=rf"{name}: {says}") as caught:
         write_card(Training(run))
     assert "\n" not in str(caught.value)
-    assert (run / "model/README.md").read_text() == TRAINERS_CARD
+    assert (run / "model/README.md").read_text() == before

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,7 +153,7 @@ def test_what_differs_between_arms_is_said_of_each(tmp_path: Path) -> None:
     assert facts["seeds"] == "mix not known, training not known, lm-eval 0 (base); 1 (base_rag, trained)"
 
 
-def test_a_trained_model_is_told_by_its_base_its_date_and_the_hash_of_its_mix(tmp_path: Path) -> None:
+def test_a_trained_model_is_told_by_its_base_and_the_hash_of_its_mix(tmp_path: Path) -> None:
     training = Training(tmp_path, "10M")
     for folder in (training.mix, training.output):
         folder.mkdir(parents=True)
@@ -163,12 +162,10 @@ def test_a_trained_model_is_told_by_its_base_its_date_and_the_hash_of_its_mix(tm
     (training.mix / "manifest.json").write_text(json.dumps(manifest))
     training.config.write_text("base_model: /models/base-8b\nseed: 42\n")
     (training.output / "model.safetensors").touch()
-    os.utime(training.mix / "manifest.json", (1e9, 1e9))
-    os.utime(training.output / "model.safetensors", (1.7e9, 1.7e9))
     leave(tmp_path, "trained-10M")
     facts = arm_facts(tmp_path, ["trained-10M"], [training], 0.25, 0)
     assert facts["trained model, 10M"] == (
-        f"model-10M/ in the run folder, trained from base-8b, on 2023-11-14; content hash of its mix: {'f' * 16}"
+        f"model-10M/ in the run folder, trained from base-8b; content hash of its mix: {'f' * 16}"
     )
     assert facts["seeds"].startswith("mix 7, training 42, ")
 

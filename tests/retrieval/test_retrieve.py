@@ -1,3 +1,6 @@
+import re
+import resource
+import zlib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -5,6 +8,7 @@ from unicodedata import normalize
 
 import orjson
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
 from msgspec import structs
 
@@ -26,7 +30,7 @@ from smt_plugin.retrieval.retrieve import (
     read_retrieval,
     retrieval_key,
 )
-from tests.endpoint import MODEL, embedding, serve_in_thread
+from tests.endpoint import MODEL, Endpoint, embedding, in_thread, serve_in_thread
 from tests.quality_data import write_own
 from tests.test_corpus import SENTENCES
 
@@ -238,6 +242,32 @@ def test_an_endpoint_embeds_chunks_and_queries_and_the_instruction_goes_before_q
     assert "wrong" not in str(error.value)
 
 
+def test_an_endpoints_redirection_is_not_followed_and_its_huge_answer_is_given_up(
+    tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMT_EMBEDDING_API_KEY", "very-secret")
+    other, server = Endpoint(), Endpoint()
+
+    async def moved(request: web.Request) -> web.Response:
+        raise web.HTTPTemporaryRedirect(f"{other.url}/embeddings?key={request.headers['Authorization']}")
+
+    async def huge(request: web.Request) -> web.Response:
+        packer = zlib.compressobj(9, wbits=31)
+        packed = b"".join([packer.compress(bytes(2**20)) for _ in range(1024)]) + packer.flush()
+        return web.Response(body=packed, headers={"Content-Encoding": "gzip"}, content_type="application/json")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for answer, says in ((moved, "embeds nothing .*redirect"), (huge, "embeds nothing .*larger than 32 MiB")):
+        server.embeddings = answer  # type: ignore[assignment, method-assign]
+        with in_thread(other), in_thread(server):
+            settings = RetrievalSettings(embedding=MODEL, embedding_endpoint=server.url, top_k=2)
+            with pytest.raises(BadInput, match=f"(?is){says}") as error:
+                build_retrieval(*data, tmp_path / "r.jsonl", settings)
+        assert "very-secret" not in str(error.value)
+    assert other.embedded == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 800_000  # KiB
+
+
 def test_a_local_models_query_instruction_is_embedded_before_the_query(tmp_path: Path, data: Data) -> None:
     plain, instructed = (
         embedding_model(RetrievalSettings(query_instruction=text)) for text in ("", "Instruct: x\nQuery:")
@@ -316,9 +346,29 @@ def test_a_file_made_for_other_questions_is_refused(tmp_path: Path, data: Data) 
     path.write_text('{"question_id": "50001_W0_1", "chunks": []}\n')
     with pytest.raises(BadInput, match="has no chunks for question '50001_W1_1'"):
         read_retrieval(path, data[1])
-    path.write_text('{"question_id": "50001_W0_1", "chunks": [{"text": "x"}]}\n')
-    with pytest.raises(BadInput, match="line 1: expected question_id and chunks"):
-        read_retrieval(path, data[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"text": None}, "expected `str`, got `null` - at `$.chunks[0].text`"),
+        ({"text": " "}, "expected `str` that is not blank - at `$.chunks[0].text`"),
+        ({"doc_id": None}, "expected `str`, got `null` - at `$.chunks[0].doc_id`"),
+        ({"score": "high"}, "expected `float`, got `str` - at `$.chunks[0].score`"),
+        ({"page": []}, "expected `int | null`, got `array` - at `$.chunks[0].page`"),
+    ],
+)
+def test_what_is_wrong_in_a_line_of_a_retrieval_file_is_named(
+    tmp_path: Path, data: Data, changes: dict[str, Any], says: str
+) -> None:
+    path = tmp_path / "r.jsonl"
+    chunk = {"doc_id": "a", "text": "x", "score": 1.0, "page": None}
+    rows = [{"question_id": question.question_id, "chunks": [chunk]} for question in data[1]]
+    rows[1]["chunks"] = [chunk | changes]
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    for read in (read_retrieval, read_proxy_places):
+        with pytest.raises(BadInput, match=re.escape(f"r.jsonl, line 2: {says}")):
+            read(path, data[1])
 
 
 def test_settings_that_cannot_work_are_one_sentence(tmp_path: Path, data: Data) -> None:

@@ -61,17 +61,6 @@ def test_paths_length_model_and_output_are_filled_in(run: Path) -> None:
     assert unknown_keys(values) == []
 
 
-def test_the_same_config_keeps_its_date_and_another_takes_its_place_whole(run: Path) -> None:
-    written(run)
-    path = run / "axolotl.yaml"
-    os.utime(path, (1000, 1000))
-    written(run)
-    assert path.stat().st_mtime == 1000
-    assert written(run, overrides={"num_epochs": 7})["num_epochs"] == 7
-    assert path.stat().st_mtime > 1000
-    assert not list(run.glob("axolotl.yaml.*"))
-
-
 def test_commands_to_paste_are_quoted(tmp_path: Path) -> None:
     (tmp_path / "my runs").mkdir()
     run, _ = mixed_run(tmp_path / "my runs", MICROWORLD_LIKE)

@@ -201,6 +201,9 @@ def test_texts_that_are_too_long_are_counted_and_the_first_named(config: Path) -
 def test_a_row_without_the_field_that_is_read_is_named(config: Path) -> None:
     path = with_own_data(config, CHATS * 10, ["fine. " * 20] * 20)
     file = path.parent.parent / "own" / "texts.jsonl"
+    for touched in (path.parent / "prepared").rglob("*.arrow"):
+        os.utime(touched, (1, 1))
+    assert check_config(path, 1).problems == []
     file.write_text(file.read_text() + '{"content": "no text here"}\n')
     assert f"{file}, line 21: no `text` to train on" in only_problem(check_config(path, 1))
 
@@ -341,7 +344,7 @@ def test_more_steps_than_the_data_has_are_named(config: Path) -> None:
     assert "max_steps: 9000 steps go" in only_problem(check_config(changed(config, max_steps=9000), 1))
 
 
-def test_prepared_data_that_is_older_than_the_files_is_named(config: Path) -> None:
+def test_prepared_data_of_other_files_is_named_whatever_their_dates(config: Path) -> None:
     from axolotl.cli.config import load_cfg
     from axolotl.common.datasets import load_datasets
 
@@ -349,8 +352,18 @@ def test_prepared_data_that_is_older_than_the_files_is_named(config: Path) -> No
     load_datasets(cfg=load_cfg(str(path)))
     assert check_config(path, 1).problems == []
     file = path.parent.parent / "own" / "texts.jsonl"
+    for touched in (path.parent / "prepared").rglob("*.arrow"):
+        os.utime(touched, (1, 1))
+    assert check_config(path, 1).problems == []
     file.write_text('{"text": "Another text. It is new."}\n' * 20)
+    os.utime(file, (0, 0))
     assert "axolotl would train on the old data; delete it" in only_problem(check_config(path, 1))
+
+
+def test_a_config_of_an_earlier_mix_is_named(config: Path) -> None:
+    run, tokenizer = config.parent, yaml.safe_load(config.read_text())["base_model"]
+    mix_run(run, MixSection(tokenizer=tokenizer, tokens=1500, replay_share=0, sequence_len=256))
+    assert any("is for another mix than the one in" in said for said in check_config(config, 1).problems)
 
 
 def test_without_its_tokenizer_the_rest_is_checked_and_the_size_goes_by_the_name(config: Path) -> None:
@@ -522,11 +535,19 @@ def test_the_note_on_flash_attention_goes_by_what_the_installed_axolotl_has_as_a
 def test_checkpoints_of_an_earlier_mix_are_named_before_a_training_goes_on_from_them(config: Path) -> None:
     checkpoint = config.parent / "model" / "checkpoint-20"
     checkpoint.mkdir(parents=True)
-    assert check_config(config, num_gpus=1).problems == []
-    os.utime(checkpoint, (1000, 1000))
-    said = only_problem(check_config(config, num_gpus=1))
-    assert "checkpoint-20 is older than" in said
-    assert "--auto-resume-from-checkpoints would go on from it; delete the checkpoints" in said
+    (note,) = check_config(config, num_gpus=1).notes
+    assert "nothing tells which mix" in note
+    own, log = yaml.safe_load(config.read_text())["dataset_prepared_path"], checkpoint.parent / "debug.log"
+    for prepared, is_own in ((own, True), (f"{own[:-1]}!", False)):
+        log.write_text(f'  "dataset_prepared_path": "{prepared}",\n[INFO] Saving model checkpoint to {checkpoint}\n')
+        found = check_config(config, num_gpus=1)
+        assert found.notes == []
+        if is_own:
+            assert found.problems == []
+        else:
+            said = only_problem(found)
+            assert "checkpoint-20 is of another mix" in said
+            assert "--auto-resume-from-checkpoints would go on from it; delete the checkpoints" in said
 
 
 def test_folders_that_a_training_would_go_on_from_or_write_over_are_named(config: Path, base: Path) -> None:

@@ -1,10 +1,17 @@
 """Checks of the data that an axolotl config names, of the tokenizer that encodes it, and of what earlier runs left."""
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from smt_plugin.errors import BadInput
+from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
 from smt_plugin.training.check.known import Finding, Known, Note, Problem
+from smt_plugin.training.trainings import mix_of
+
+# What axolotl logs of its config when it begins, and of each checkpoint.
+_LOGGED = re.compile(r'"dataset_prepared_path": "(.*)"|Saving model checkpoint to .*(checkpoint-\d+)')
 
 
 def listed(known: Known) -> Iterator[Finding]:
@@ -49,16 +56,40 @@ def prepared(known: Known) -> Iterator[Finding]:
 
             name = generate_dataset_hash_from_config(config, config.datasets, known.tokenizer.name_or_path)
             candidates = [folder / name]
-    tokenizer = Path(str(config.tokenizer_config))
-    read = [*(data.path for data in known.files), *tokenizer.glob("*token*"), *tokenizer.glob("chat_template*")]
+    named = mix_of(known.values)
+    for path in dict.fromkeys(data.path.parent / MANIFEST_FILE for data in known.files):
+        # What is wrong with the manifest itself is said elsewhere.
+        with suppress(BadInput, OSError):
+            if named and path.is_file() and not read_manifest(path)["content_hash"].startswith(named):
+                yield Problem(
+                    f"dataset_prepared_path: {folder} is for another mix than the one in {path.parent}; run `smt mix` "
+                    "again, which writes the config for it."
+                )
+                return
+    counted = [data.tokens for data in known.files if data.tokens is not None]
+    listed = known.values.get("datasets")
+    is_all = isinstance(listed, list) and len(counted) == len(listed)
+    wanted = sum(data.rows for data in known.files), sum(counted)
     for each in candidates:
-        written = [file.stat().st_mtime for file in each.glob("*") if file.is_file()]
-        newer = [file for file in read if written and file.is_file() and file.stat().st_mtime > min(written)]
-        if newer:
+        found = _size_of(each)
+        if found and not is_all:
+            yield Note(f"dataset_prepared_path: axolotl takes {each} as it is, though the files may hold others now.")
+        elif found and found != wanted:
             yield Problem(
-                f"dataset_prepared_path: {each} is older than {newer[0]}, and axolotl would train on the old data; "
-                "delete it."
+                f"dataset_prepared_path: {each} holds {found[0]:,} rows of {found[1]:,} tokens, the files "
+                f"{wanted[0]:,} of {wanted[1]:,}, and axolotl would train on the old data; delete it."
             )
+
+
+def _size_of(prepared: Path) -> tuple[int, int] | None:
+    """Rows and tokens of what axolotl prepared; None where there is nothing."""
+    from datasets import load_from_disk
+
+    # Whatever else lies there.
+    with suppress(Exception):
+        rows = load_from_disk(str(prepared)).data["input_ids"]
+        return len(rows), sum(len(chunk.flatten()) for chunk in rows.chunks)
+    return None
 
 
 def folders(known: Known) -> Iterator[Finding]:
@@ -66,15 +97,32 @@ def folders(known: Known) -> Iterator[Finding]:
     folder = Path(known.config.output_dir or "model-out")
     if known.config.base_model and folder.resolve() == Path(known.config.base_model).resolve():
         yield Problem(f"output_dir: {folder} is the base model's folder, which would be written over; name another.")
-    newest = max((data.path for data in known.files), key=lambda path: path.stat().st_mtime, default=None)
+    mixes = _mixes_of_checkpoints(folder / "debug.log")
     for checkpoint in sorted(folder.glob("checkpoint-*")):
-        if newest is not None and checkpoint.stat().st_mtime < newest.stat().st_mtime:
-            yield Problem(
-                f"output_dir: {checkpoint} is older than {newest}, and --auto-resume-from-checkpoints would go on from "
-                "it; delete the checkpoints of the earlier mix."
-            )
+        goes_on = "--auto-resume-from-checkpoints would go on from it; delete the checkpoints of the earlier mix"
+        if checkpoint.name not in mixes:
+            yield Note(f"output_dir: nothing tells which mix {checkpoint} is of, and {goes_on}.")
+            break
+        if mixes[checkpoint.name] != mix_of(known.values):
+            yield Problem(f"output_dir: {checkpoint} is of another mix, and {goes_on}.")
             break
     for key in ("resume_from_checkpoint", "lora_model_dir"):
         named = getattr(known.config, key, None)
         if isinstance(named, str) and Path(named).is_absolute() and not Path(named).exists():
             yield Problem(f"{key}: {named} does not exist; fix the path, or remove the key.")
+
+
+def _mixes_of_checkpoints(log: Path) -> dict[str, str | None]:
+    """The mix that each checkpoint's training was on, as axolotl's log in the output folder tells.
+
+    A training that does not resume begins the log anew, and so loses what it told of checkpoints of earlier ones.
+    """
+    mixes: dict[str, str | None] = {}
+    mix = None
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    for prepared, checkpoint in _LOGGED.findall(text):
+        if checkpoint:
+            mixes[checkpoint] = mix
+        else:
+            mix = mix_of({"dataset_prepared_path": prepared})
+    return mixes
