@@ -121,7 +121,8 @@ def test_the_memory_of_a_replay_does_not_grow_with_the_documents(tmp_path: Path)
         assert (summary.asked, summary.reused) == (0, 20 * count)
         return most
 
-    assert peak("many", 40) < 1.2 * peak("few", 5)
+    # A hash or two of each of the 700 further completions may stay, no text of 40 KB.
+    assert peak("many", 40) - peak("few", 5) < 700 * 1000
 
 
 def test_raising_the_budget_keeps_every_record_and_asks_only_for_more(tmp_path: Path, corpus: Path) -> None:
