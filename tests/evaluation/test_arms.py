@@ -103,7 +103,8 @@ def answering(folder: Path, answers: list[list[str]], model: str = "local-chat-c
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     path = folder / "samples_x_2026.jsonl"
-    code = f"import pathlib; p = pathlib.Path({str(path)!r}); p.parent.mkdir(parents=True); p.write_text({lines!r})"
+    made = "p.parent.mkdir(parents=True, exist_ok=True)"
+    code = f"import pathlib; p = pathlib.Path({str(path)!r}); {made}; p.write_text({lines!r})"
     return scripted(folder, code, model)
 
 
