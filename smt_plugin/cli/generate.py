@@ -1,5 +1,6 @@
 """Commands that generate: plan, generate, batch, show."""
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ from smt_plugin.errors import BadInput
 def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     if value is None:
         return None
-    number, _, count = value.partition("/")
-    if number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count):
-        return int(number), int(count)
+    if found := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value):
+        number, count = int(found[1]), int(found[2])
+        if 1 <= number <= count:
+            return number, count
     raise click.BadParameter(f"{value!r} is no shard; write e.g. 1/4 for the first of four.")
 
 

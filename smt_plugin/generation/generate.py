@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict
 from itertools import groupby
@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import orjson
 
-from smt_plugin.backends.base import Backend, CacheUse, Deferred, cancel_all, together
+from smt_plugin.backends.base import Backend, CacheUse, Deferred, Reply, cancel_all, together
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import RunFile, parse_tokens
@@ -28,7 +28,7 @@ from smt_plugin.generation.contradictions import Repeated, fitting
 from smt_plugin.generation.summary import MethodCount, Summary
 from smt_plugin.generation.waiting import Reach, first_in_rank
 from smt_plugin.methods import make_method, method_class, options_of, prompt_folders, uses
-from smt_plugin.methods.base import Answer, Ask, Method
+from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, shard_folder
 
@@ -91,6 +91,8 @@ async def generate_run(
 
     # The first pass checks every document before anything is spent.
     first = first_in_rank(own_parts())
+    for part in first[:1]:
+        await rehearse([method for method, _ in methods.values()], prompts, part)
     share = own_length / total_length
     budgets = {name: MethodCount(round(budget * share)) for name, (_, budget) in methods.items()}
     summary = Summary(budgets, num_documents, num_parts, currency=price.currency if price else "")
@@ -202,6 +204,29 @@ async def generate_run(
     return summary
 
 
+async def rehearse(methods: Iterable[Method], prompts: Prompts, document: Document) -> None:
+    """Render every prompt of the methods about a document, as if examples had come back, before one is paid for.
+
+    Raises:
+        BadInput: one cannot be rendered.
+    """
+
+    async def complete(ask: Ask) -> Answer | None:
+        prompts.messages(
+            ask.prompt, identity=ask.document.identity, document=ask.document.text.strip(), **ask.variables
+        )
+        try:
+            value = ask.read(Reply(ask.example, "stop", 0, 0, ask.example_tokens))
+        except Unparsable:  # a method from elsewhere need not have an example
+            return None
+        return Answer(value, "", ask.example_tokens, ask.prompt, "", "", ask.sampling)
+
+    for method in methods:
+        # The second round asks what only follows on the first.
+        for r in range(2):
+            await method.round(document, r, complete)
+
+
 def part_tokens_of(run_file: RunFile, folder: Path) -> int:
     """Return above how many tokens documents were split in a folder of records, or will be as far as can be known."""
     path = folder / "generate.json"
@@ -292,6 +317,8 @@ async def keep_busy(
             calls_before = asker.num_calls
             while asker.num_calls == calls_before and not task.done():
                 await asyncio.sleep(0.001)
+                # It may wait for what another has failed to tell.
+                forget_ended()
             forget_ended()
         while tasks:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -10,7 +10,7 @@ from smt_plugin.corpus import read_documents, split_document
 from smt_plugin.generation.asker import Asker
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import Repeated, fitting
-from smt_plugin.generation.generate import in_shard, methods_of, prompts_of, run_round
+from smt_plugin.generation.generate import in_shard, methods_of, prompts_of, rehearse, run_round
 from smt_plugin.generation.show import shown_completion, shown_record
 from smt_plugin.generation.summary import MethodCount, Summary
 from smt_plugin.records import shard_folder
@@ -46,6 +46,8 @@ async def preview_run(
     documents = list(islice(own, DOCUMENTS))
     # Reading on checks every document before anything is spent.
     summary = Summary({name: MethodCount(0) for name in methods}, len(documents) + sum(1 for _ in own))
+    for document in documents[:1]:
+        await rehearse([method for method, _ in methods.values()], prompts, document)
     store = CompletionStore(shard_folder(run_file.run, shard))
     asker = Asker(backend, store, prompts, summary, retry_refused)
     started = time.monotonic()
