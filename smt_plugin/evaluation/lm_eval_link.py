@@ -29,7 +29,7 @@ __all__ = ["dataset", "install", "process_results", "uninstall"]
 
 # Bytes of a pointer; of a group's the longest has 200. What a kill leaves of one is known by its name.
 _LONGEST_POINTER = 10_000
-_PARTIAL = re.compile(r"\w+_smt\w*\.yaml\.\d+\.partial")
+_PARTIAL = re.compile(r"\w+_smt\w*\.yaml\.[0-9a-f]+\.partial")
 _GROUP_LINE = re.compile(r"#.*|group: \w+_smt\w*|task:|  - \w+_smt\w*|metadata:|  version: [\d.]+|")
 _COLUMNS = "question_id doc_id identity question options answer gold judge passages cut meta".split()
 
