@@ -170,6 +170,12 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def make_file(path: Path) -> None:
+    """Make an empty file that can be read by this user alone, with its folders, unless it is there."""
+    make_folder(path.parent)
+    os.close(private(str(path), os.O_CREAT))
+
+
 def make_folder(path: Path) -> None:
     """Make a folder that only this user may look into, and those above it that are missing, unless it is there."""
     for folder in [*reversed(path.parents), path]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from smt_plugin.evaluation.arms import Arm
+from smt_plugin.evaluation.arms import Arm, marker_path, read_marker
 from smt_plugin.evaluation.context_window import context_of, tokenizer_of
 from smt_plugin.files import read_json, read_jsonl
 
@@ -93,7 +93,7 @@ def read_arm(folder: Path) -> list[dict[str, Any]] | None:
     A row is question_id, question, doc_id, acc, unparsed, no_option and by_judge (0 to 1), n (samples), options (how
     many; 0: free-form).
     """
-    if not (folder / "arm.json").is_file():
+    if not marker_path(folder).is_file():
         return None
     return [
         {name: sample["doc"][name] for name in ("question_id", "question", "doc_id")}
@@ -112,17 +112,6 @@ def read_tokens(folder: Path) -> dict[str, int] | None:
 def read_empty(folder: Path) -> int:
     """Return how many of an arm's answers its server left empty."""
     return int(read_marker(folder).get("empty", 0))
-
-
-def read_marker(folder: Path) -> dict[str, Any]:
-    """Return what `smt evaluate` wrote when the arm was done; empty where it is not."""
-    path = marker_path(folder)
-    return read_json(path, "smt evaluate") if path.is_file() else {}
-
-
-def marker_path(folder: Path) -> Path:
-    """The file that `smt evaluate` writes into an arm's folder when the arm is done."""
-    return folder / "arm.json"
 
 
 def read_seconds(folder: Path) -> float | None:

@@ -133,8 +133,7 @@ class Arm:
 
     def is_done(self) -> bool:
         """Whether there are results, and of these very settings, models, data and tasks."""
-        marker = self.folder / "arm.json"
-        return marker.is_file() and self.stamp().items() <= read_json(marker, "smt evaluate").items()
+        return marker_path(self.folder).is_file() and self.stamp().items() <= read_marker(self.folder).items()
 
 
 def arms_of(
@@ -234,7 +233,18 @@ def ready_arms(
 
 def outdated(arms: Iterable[Arm]) -> list[str]:
     """Return the arms whose results are there, but of other settings, models, data or tasks: these run again."""
-    return [arm.name for arm in arms if (arm.folder / "arm.json").is_file() and not arm.is_done()]
+    return [arm.name for arm in arms if marker_path(arm.folder).is_file() and not arm.is_done()]
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """Return what `smt evaluate` wrote when the arm was done; empty where it is not."""
+    path = marker_path(folder)
+    return read_json(path, "smt evaluate") if path.is_file() else {}
+
+
+def marker_path(folder: Path) -> Path:
+    """The file that `smt evaluate` writes into an arm's folder when the arm is done."""
+    return folder / "arm.json"
 
 
 def model_hash(model: str | Path) -> str:

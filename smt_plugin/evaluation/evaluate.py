@@ -12,7 +12,7 @@ from smt_plugin.benchmarks.find import load
 from smt_plugin.config import retrieval_settings
 from smt_plugin.errors import BadInput, require
 from smt_plugin.evaluation.arm_results import check_answers, count_tokens
-from smt_plugin.evaluation.arms import Arm
+from smt_plugin.evaluation.arms import Arm, marker_path
 from smt_plugin.evaluation.context_window import fit, task_file, window_of
 from smt_plugin.evaluation.judge import API_KEY_VARIABLE, serve
 from smt_plugin.evaluation.lm_eval_link import question_rows
@@ -66,7 +66,7 @@ def _evaluate(arms: list[Arm], say: Callable[[str], None]) -> None:
         if empty := check_answers(arm):
             say(f"arm {arm.name}: {empty} answers came back empty and count as unparsed")
         facts = {"tokens": count_tokens(arm), "empty": empty, "retrieval": _retrieval(arm)}
-        write_json(arm.folder / "arm.json", {**stamp, **facts})
+        write_json(marker_path(arm.folder), {**stamp, **facts})
         forget(arm)
 
 

@@ -25,7 +25,7 @@ from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import JudgeSection, first_problem
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.same_number import same_number
-from smt_plugin.files import cache_dir, content_hash, make_folder, private, read_jsonl
+from smt_plugin.files import cache_dir, content_hash, make_file, read_jsonl
 from smt_plugin.prompts import Prompts
 
 API_KEY_VARIABLE = "SMT_JUDGE_API_KEY"
@@ -257,8 +257,7 @@ def _kept() -> Iterator[sqlite3.Connection]:
     """The verdicts of all evaluations, in the cache folder; several processes may use it at once."""
     path = cache_dir() / "verdicts.sqlite"
     try:
-        make_folder(path.parent)
-        os.close(private(str(path), os.O_CREAT))
+        make_file(path)
         # Another thread writes while the one that opened it waits for that thread.
         connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         connection.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, correct INTEGER, reply TEXT)")

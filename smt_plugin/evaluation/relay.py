@@ -23,7 +23,7 @@ from smt_plugin.backends.base import BackendDown, Refused, Request
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arms import Arm
-from smt_plugin.files import content_hash, make_folder, private
+from smt_plugin.files import content_hash, make_file
 
 log = logging.getLogger(__name__)
 _PATH = "/chat/completions"
@@ -107,8 +107,7 @@ class _Relay:
             async def serve() -> None:
                 try:
                     await self._backend.start()
-                    make_folder(self._path.parent)
-                    os.close(private(str(self._path), os.O_CREAT))
+                    make_file(self._path)
                     with closing(sqlite3.connect(self._path, isolation_level=None)) as self._kept:
                         self._kept.execute(
                             "CREATE TABLE IF NOT EXISTS answers (key TEXT, sample INTEGER, body BLOB, "

@@ -8,7 +8,7 @@ from typing import Any
 from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput, require
 from smt_plugin.evaluation.arm_results import samples_files
-from smt_plugin.evaluation.arms import Arm, arms_of
+from smt_plugin.evaluation.arms import Arm, arms_of, marker_path
 from smt_plugin.evaluation.intervals import Estimate, estimate
 from smt_plugin.files import read_jsonl
 from smt_plugin.training.trainings import Training
@@ -75,7 +75,7 @@ def retention_results(run: Path, trainings: Sequence[Training] = ()) -> list[Cha
     """
     folder = run / "retention"
     names = arms_of(["base", "trained"], trainings or [Training(run)])
-    done = [name for name in names if (folder / name / "arm.json").is_file()]
+    done = [name for name in names if marker_path(folder / name).is_file()]
     return [change for name in done[1:] for change in _changes(folder, name)] if "base" in done else []
 
 

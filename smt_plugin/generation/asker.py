@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from smt_plugin.backends.base import MAX_ATTEMPTS, Backend, Deferred, Refused, Reply, Request, cancel_all
-from smt_plugin.corpus import estimate_tokens
+from smt_plugin.corpus import Document, estimate_tokens
 from smt_plugin.generation.completions import Completion, CompletionStore, completion_key
 from smt_plugin.generation.contradictions import Cut, CutPrompts, Repeated, Repeats
 from smt_plugin.generation.summary import Summary
@@ -18,6 +20,13 @@ log = logging.getLogger(__name__)
 # Completions that the server is to blame for; they are asked again by the next call.
 _WITHDRAWN = ("cut", "repeated")
 _REPEATED = "the same text as for an earlier sample of the prompt"
+
+
+def messages_about(
+    document: Document, prompts: Prompts, name: str, variables: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """Render a prompt about a document, or a part of one, as it is asked."""
+    return prompts.messages(name, identity=document.identity, document=document.text.strip(), **variables)
 
 
 @dataclass(slots=True)
@@ -54,9 +63,7 @@ class Asker:
 
     async def ask(self, ask: Ask) -> Answer | None:
         """Return a usable answer, None if there is none; raises Cut or Repeated where the server is at fault."""
-        messages = self.prompts.messages(
-            ask.prompt, identity=ask.document.identity, document=ask.document.text.strip(), **ask.variables
-        )[0 if ask.has_system else 1 :]
+        messages = messages_about(ask.document, self.prompts, ask.prompt, ask.variables)[0 if ask.has_system else 1 :]
         for attempt in range(MAX_ATTEMPTS):
             request = Request(
                 messages,

@@ -6,7 +6,6 @@ server turns out to have cut prompts or repeated itself.
 """
 
 import asyncio
-import os
 import random
 import sqlite3
 import time
@@ -22,7 +21,7 @@ import orjson
 
 from smt_plugin.backends.base import Reply, Request
 from smt_plugin.errors import BadInput
-from smt_plugin.files import Guard, content_hash, lock_file, make_folder, private
+from smt_plugin.files import Guard, content_hash, lock_file, make_file, make_folder
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
@@ -115,7 +114,7 @@ class CompletionStore:
         try:
             make_folder(folder)
             self._lock = lock_file(folder / "completions.lock")
-            os.close(private(str(self.path), os.O_CREAT))
+            make_file(self.path)
             self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             # Exclusive locking needs no shared memory, so the write-ahead log works on network folders too.
             self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict
 from itertools import groupby
@@ -21,11 +21,11 @@ from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import RunFile, parse_tokens
 from smt_plugin.corpus import Document, SteadyCorpus, document_hash, estimate_tokens, split_document
 from smt_plugin.errors import BadInput, naming
-from smt_plugin.files import content_hash, make_folder, private, read_json, write_json
-from smt_plugin.generation.asker import Asker
+from smt_plugin.files import content_hash, make_folder, private, write_json
+from smt_plugin.generation.asker import Asker, messages_about
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import Repeated, fitting
-from smt_plugin.generation.summary import MethodCount, Summary
+from smt_plugin.generation.summary import MethodCount, Summary, generated_path, read_generated
 from smt_plugin.generation.waiting import Reach, first_in_rank
 from smt_plugin.methods import make_method, method_class, options_of, prompt_folders, uses
 from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
@@ -106,8 +106,7 @@ async def generate_run(
             store.guard.watch(Path(file.name))
         closing.push_async_callback(backend.close)
         await backend.start()
-        longest = max((int(getattr(method, "max_tokens", 0)) for method, _ in methods.values()), default=0)
-        if (fits := fitting(part_tokens, backend.context, longest)) < part_tokens:
+        if (fits := fitting(part_tokens, backend.context, longest_reply(methods))) < part_tokens:
             part_tokens, before = fits, num_parts
             total_length = own_length = num_documents = num_parts = 0
             first = first_in_rank(own_parts())
@@ -125,7 +124,7 @@ async def generate_run(
         reaches: dict[str, Reach] = {}
         for name, count in summary.methods.items():
             count.measured_with = content_hash([[backend.model, repr(methods[name][0])]])[:16]
-            measured = _measured_before(run / "generate.json", name, count)
+            measured = _measured_before(run, name, count)
             reaches[name] = Reach(count.budget, own_length, num_parts, first, measured)
         # Without them it is not known of others whether the budget reaches them.
         begun = [] if all(reach.is_decided for reach in reaches.values()) else first
@@ -194,14 +193,19 @@ async def generate_run(
             for name, count in summary.methods.items():
                 count.round_tokens, count.is_whole = reaches[name].round_tokens, False
             # First, so that no kill lets the new ones pass for what the old ones were made with.
-            _write_summary(run / "generate.json", summary)
+            _write_summary(run, summary)
             for file in files.values():
                 os.replace(file.name, file.name.removesuffix(".partial"))
             for name, count in summary.methods.items():
                 count.options, count.is_whole = options_of(methods[name][0]), True
-            _write_summary(run / "generate.json", summary)
+            _write_summary(run, summary)
     on_progress(summary)
     return summary
+
+
+def longest_reply(methods: Mapping[str, tuple[Method, int]]) -> int:
+    """The most tokens that a method of those that `methods_of` gave lets a reply have; 0 where none says."""
+    return max((int(getattr(method, "max_tokens", 0)) for method, _ in methods.values()), default=0)
 
 
 async def rehearse(methods: Iterable[Method], prompts: Prompts, document: Document) -> None:
@@ -212,9 +216,7 @@ async def rehearse(methods: Iterable[Method], prompts: Prompts, document: Docume
     """
 
     async def complete(ask: Ask) -> Answer | None:
-        prompts.messages(
-            ask.prompt, identity=ask.document.identity, document=ask.document.text.strip(), **ask.variables
-        )
+        messages_about(ask.document, prompts, ask.prompt, ask.variables)
         try:
             value = ask.read(Reply(ask.example, "stop", 0, 0, ask.example_tokens))
         except Unparsable:  # a method from elsewhere need not have an example
@@ -229,27 +231,24 @@ async def rehearse(methods: Iterable[Method], prompts: Prompts, document: Docume
 
 def part_tokens_of(run_file: RunFile, folder: Path) -> int:
     """Return above how many tokens documents were split in a folder of records, or will be as far as can be known."""
-    path = folder / "generate.json"
-    found = read_json(path, "smt generate", "methods").get("part_tokens") if path.is_file() else None
+    found = read_generated(folder).get("part_tokens")
     return min(run_file.max_document_tokens, int(found or run_file.max_document_tokens))
 
 
-def _measured_before(path: Path, name: str, count: MethodCount) -> float:
+def _measured_before(folder: Path, name: str, count: MethodCount) -> float:
     """Tokens of a round of a method by an earlier call's summary; 0 if there is none, or of another model or options.
 
     The same number at each call keeps the documents of a smaller budget among those of a larger one.
     """
-    methods = read_json(path, "smt generate", "methods")["methods"] if path.is_file() else {}
-    before = methods.get(name, {})
+    before = read_generated(folder)["methods"].get(name, {})
     return float(before.get("round_tokens", 0)) if before.get("measured_with") == count.measured_with else 0.0
 
 
-def _write_summary(path: Path, summary: Summary) -> None:
+def _write_summary(folder: Path, summary: Summary) -> None:
     """Write a call's summary; methods that it left alone stay as an earlier call wrote them, like their records."""
     content = asdict(summary)
-    if path.is_file():
-        content["methods"] = read_json(path, "smt generate", "methods")["methods"] | content["methods"]
-    write_json(path, content)
+    content["methods"] = read_generated(folder)["methods"] | content["methods"]
+    write_json(generated_path(folder), content)
 
 
 @contextmanager

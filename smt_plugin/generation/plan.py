@@ -14,6 +14,7 @@ from smt_plugin.backends.base import Backend, CacheUse, Deferred, Keep, Reply, R
 from smt_plugin.config import RunFile
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
+from smt_plugin.generation.asker import messages_about
 from smt_plugin.generation.completions import CompletionStore, PromptUse
 from smt_plugin.generation.generate import generate_run, methods_of, part_tokens_of, prompts_of
 from smt_plugin.generation.summary import Summary
@@ -315,7 +316,7 @@ async def _shape(method: Method, document: Document, prompts: Prompts, seen: "Se
 
 
 def _estimate(prompts: Prompts, document: Document, prompt: str, variables: dict[str, Any]) -> float:
-    messages = prompts.messages(prompt, identity=document.identity, document=document.text.strip(), **variables)
+    messages = messages_about(document, prompts, prompt, variables)
     return sum(estimate_tokens(message["content"]) for message in messages)
 
 

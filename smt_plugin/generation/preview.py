@@ -10,7 +10,7 @@ from smt_plugin.corpus import read_documents, split_document
 from smt_plugin.generation.asker import Asker
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import Repeated, fitting
-from smt_plugin.generation.generate import in_shard, methods_of, prompts_of, rehearse, run_round
+from smt_plugin.generation.generate import in_shard, longest_reply, methods_of, prompts_of, rehearse, run_round
 from smt_plugin.generation.show import shown_completion, shown_record
 from smt_plugin.generation.summary import MethodCount, Summary
 from smt_plugin.records import shard_folder
@@ -53,8 +53,7 @@ async def preview_run(
     started = time.monotonic()
     try:
         await backend.start()
-        longest = max((int(getattr(method, "max_tokens", 0)) for method, _ in methods.values()), default=0)
-        part_tokens = fitting(run_file.max_document_tokens, backend.context, longest)
+        part_tokens = fitting(run_file.max_document_tokens, backend.context, longest_reply(methods))
         parts = {document.id: split_document(document, part_tokens) for document in documents}
         for name, (method, _) in methods.items():
             for document in documents:

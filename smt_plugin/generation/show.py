@@ -11,6 +11,7 @@ from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import Document, comparable, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import read_jsonl
+from smt_plugin.generation.asker import messages_about
 from smt_plugin.generation.completions import Completion, completion_key, look_at_some, look_up
 from smt_plugin.generation.generate import part_tokens_of, prompts_of
 from smt_plugin.prompts import Prompts
@@ -112,9 +113,8 @@ def _shown_prompt(completion: Completion, parts: list[Document], prompts: Prompt
     shown, note = "(its document is not in the corpus any more)", ""
     sample = completion.sample * MAX_ATTEMPTS + completion.attempt
     for part in parts:
-        text = part.text.strip()
-        messages = prompts.messages(completion.prompt, identity=part.identity, document=text, **completion.variables)
-        prompt, safe = messages[-1]["content"], defuse(text)
+        messages = messages_about(part, prompts, completion.prompt, completion.variables)
+        prompt, safe = messages[-1]["content"], defuse(part.text.strip())
         if not full and len(safe) > _SHORT:
             prompt = prompt.replace(safe, f"[the document, {len(safe):,} characters; --full shows it]")
         requests = (Request(sent, completion.sampling, sample, None, "") for sent in (messages, messages[1:]))

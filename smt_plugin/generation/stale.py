@@ -12,8 +12,9 @@ import msgspec
 from smt_plugin.config import RunFile
 from smt_plugin.corpus import comparable, document_hash, read_documents, split_document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, read_json
+from smt_plugin.files import content_hash
 from smt_plugin.generation.generate import backend_of, methods_of, part_tokens_of, prompts_of
+from smt_plugin.generation.summary import read_generated
 from smt_plugin.methods import method_class, options_of
 from smt_plugin.records import record_files
 
@@ -72,7 +73,7 @@ def stale_records(run_file: RunFile, names: Collection[str]) -> Stale:
         documents: dict[str, dict[str, None]] = {}
         for path in record_files(run_file.run, name):
             folder = path.parents[1]
-            made = _made_with(folder, name)
+            made = read_generated(folder)["methods"].get(name) or {}
             if not made.get("is_whole", True):
                 stale.hopeless.append(
                     f"{path}: `smt generate` was stopped while it put records in place; run `smt generate RUN.YAML` "
@@ -119,12 +120,6 @@ def _count_of(reason: str, count: int, documents: dict[str, None]) -> str:
     return f"{count:,} because {reason}: {first!r}" + (
         f" and {len(documents) - 1:,} more" if len(documents) > 1 else ""
     )
-
-
-def _made_with(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / "generate.json"
-    methods = read_json(path, "smt generate", "methods")["methods"] if path.is_file() else {}
-    return methods.get(name) or {}
 
 
 def _changed_settings(run_file: RunFile, name: str, made: dict[str, Any], stale: Stale) -> str:

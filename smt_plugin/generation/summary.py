@@ -2,8 +2,11 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from smt_plugin.backends.base import CacheUse
+from smt_plugin.files import read_json
 
 
 @dataclass(slots=True)
@@ -135,3 +138,18 @@ class Summary:
             lines.append("lost on the way, of replies that could be used:")
             lines += [f"{number:>8,} x {what}" for what, number in self.losses.items()]
         return "\n".join(lines)
+
+
+def generated_path(folder: Path) -> Path:
+    """The file in a folder of records that holds the last call's summary."""
+    return folder / "generate.json"
+
+
+def read_generated(folder: Path) -> dict[str, Any]:
+    """Return the last call's summary in a folder of records; one without methods where there is none yet.
+
+    Raises:
+        BadInput: it is no such file.
+    """
+    path = generated_path(folder)
+    return read_json(path, "smt generate", "methods") if path.is_file() else {"methods": {}}

@@ -11,8 +11,7 @@ import yaml
 
 from smt_plugin.config import MicroworldBackend, read_run_file
 from smt_plugin.errors import BadInput, require
-from smt_plugin.evaluation.arm_results import marker_path, read_marker
-from smt_plugin.evaluation.arms import ARMS, model_hash, split_arm
+from smt_plugin.evaluation.arms import ARMS, marker_path, model_hash, read_marker, split_arm
 from smt_plugin.files import file_hash, read_json, write_text
 from smt_plugin.masking import without_secrets
 from smt_plugin.mixing.manifest import DROPPED_FILE, MANIFEST_FILE, read_manifest

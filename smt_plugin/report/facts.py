@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from smt_plugin.evaluation.arm_results import read_marker, read_summary
-from smt_plugin.evaluation.arms import ARMS, split_arm
+from smt_plugin.evaluation.arm_results import read_summary
+from smt_plugin.evaluation.arms import ARMS, read_marker, split_arm
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
 from smt_plugin.training.shipped import read_config
 from smt_plugin.training.trainings import Training

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from smt_plugin.evaluation.arm_results import marker_path
+from smt_plugin.evaluation.arms import marker_path
 from smt_plugin.files import file_hash, write_json, write_text
 from smt_plugin.report.results import RunResults
 from smt_plugin.report.sections import Section, doubts

@@ -15,7 +15,7 @@ from smt_plugin.evaluation.intervals import Estimate, estimate
 from smt_plugin.evaluation.leaks import dropped_from_mix, question_hash, read_leaks
 from smt_plugin.evaluation.retention import Change, retention_results
 from smt_plugin.evaluation.tune import read_tuned, tuned_on
-from smt_plugin.files import read_json
+from smt_plugin.generation.summary import read_generated
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
 from smt_plugin.records import generated_folders
 from smt_plugin.report.facts import arm_facts
@@ -261,9 +261,8 @@ def run_facts(run_file: RunFile) -> dict[str, str]:
         facts["benchmark"] = f"{official.source}; licence: {official.licence}"
     generated: dict[str, Counter[str]] = defaultdict(Counter)
     for folder in generated_folders(run_file.run):
-        if (folder / "generate.json").is_file():
-            for name, count in read_json(folder / "generate.json", "smt generate", "methods")["methods"].items():
-                generated[name].update(tokens=count["tokens"], records=count["records"])
+        for name, count in read_generated(folder)["methods"].items():
+            generated[name].update(tokens=count["tokens"], records=count["records"])
     for name, total in generated.items():
         facts[name] = f"{total['tokens']:,} tokens in {total['records']:,} records"
     for training in trainings_of(run_file.run, run_file.mix.budgets):

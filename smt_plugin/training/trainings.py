@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
+from smt_plugin.config import parse_yaml
 from smt_plugin.mixing.manifest import MANIFEST_FILE, budget_name, read_manifest
 from smt_plugin.training.merged import ADAPTER_FILE, may_hold
 from smt_plugin.training.shipped import read_config
@@ -87,8 +86,8 @@ class Training:
         """The config that the model was trained by, as axolotl's card or that of `smt card` has it; empty without."""
         card = self.output / "README.md"
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-        with suppress(yaml.YAMLError):
-            if (found := _CONFIG.search(text)) and isinstance(config := yaml.safe_load(found[1]), dict):
+        with suppress(ValueError):
+            if (found := _CONFIG.search(text)) and isinstance(config := parse_yaml(found[1]), dict):
                 return config
         return {}
 
