@@ -21,6 +21,14 @@ from smt_plugin.records import generated_folders, record_files
 from tests.endpoint import MODEL, Endpoint, serve, status
 
 
+def run_file(run: Path, corpus: Path, tokens: dict[str, int], seed: int | None = None, **keys: Any) -> RunFile:
+    """A run file for methods with budgets."""
+    methods = {name: {"tokens": budget, "seed": seed} for name, budget in tokens.items()}
+    return RunFile.model_validate(
+        {"run": run, "corpus": corpus, "backend": {"kind": "microworld"}, "methods": methods, **keys}
+    )
+
+
 def run_generate(
     run: Path,
     corpus: Path,
@@ -33,15 +41,7 @@ def run_generate(
     **options: Any,
 ) -> tuple[Summary, Endpoint]:
     """Generate against a local server; `prepare` may give the server faults first, `keys` go into the run file."""
-    file = RunFile.model_validate(
-        {
-            "run": run,
-            "corpus": corpus,
-            "backend": {"kind": "microworld"},
-            "methods": {name: {"tokens": budget, "seed": seed} for name, budget in tokens.items()},
-            **(keys or {}),
-        }
-    )
+    file = run_file(run, corpus, tokens, seed, **(keys or {}))
 
     async def main() -> tuple[Summary, Endpoint]:
         async with serve(server or Endpoint()) as endpoint:

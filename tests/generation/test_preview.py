@@ -6,31 +6,24 @@ from click.testing import CliRunner
 
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.cli.app import cli
-from smt_plugin.config import RunFile
 from smt_plugin.generation.generate import generate_run
 from smt_plugin.generation.preview import preview_run
 from smt_plugin.generation.summary import Summary
 from smt_plugin.microworld import archive
 from tests.endpoint import MODEL, Endpoint, serve
+from tests.generation.test_generate import run_file
 
 
 def test_a_preview_asks_one_round_about_two_documents_and_the_run_does_not_pay_for_it_again(
     tmp_path: Path, corpus: Path
 ) -> None:
-    run_file = RunFile.model_validate(
-        {
-            "run": tmp_path / "run",
-            "corpus": corpus,
-            "backend": {"kind": "microworld"},
-            "methods": {"synthetic_qa": {"tokens": 3000}, "focal_rewrite": {"tokens": 3000}},
-        }
-    )
+    settings = run_file(tmp_path / "run", corpus, {"synthetic_qa": 3000, "focal_rewrite": 3000})
     said: list[str] = []
 
     async def main() -> tuple[Summary, Summary, int]:
         async with serve(Endpoint()) as endpoint:
-            before = await preview_run(run_file, OpenAIBackend([endpoint.url], MODEL, patience=5), say=said.append)
-            after = await generate_run(run_file, OpenAIBackend([endpoint.url], MODEL, patience=5))
+            before = await preview_run(settings, OpenAIBackend([endpoint.url], MODEL, patience=5), say=said.append)
+            after = await generate_run(settings, OpenAIBackend([endpoint.url], MODEL, patience=5))
             return before, after, len(endpoint.bodies)
 
     before, after, requests = asyncio.run(main())
