@@ -16,10 +16,9 @@ from smt_plugin.generation.completions import Completion, completion_key, look_a
 from smt_plugin.generation.generate import part_tokens_of, prompts_of
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, check_made, generated_folders, record_files
+from smt_plugin.terminal import shown
 
 _SHORT = 1000  # characters of a document that are shown in any case
-# A text must not steer the terminal.
-_CONTROL = {code: "�" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def show_records(
@@ -69,7 +68,7 @@ def show_records(
         if not made_from or record["part"] >= len(parts):
             raise BadInput(f"record {record['id']} has lost its document or completion; run `smt generate` anew.")
         part = f", part {record['part'] + 1}" if len(parts) > 1 else ""
-        yield _safe(
+        yield shown(
             f"=== {method}, document {record['doc_id']}{part}, round {record['round']}, {record['tokens']} tokens, "
             f"{record['model']}, {record['sampling']}\n"
             f"{_shown_prompt(made_from[0], parts[record['part'] :][:1], prompts, full)}\n"
@@ -84,7 +83,7 @@ def shown_completion(completion: Completion, parts: list[Document], prompts: Pro
         parts: those of its document; empty if that is not there any more.
     """
     status = f"{completion.status}, {completion.reason}" if completion.reason else completion.status
-    return _safe(
+    return shown(
         f"=== document {completion.doc_id}, {completion.reply.completion_tokens} tokens, {completion.model}, "
         f"{completion.sampling}\n"
         f"{_shown_prompt(completion, parts, prompts, full)}\n"
@@ -110,20 +109,16 @@ def _parts(documents: dict[str, Document], doc_id: str, part_tokens: int) -> lis
 
 def _shown_prompt(completion: Completion, parts: list[Document], prompts: Prompts, full: bool) -> str:
     """The user's message of a completion's prompt, about the part for which it is the same as was sent, if one is."""
-    shown, note = "(its document is not in the corpus any more)", ""
+    prompt, note = "(its document is not in the corpus any more)", ""
     sample = completion.sample * MAX_ATTEMPTS + completion.attempt
     for part in parts:
         messages = messages_about(part, prompts, completion.prompt, completion.variables)
-        prompt, safe = messages[-1]["content"], defuse(part.text.strip())
-        if not full and len(safe) > _SHORT:
-            prompt = prompt.replace(safe, f"[the document, {len(safe):,} characters; --full shows it]")
+        prompt, text = messages[-1]["content"], defuse(part.text.strip())
+        if not full and len(text) > _SHORT:
+            prompt = prompt.replace(text, f"[the document, {len(text):,} characters; --full shows it]")
         requests = (Request(sent, completion.sampling, sample, None, "") for sent in (messages, messages[1:]))
         is_same = any(completion_key(request, completion.model) == completion.key for request in requests)
-        shown, note = prompt, "" if is_same else " (it or its document has changed since)"
+        note = "" if is_same else " (it or its document has changed since)"
         if is_same:
             break
-    return f"--- prompt {completion.prompt}{note}\n{shown}"
-
-
-def _safe(text: str) -> str:
-    return text.translate(_CONTROL)
+    return f"--- prompt {completion.prompt}{note}\n{prompt}"

@@ -126,23 +126,25 @@ class Samples:
     """The samples of one file of lm-eval by question, read one at a time, since all of them could fill the memory."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+        self._path = path
         self._places: dict[str, int] = {}
         self.documents: dict[str, str] = {}
         place = 0
-        for line in self._file:
-            if line.strip():
-                doc = orjson.loads(line)["doc"]
-                self._places[doc["question_id"]] = place
-                self.documents[doc["question_id"]] = doc["doc_id"]
-            place += len(line)
+        with path.open("rb") as file:
+            for line in file:
+                if line.strip():
+                    doc = orjson.loads(line)["doc"]
+                    self._places[doc["question_id"]] = place
+                    self.documents[doc["question_id"]] = doc["doc_id"]
+                place += len(line)
 
     def get(self, question_id: str) -> dict[str, Any] | None:
         """The sample of a question; None where it was not asked."""
         if question_id not in self._places:
             return None
-        self._file.seek(self._places[question_id])
-        sample: dict[str, Any] = orjson.loads(self._file.readline())
+        with self._path.open("rb") as file:
+            file.seek(self._places[question_id])
+            sample: dict[str, Any] = orjson.loads(file.readline())
         return sample
 
 
