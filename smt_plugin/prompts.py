@@ -7,21 +7,54 @@ Other projects may use it alone:
 """
 
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Sized
 from functools import lru_cache
 from pathlib import Path
 from traceback import extract_tb
+from typing import Any
 
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateNotFound, TemplateSyntaxError, UndefinedError, nodes
 from jinja2.meta import find_undeclared_variables
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from smt_plugin.assets import asset_dir
 from smt_plugin.control_tokens import defuse
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, first_line, why_no_file
 
+# The largest number in a prompt, and how far its loops may count; characters that may come of one, a document's among
+# them. Our choices, far beyond any use.
+_MOST, _MOST_CHARACTERS = 10**6, 2 * 10**8
 # A document is asked about hundreds of times in a row, and is by far the longest thing in a prompt.
 _defuse_document = lru_cache(maxsize=64)(defuse)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """A sandbox in which loops end, and numbers and texts stay small; `left` is how far ranges may still count."""
+
+    intercepted_binops = frozenset(["*", "**"])
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.left = _MOST
+        self.globals["range"] = self._range
+
+    def _range(self, *bounds: int) -> range:
+        found = range(*bounds)
+        self.left -= len(found) + 1
+        if self.left < 0:
+            raise OverflowError(f"Range too big: its ranges count to more than {_MOST:,} together")
+        return found
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        size = max(len(each) if isinstance(each, Sized) else 1 for each in (left, right))
+        numbers = [abs(each) for each in (left, right) if isinstance(each, int | float)]
+        if operator == "**" and min(numbers, default=0) > 1 and numbers[1] * math.log10(numbers[0]) > 15:
+            raise OverflowError("a power is too high")
+        if size * max(numbers, default=1) > _MOST and size > 1:
+            raise OverflowError(f"a product is longer than {_MOST:,}")
+        return super().call_binop(context, operator, left, right)
 
 
 class Prompts:
@@ -41,7 +74,7 @@ class Prompts:
             raise BadInput(f"prompts folder {folder} does not exist; remove `prompts` to use the shipped ones.")
         own = [folder] if folder is not None else []
         self._given = [asset_dir("prompts"), *others]
-        self._environment = ImmutableSandboxedEnvironment(
+        self._environment = _Environment(
             loader=FileSystemLoader([*own, *self._given]),
             undefined=StrictUndefined,
             trim_blocks=True,
@@ -70,11 +103,35 @@ class Prompts:
 
     def _parse(self, path: Path) -> nodes.Template:
         try:
-            return self._environment.parse(path.read_text(encoding="utf-8"))
+            if not path.is_file():
+                raise BadInput(f"prompt {path} {why_no_file(path)}; fix or remove it.")
+            source = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError, MemoryError) as error:
+            raise BadInput(f"prompt {path} cannot be read ({first_line(error)}); fix or remove it.") from None
+        if "\0" in source:
+            raise BadInput(f"prompt {path} holds NUL characters, as damaged files do; write it anew.")
+        try:
+            tree = self._environment.parse(source)
+            # Jinja itself looks for a name in a branch only when that is taken.
+            for kind, known in ((nodes.Filter, self._environment.filters), (nodes.Test, self._environment.tests)):
+                for node in tree.find_all(kind):
+                    if node.name not in known:
+                        word = kind.__name__.lower()
+                        raise BadInput(f"prompt {path}, line {node.lineno}: there is no {word} {node.name!r}; fix it.")
+            self._environment.compile(source)
         except TemplateSyntaxError as error:
-            raise BadInput(f"prompt {path}, line {error.lineno}: {error.message}; fix it.") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"prompt {path} cannot be read ({error}); fix or remove it.") from None
+            raise BadInput(
+                f"prompt {path}, line {error.lineno}: {(error.message or '').rstrip('.')}; fix it."
+            ) from None
+        except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
+            raise BadInput(f"prompt {path}: it cannot be compiled ({first_line(error)}); fix it.") from None
+        large = (each for each in tree.find_all(nodes.Const) if isinstance(each.value, int) and abs(each.value) > _MOST)
+        if number := next(large, None):
+            raise BadInput(
+                f"prompt {path}, line {number.lineno}: the number {number.value} is beyond {_MOST:,}, the most that a "
+                "prompt may work with; fix it."
+            )
+        return tree
 
     def messages(self, name: str, **variables: object) -> list[dict[str, str]]:
         """Render `prompts/<name>.jinja` into chat messages: the constant system text, then the user's.
@@ -123,8 +180,14 @@ class Prompts:
 
     def _render(self, name: str, variables: dict[str, object]) -> str:
         try:
-            return self._environment.get_template(f"{name}.jinja").render(variables).strip()
+            self._environment.left = _MOST
+            text = "".join(self._pieces(name, variables)).strip()
+            text.encode()
         except TemplateNotFound as error:
+            if error.name != f"{name}.jinja":
+                raise BadInput(
+                    f"prompt {name}.jinja: there is no prompt {error.name}, which it names; fix it."
+                ) from None
             raise BadInput(f"there is no prompt {error.name} under prompts/.") from None
         except UndefinedError as error:
             raise BadInput(f"prompt {name}.jinja: {error.message}; pass that variable.") from None
@@ -132,4 +195,16 @@ class Prompts:
             # Whatever a user's prompt can do: divide by zero, count too far, reach for what the sandbox forbids.
             lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename.endswith(".jinja")]
             where = f", line {lines[-1]}" if lines else ""
-            raise BadInput(f"prompt {name}.jinja{where}: {str(error).rstrip('.')}; fix it.") from None
+            raise BadInput(f"prompt {name}.jinja{where}: {first_line(error).rstrip('.')}; fix it.") from None
+        if not text:
+            raise BadInput(f"prompt {name}.jinja: nothing comes of it; write what to ask.")
+        return text
+
+    def _pieces(self, name: str, variables: dict[str, object]) -> Iterator[str]:
+        """The text of a prompt in pieces; raises OverflowError where it does not end within some hundred MB."""
+        left = _MOST_CHARACTERS
+        for piece in self._environment.get_template(f"{name}.jinja").generate(variables):
+            left -= len(piece)
+            if left < 0:
+                raise OverflowError(f"it writes more than {_MOST_CHARACTERS:,} characters")
+            yield piece

@@ -134,6 +134,11 @@ def test_a_template_of_the_user_cannot_reach_python(tmp_path: Path) -> None:
         ("{{ identity }}\n{{ document", r"apply\.jinja, line 2: unexpected end of template"),
         ("{{ document }}\n\n{{ strategi }}", r"line 3: there is no variable 'strategi', but .*strategy; fix it"),
         ("\xff", r"apply\.jinja cannot be read"),
+        ("{{ document }}\n{{ query | upprcase }}", r"apply\.jinja, line 2: there is no filter 'upprcase'; fix it"),
+        ("{% if query is evn %}{% endif %}", r"apply\.jinja, line 1: there is no test 'evn'; fix it"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", r"apply\.jinja: it cannot be compiled \(maximum recursion"),
+        ("{{ query | center(99999999) }}", r"line 1: the number 99999999 is beyond 1,000,000"),
+        ("\0", r"apply\.jinja holds NUL characters"),
     ],
 )
 def test_an_error_in_ones_own_prompt_is_named_with_file_and_line_before_it_is_used(
@@ -151,8 +156,14 @@ def test_an_error_in_ones_own_prompt_is_named_with_file_and_line_before_it_is_us
     [
         ("\n{% for i in range(10**9) %}x{% endfor %}", "line 2: Range too big"),
         ("{{ 1 / 0 }}", "line 1: division by zero"),
+        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "line 1: Range too big"),
+        ("{{ document * 999999 * 999999 }}", "line 1: a product is longer than"),
+        ("{{ 99 ** 99 ** 9 }}", "line 1: a power is too high"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "maximum recursion depth exceeded"),
+        ("{{ '\\ud800' }}", "surrogates not allowed"),
+        ("{# nothing #}", "nothing comes of it; write what to ask"),
         ("\n\n{{ document.__class__.__mro__[1].__subclasses__() }}", "line 3: access to attribute '__class__'"),
-        ("{% include 'other.jinja' %}", "there is no prompt other.jinja"),
+        ("{% include 'other.jinja' %}", r"prompt mine/step\.jinja: there is no prompt other\.jinja, which it names"),
     ],
 )
 def test_a_prompt_that_cannot_be_rendered_is_named_with_its_line(tmp_path: Path, text: str, says: str) -> None:

@@ -1,6 +1,7 @@
 """Reading a run file: YAML, checked key by key, with its paths made absolute; and writing one."""
 
 import os
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from pydantic import ValidationError
 
 from smt_plugin.config.sections import RunFile
 from smt_plugin.config.values import first_problem
-from smt_plugin.errors import BadInput, why_no_file
-from smt_plugin.files import not_utf8, write_text
+from smt_plugin.errors import BadInput
+from smt_plugin.files import read_text, write_text
 
 _MOST_VALUES = 100_000
+_HALF = re.compile("[\ud800-\udfff]")
 EXAMPLE = """\
 # A run of smt: what is read, asked, mixed, trained and evaluated. Paths are relative to this file.
 run: {run}                          # folder for everything that is made
@@ -57,7 +59,7 @@ def example_run_file(corpus: Path, folder: Path) -> str:
     """
     run = folder / "run"
     if lies_in_corpus(run, corpus):
-        run = corpus.absolute().parent / f"{corpus.resolve().name}-run"
+        run = corpus.absolute().parent / f"{Path(os.path.realpath(corpus)).name}-run"
     return EXAMPLE.format(corpus=_relative(corpus, folder), run=_relative(run, folder))
 
 
@@ -69,7 +71,8 @@ def _relative(path: Path, folder: Path) -> str:
 
 def lies_in_corpus(run: Path, corpus: Path) -> bool:
     """Whether what is made in a run folder would be read as documents: a README.md of a model, for example."""
-    inside = run.resolve().is_relative_to(corpus.resolve())
+    # Path.resolve knows no word for a link to itself.
+    inside = Path(os.path.realpath(run)).is_relative_to(os.path.realpath(corpus))
     return inside and corpus.is_dir() and not (corpus / "documents.jsonl").is_file()
 
 
@@ -97,23 +100,29 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_yaml(path: Path) -> dict[Any, Any]:
+def load_yaml(path: Path, kind: str = "", mend: str = "fix or remove it") -> dict[Any, Any]:
     """Read the keys of a YAML file.
+
+    Args:
+        kind: what it is, before its name in a sentence.
+        mend: what to do where there is none, the end of the sentence.
 
     Raises:
         BadInput: it cannot be read, is not YAML, gives a key twice, holds something else than keys, or aliases that
             repeat each other into something huge.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-        _check_values(content)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); fix its permissions.") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{path} {not_utf8(path.read_bytes())}") from None
+        text = read_text(path, mend)
+    except BadInput as error:
+        raise BadInput(f"{kind}{error}") from None
+    try:
+        content = yaml.load(text, Loader=_Loader)
+        wrong = _wrong_value(content)
     # PyYAML raises a plain ValueError for a date such as 2026-13-45.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
+    except (yaml.YAMLError, ValueError, RecursionError, MemoryError) as error:
+        raise BadInput(f"{path}: not valid YAML ({' '.join((str(error) or type(error).__name__).split())}).") from None
+    if wrong:
+        raise BadInput(f"{kind}{path}: {wrong}.")
     if not isinstance(content, dict):
         raise BadInput(f"{path}: expected `key: value` lines.")
     return content
@@ -126,9 +135,7 @@ def read_run_file(path: Path) -> RunFile:
         BadInput: the file is missing, is not YAML, has an unknown, missing or wrong key, which is named, or a run
             folder inside the corpus.
     """
-    if not path.is_file():
-        raise BadInput(f"run file {path} {why_no_file(path)}; `smt init` writes one.")
-    content = load_yaml(path)
+    content = load_yaml(path, "run file ", "`smt init` writes one")
     backend = content.get("backend")
     if isinstance(backend, dict):
         content["backend"] = {"kind": "openai", **backend}
@@ -144,17 +151,23 @@ def read_run_file(path: Path) -> RunFile:
     return run_file
 
 
-def _check_values(content: Any) -> None:
-    """Refuse what no path can hold, and YAML whose aliases repeat each other into something huge or endless."""
-    left = [content]
+def _wrong_value(content: Any) -> str:
+    """Say what is wrong with the first value that no file, path or request can hold, and its key; empty if none is.
+
+    Aliases that repeat each other into something huge or endless are refused, too.
+    """
+    left = [("", content)]
     for _ in range(_MOST_VALUES):
         if not left:
-            return
-        value = left.pop()
+            return ""
+        key, value = left.pop()
         if isinstance(value, dict):
-            left += value.values()
+            left += [(f"{key}.{name}".lstrip("."), each) for name, each in value.items()]
+            left += [(key, name) for name in value]
         elif isinstance(value, list):
-            left += value
-        elif isinstance(value, str) and "\0" in value:
-            raise ValueError("a text holds a NUL character")
-    raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+            left += [(key, each) for each in value]
+        elif isinstance(value, str) and ("\0" in value or _HALF.search(value)):
+            return f"{key}: a text holds a NUL character, or half a character".removeprefix(": ")
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            return f"{key}: the number {value} is beyond 64 bits".removeprefix(": ")
+    return f"it holds more than {_MOST_VALUES:,} values"

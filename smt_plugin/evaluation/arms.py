@@ -11,16 +11,51 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import orjson
+from msgspec import Meta
 
 from smt_plugin.assets import PACKAGE, asset_dir
 from smt_plugin.benchmarks.find import load
 from smt_plugin.config import EvaluateSection, retrieval_settings
 from smt_plugin.errors import BadInput, require
-from smt_plugin.files import read_json
+from smt_plugin.files import as_row, read_bytes, read_json_if_there
 from smt_plugin.training.trainings import Training
+
+_Count = Annotated[int, Meta(ge=0)]
+
+
+class TokenCounts(TypedDict):
+    """What `count_tokens` counts; earlier versions cut no documents."""
+
+    questions: _Count
+    samples: _Count
+    prompts: _Count
+    answers: _Count
+    cut: NotRequired[_Count]
+    cut_documents: NotRequired[_Count]
+
+
+class Marker(TypedDict, total=False):
+    """`arm.json`, which `smt evaluate` writes when an arm is done: its stamp, and facts about its answers."""
+
+    arm: str
+    command: str
+    inputs: str
+    tokens: TokenCounts | None
+    empty: _Count
+    retrieval: dict[str, Any] | None
+
+
+def read_marker(folder: Path) -> Marker:
+    """Return what `smt evaluate` wrote when the arm in a folder was done; empty where it is not.
+
+    Raises:
+        BadInput: it is broken.
+    """
+    return read_json_if_there(folder / "arm.json", Marker, "smt evaluate") or {}
+
 
 # The kinds of arms: whether the trained model answers, and the ending of the task's name.
 ARMS = {
@@ -126,8 +161,8 @@ class Arm:
 
     def is_done(self) -> bool:
         """Whether there are results, and of these very settings, models, data and tasks."""
-        marker = self.folder / "arm.json"
-        return marker.is_file() and self.stamp().items() <= read_json(marker, "smt evaluate").items()
+        marker = read_marker(self.folder)
+        return bool(marker) and self.stamp().items() <= marker.items()
 
 
 def arms_of(
@@ -281,7 +316,12 @@ def _has_chat_template(tokenizer: str) -> bool:
     if (template := find("chat_template.jinja")) is not None:
         return bool(template.read_bytes().strip())
     settings = find("tokenizer_config.json")
-    return settings is None or bool(orjson.loads(settings.read_bytes()).get("chat_template"))
+    if settings is None:
+        return True
+    try:
+        return bool(as_row(orjson.loads(read_bytes(settings)), dict[str, Any], str(settings)).get("chat_template"))
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"{settings}: not valid JSON ({error}); fetch the model anew.") from None
 
 
 @cache

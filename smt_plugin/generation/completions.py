@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
 from smt_plugin.backends.base import Reply, Request
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, lock_file
+from smt_plugin.files import content_hash, lock_file, make_folder
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
@@ -44,6 +45,15 @@ CREATE INDEX IF NOT EXISTS completions_of_document ON completions (doc_id, compl
 """
 # The higher levels take half as long again to save another 3 % of such short texts.
 _COMPRESSION_LEVEL = 1
+
+
+class _Body(msgspec.Struct, array_like=True, gc=False):
+    """What a row's `body` holds."""
+
+    text: str
+    sampling: dict[str, Any]
+    variables: dict[str, Any]
+    thought_tokens: int = 0
 
 
 def completion_key(request: Request, model: str) -> str:
@@ -102,7 +112,7 @@ class CompletionStore:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "completions.sqlite"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._lock = lock_file(folder / "completions.lock")
             self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             # Exclusive locking needs no shared memory, so the write-ahead log works on network folders too.
@@ -111,7 +121,9 @@ class CompletionStore:
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(_SCHEMA)
         except (OSError, sqlite3.OperationalError) as error:
-            raise BadInput(f"the run folder {folder} cannot be written ({error}).") from None
+            what = getattr(error, "filename", None) or self.path
+            why = getattr(error, "strerror", None) or error
+            raise BadInput(f"{what} cannot be written ({why}); move away what is in its place, or mend it.") from None
         except sqlite3.DatabaseError as error:
             raise self._explain(error) from None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="completions")
@@ -122,8 +134,15 @@ class CompletionStore:
         """Return the completion under a key, or None; raises BadInput where the store is damaged."""
         try:
             row = self._connection.execute(_SELECT, (bytes.fromhex(key),)).fetchone()
-            return _from_row(row) if row else None
-        except (sqlite3.Error, zlib.error) as error:
+        except sqlite3.Error as error:
+            raise self._explain(error) from None
+        return self._completion(row) if row else None
+
+    def _completion(self, row: tuple[Any, ...]) -> Completion:
+        try:
+            return _from_row(row)
+        # What a row holds may be of another kind than we write: msgspec's and orjson's errors are ValueErrors.
+        except (zlib.error, ValueError, TypeError, AttributeError) as error:
             raise self._explain(error) from None
 
     def _explain(self, error: Exception) -> Exception:
@@ -226,7 +245,7 @@ class CompletionStore:
         query = f"SELECT {_COLUMNS} FROM completions WHERE model = ? AND prompt = ? AND status = 'done' LIMIT 99"
         for prompt in self.uses(model):
             rows = self._rows(query, model, prompt)
-            found = sorted(map(_from_row, rows), key=lambda completion: completion.reply.completion_tokens)
+            found = sorted(map(self._completion, rows), key=lambda completion: completion.reply.completion_tokens)
             if found:
                 yield found[len(found) // 2]
 
@@ -237,7 +256,7 @@ class CompletionStore:
     def all(self) -> Iterator[Completion]:
         """Yield every completion, in the order in which they were stored."""
         for row in self._connection.execute(f"SELECT {_COLUMNS} FROM completions"):
-            yield _from_row(row)
+            yield self._completion(row)
 
     async def close(self) -> None:
         """Write what is waiting, and let go of the store."""
@@ -284,4 +303,5 @@ def _from_row(row: tuple[Any, ...]) -> Completion:
     # Stores of older versions have no thoughts.
     text, sampling, variables, *thoughts = orjson.loads(zlib.decompress(body))
     what = (key.hex(), status, reason, doc_id, prompt, prompt_hash, model)
+    msgspec.convert([text, sampling, variables, *thoughts], _Body)
     return Completion(*what, sampling, sample, attempt, variables, Reply(text, *of_reply, *thoughts), seconds)

@@ -6,29 +6,29 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from smt_plugin.backends.base import Backend, CacheUse, Deferred, cancel_all, together
+from smt_plugin.backends.base import Backend, CacheUse, Deferred, Reply, cancel_all, together
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import RunFile, parse_tokens
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, read_json, write_json
+from smt_plugin.files import content_hash, write_json
 from smt_plugin.generation.asker import Asker
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import Repeated, fitting
-from smt_plugin.generation.summary import MethodCount, Summary
+from smt_plugin.generation.summary import MethodCount, Summary, read_generated
 from smt_plugin.generation.waiting import Reach, first_in_rank
 from smt_plugin.methods import make_method, method_class, prompt_folders, uses
-from smt_plugin.methods.base import Answer, Ask, Method
+from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, shard_folder
 
@@ -88,6 +88,8 @@ async def generate_run(
 
     # The first pass checks every document before anything is spent.
     first = first_in_rank(own_parts())
+    for part in first[:1]:
+        await rehearse([method for method, _ in methods.values()], prompts, part)
     share = own_length / total_length
     budgets = {name: MethodCount(round(budget * share)) for name, (_, budget) in methods.items()}
     summary = Summary(budgets, num_documents, num_parts, currency=price.currency if price else "")
@@ -118,7 +120,7 @@ async def generate_run(
         reaches: dict[str, Reach] = {}
         for name, count in summary.methods.items():
             count.measured_with = content_hash([[backend.model, repr(methods[name][0])]])[:16]
-            measured = _measured_before(run / "generate.json", name, count)
+            measured = _measured_before(run, name, count)
             reaches[name] = Reach(count.budget, own_length, num_parts, first, measured)
         # Without them it is not known of others whether the budget reaches them.
         begun = [] if all(reach.is_decided for reach in reaches.values()) else first
@@ -189,33 +191,52 @@ async def generate_run(
     for name, reach in reaches.items():
         summary.methods[name].round_tokens = reach.round_tokens
     if not summary.deferred:
-        _write_summary(run / "generate.json", summary)
+        _write_summary(run, summary)
     return summary
+
+
+async def rehearse(methods: Iterable[Method], prompts: Prompts, document: Document) -> None:
+    """Render every prompt of the methods about a document, as if examples had come back, before one is paid for.
+
+    Raises:
+        BadInput: one cannot be rendered.
+    """
+
+    async def complete(ask: Ask) -> Answer | None:
+        prompts.messages(
+            ask.prompt, identity=ask.document.identity, document=ask.document.text.strip(), **ask.variables
+        )
+        try:
+            value = ask.read(Reply(ask.example, "stop", 0, 0, ask.example_tokens))
+        except Unparsable:  # a method from elsewhere need not have an example
+            return None
+        return Answer(value, "", ask.example_tokens, ask.prompt, "", "", ask.sampling)
+
+    for method in methods:
+        # The second round asks what only follows on the first.
+        for r in range(2):
+            await method.round(document, r, complete)
 
 
 def part_tokens_of(run_file: RunFile, folder: Path) -> int:
     """Return above how many tokens documents were split in a folder of records, or will be as far as can be known."""
-    path = folder / "generate.json"
-    found = read_json(path, "smt generate", "methods").get("part_tokens") if path.is_file() else None
-    return min(run_file.max_document_tokens, int(found or run_file.max_document_tokens))
+    return min(run_file.max_document_tokens, read_generated(folder).part_tokens or run_file.max_document_tokens)
 
 
-def _measured_before(path: Path, name: str, count: MethodCount) -> float:
+def _measured_before(folder: Path, name: str, count: MethodCount) -> float:
     """Tokens of a round of a method by an earlier call's summary; 0 if there is none, or of another model or options.
 
     The same number at each call keeps the documents of a smaller budget among those of a larger one.
     """
-    methods = read_json(path, "smt generate", "methods")["methods"] if path.is_file() else {}
-    before = methods.get(name, {})
-    return float(before.get("round_tokens", 0)) if before.get("measured_with") == count.measured_with else 0.0
+    before = read_generated(folder).methods.get(name)
+    return before.round_tokens if before is not None and before.measured_with == count.measured_with else 0.0
 
 
-def _write_summary(path: Path, summary: Summary) -> None:
+def _write_summary(folder: Path, summary: Summary) -> None:
     """Write a call's summary; methods that it left alone stay as an earlier call wrote them, like their records."""
-    content = asdict(summary)
-    if path.is_file():
-        content["methods"] = read_json(path, "smt generate", "methods")["methods"] | content["methods"]
-    write_json(path, content)
+    write_json(
+        folder / "generate.json", asdict(replace(summary, methods=read_generated(folder).methods | summary.methods))
+    )
 
 
 @contextmanager
@@ -282,6 +303,8 @@ async def keep_busy(
             calls_before = asker.num_calls
             while asker.num_calls == calls_before and not task.done():
                 await asyncio.sleep(0.001)
+                # It may wait for what another has failed to tell.
+                forget_ended()
             forget_ended()
         while tasks:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

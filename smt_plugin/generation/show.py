@@ -3,14 +3,13 @@
 import asyncio
 import random
 from collections.abc import Iterator
-from dataclasses import fields
 
 from smt_plugin.backends.base import MAX_ATTEMPTS, Request
 from smt_plugin.config import RunFile
 from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import comparable, read_documents, split_document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import read_jsonl
+from smt_plugin.files import as_row, read_jsonl
 from smt_plugin.generation.completions import CompletionStore, completion_key
 from smt_plugin.generation.generate import part_tokens_of, prompts_of
 from smt_plugin.records import Record, check_made, record_files
@@ -33,16 +32,18 @@ def show_records(
     """
     check_made(run_file.run, method, run_file.methods, f"give one of them: {', '.join(run_file.methods)}")
     files = record_files(run_file.run, method)
-    total = sum(1 for file in files for _ in read_jsonl(file))
+    anew = "run `smt generate` anew"
+    total = sum(1 for file in files for _ in read_jsonl(file, anew))
     if not total:
         raise BadInput(f"{method} has no records in {run_file.run}; `smt generate` says why.")
     chosen = set(random.Random(seed).sample(range(total), min(count, total)))
-    places = enumerate((file, row) for file in files for _, row in read_jsonl(file))
-    records = [pair for place, pair in places if place in chosen]
-    for file, record in records:
-        if not {field.name for field in fields(Record)} <= record.keys():
-            raise BadInput(f"{file} holds a line that is no record; run `smt generate` anew.")
-    wanted = {comparable(record["doc_id"]) for _, record in records}
+    places = enumerate((file, number, row) for file in files for number, row in read_jsonl(file, anew))
+    records = [
+        (file, as_row(row, Record, f"{file}, line {number}", anew))
+        for place, (file, number, row) in places
+        if place in chosen
+    ]
+    wanted = {comparable(record.doc_id) for _, record in records}
     documents = {
         (comparable(part.id), part.part): part
         for document in read_documents(run_file.corpus)
@@ -52,13 +53,13 @@ def show_records(
     prompts = prompts_of(run_file)
     for file, record in records:
         store = CompletionStore(file.parents[1])
-        completion = store.get(record["completions"][0])
+        completion = store.get(record.completions[0])
         asyncio.run(store.close())
-        document = documents.get((comparable(record["doc_id"]), record["part"]))
+        document = documents.get((comparable(record.doc_id), record.part))
         if completion is None or document is None:
-            raise BadInput(f"record {record['id']} has lost its document or completion; run `smt generate` anew.")
+            raise BadInput(f"record {record.id} of {file} has lost its document or completion; {anew}.")
         messages = prompts.messages(
-            record["prompt"], identity=document.identity, document=document.text.strip(), **completion.variables
+            record.prompt, identity=document.identity, document=document.text.strip(), **completion.variables
         )
         sample = completion.sample * MAX_ATTEMPTS + completion.attempt
         request = Request(messages, completion.sampling, sample, None, "")
@@ -67,11 +68,12 @@ def show_records(
         prompt, text = messages[-1]["content"], defuse(document.text.strip())
         if not full and len(text) > _SHORT:
             prompt = prompt.replace(text, f"[the document, {len(text):,} characters; --full shows it]")
-        body = record["text"] or "\n\n".join(f"{m['role']}: {m['content']}" for m in record["messages"])
-        part = f", part {record['part'] + 1}" if (comparable(record["doc_id"]), 1) in documents else ""
+        turns = record.messages or []
+        body = record.text or "\n\n".join(f"{m.get('role')}: {m.get('content')}" for m in turns)
+        part = f", part {record.part + 1}" if (comparable(record.doc_id), 1) in documents else ""
         yield (
-            f"=== {method}, document {record['doc_id']}{part}, round {record['round']}, {record['tokens']} tokens, "
-            f"{record['model']}, {record['sampling']}\n"
-            f"--- prompt {record['prompt']}{changed}\n{prompt}\n"
-            f"--- record {record['id']}\n{body}\n"
+            f"=== {method}, document {record.doc_id}{part}, round {record.round}, {record.tokens} tokens, "
+            f"{record.model}, {record.sampling}\n"
+            f"--- prompt {record.prompt}{changed}\n{prompt}\n"
+            f"--- record {record.id}\n{body}\n"
         ).translate(_CONTROL)

@@ -2,8 +2,13 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from smt_plugin.backends.base import CacheUse
+from smt_plugin.files import read_json_if_there
 
 
 @dataclass(slots=True)
@@ -26,6 +31,23 @@ class MethodCount:
     measured_with: str = ""
     repeated: int = 0
     stopped: str = ""
+
+
+@dataclass(slots=True)
+class Generated:
+    """What is read again of `generate.json`, the summary of all calls in a folder; `part_tokens` is 0 if not known."""
+
+    methods: dict[str, MethodCount] = field(default_factory=dict)
+    part_tokens: Annotated[int, Meta(ge=0)] = 0
+
+
+def read_generated(folder: Path) -> Generated:
+    """Read the `generate.json` of a folder; empty where there is none.
+
+    Raises:
+        BadInput: it is broken.
+    """
+    return read_json_if_there(folder / "generate.json", Generated, "smt generate") or Generated()
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from smt_plugin import __version__
 from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, lock_file, write_json, write_jsonl
+from smt_plugin.files import content_hash, lock_file, make_folder, write_json, write_jsonl
 from smt_plugin.mixing import manifest
 from smt_plugin.mixing.chooser import TOLERANCE, Choice, Chooser
 from smt_plugin.mixing.lines import record_lines, replay_lines, source_files
@@ -75,7 +75,7 @@ def mix_budgets(
     folder = run_folder / "mix"
     scratch = folder / "scratch.partial"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock = lock_file(folder / _LOCK_FILE)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()

@@ -14,7 +14,7 @@ import regex
 from smt_plugin.config import MINILM, RetrievalSettings
 from smt_plugin.corpus import Document, estimate_tokens
 from smt_plugin.errors import BadInput, require, without_key
-from smt_plugin.files import cache_dir, content_hash
+from smt_plugin.files import cache_dir, content_hash, read_json
 from smt_plugin.progress import Progress
 from smt_plugin.sentences import SCRIPTS_END
 
@@ -133,7 +133,7 @@ def index_of(
 
     folder = cache_dir() / "index" / index_key(documents, settings)
     if folder.is_dir():
-        kept = orjson.loads((folder / "probe.json").read_bytes())
+        kept = read_json(folder / "probe.json", list[float], "smt retrieve")
         _check_same_model(kept, _probe(model, settings), settings, f"the index in {folder}", "that folder")
         store = FaissVectorStore.from_persist_dir(str(folder))
         storage = StorageContext.from_defaults(vector_store=store, persist_dir=str(folder))

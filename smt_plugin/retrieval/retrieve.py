@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+
+from msgspec import Meta, Struct
 
 from smt_plugin.backends.base import lasting_options
-from smt_plugin.config import NO_THINKING, ORDERS, RetrievalSettings, retrieval_settings
+from smt_plugin.config import NO_THINKING, ORDERS, Order, RetrievalSettings, retrieval_settings
 from smt_plugin.corpus import Document, comparable
 from smt_plugin.errors import BadInput
-from smt_plugin.files import cache_dir, content_hash, read_json, read_jsonl, write_json, write_jsonl
+from smt_plugin.files import Text, cache_dir, content_hash, read_json_if_there, read_rows, write_json, write_jsonl
 from smt_plugin.progress import Progress
 from smt_plugin.question import Question
 from smt_plugin.retrieval.by_words import word_retriever
@@ -38,6 +40,27 @@ class Chunk:
     text: str
     score: float
     page: int | None = None
+
+
+_BUILD_ANEW = "remove it to build it anew"
+
+
+class _Retrieved(Struct):
+    """A line of a retrieval file: the chunks of a question."""
+
+    question_id: Text
+    chunks: list[Chunk]
+    proxy_places: list[Annotated[int, Meta(ge=1)] | None] | None = None
+
+
+class _Settings(TypedDict, total=False):
+    order: Order
+
+
+class _Manifest(TypedDict):
+    """What is read again of the manifest beside a retrieval file."""
+
+    settings: _Settings
 
 
 def query_of(question: Question, identity: str, settings: RetrievalSettings) -> str:
@@ -138,9 +161,8 @@ def retrieval_key(documents: Sequence[Document], questions: Iterable[Question], 
 
 def order_of(path: Path) -> str:
     """The order in which the chunks of a retrieval file are to stand, from its manifest; best first without one."""
-    manifest = manifest_path(path)
-    settings = read_json(manifest, "smt retrieve", "settings")["settings"] if manifest.is_file() else {}
-    return str(settings.get("order", ORDERS[0]))
+    manifest = read_json_if_there(manifest_path(path), _Manifest, "smt retrieve")
+    return manifest["settings"].get("order", ORDERS[0]) if manifest else ORDERS[0]
 
 
 def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[Chunk]]:
@@ -149,21 +171,13 @@ def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[
     Raises:
         BadInput: a line that is not of that form, or a question without a line.
     """
-    found: dict[str, list[Chunk]] = {}
-    for number, row in read_jsonl(path):
-        try:
-            chunks = [Chunk(str(c["doc_id"]), str(c["text"]), float(c["score"]), c.get("page")) for c in row["chunks"]]
-            found[comparable(str(row["question_id"]))] = chunks
-        except (KeyError, TypeError, ValueError):
-            raise BadInput(
-                f"{path}, line {number}: expected question_id and chunks, a list of doc_id, text and score."
-            ) from None
+    found = {comparable(row.question_id): row.chunks for row, _ in read_rows(path, _Retrieved, _BUILD_ANEW)}
     of_question = {}
     for question in questions:
         if comparable(question.question_id) not in found:
             raise BadInput(
                 f"{path} has no chunks for question {question.question_id!r}; it was made for other questions: "
-                "build it anew."
+                f"{_BUILD_ANEW}."
             )
         of_question[question.question_id] = found[comparable(question.question_id)]
     return of_question
@@ -172,11 +186,9 @@ def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[
 def read_proxy_places(path: Path, questions: Iterable[Question]) -> dict[str, list[int | None]]:
     """The `proxy_places` of a retrieval file for those of the questions that have any; see `build_retrieval`."""
     wanted = {question.question_id for question in questions}
-    rows = (row for _, row in read_jsonl(path))
+    rows = (row for row, _ in read_rows(path, _Retrieved, _BUILD_ANEW))
     return {
-        row["question_id"]: row["proxy_places"]
-        for row in rows
-        if row["question_id"] in wanted and "proxy_places" in row
+        row.question_id: row.proxy_places for row in rows if row.question_id in wanted and row.proxy_places is not None
     }
 
 

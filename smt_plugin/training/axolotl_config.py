@@ -1,5 +1,6 @@
 """Write a run's axolotl config: a shipped or own config, filled in for the run's mix -> `<run>/axolotl.yaml`."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import yaml
 
 from smt_plugin.errors import BadInput
-from smt_plugin.files import write_text
+from smt_plugin.files import read_bytes, write_text
 from smt_plugin.mixing.manifest import CHAT_FILE, MANIFEST_FILE, TEXT_FILE, TRAINING_FILES, VALIDATION, read_manifest
 from smt_plugin.training.shipped import base_model_of, read_config
 from smt_plugin.training.trainings import Training
@@ -144,7 +145,7 @@ def write_axolotl_config(
         + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
     )
     # Its date tells whether the model was trained by it.
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not os.path.lexists(path) or read_bytes(path) != text.encode():
         write_text(path, text)
     return path
 

@@ -317,7 +317,10 @@ def test_a_file_made_for_other_questions_is_refused(tmp_path: Path, data: Data) 
     with pytest.raises(BadInput, match="has no chunks for question '50001_W1_1'"):
         read_retrieval(path, data[1])
     path.write_text('{"question_id": "50001_W0_1", "chunks": [{"text": "x"}]}\n')
-    with pytest.raises(BadInput, match="line 1: expected question_id and chunks"):
+    with pytest.raises(
+        BadInput,
+        match=r"line 1: object missing required field `doc_id` - at `\$\.chunks\[0\]`; remove it to build it anew",
+    ):
         read_retrieval(path, data[1])
 
 
