@@ -14,8 +14,8 @@ import regex
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from smt_plugin.errors import BadInput, first_line, why_no_file
-from smt_plugin.files import Text, as_row, content_hash, not_utf8, read_jsonl
+from smt_plugin.errors import BadInput, first_line
+from smt_plugin.files import Text, as_row, content_hash, not_utf8, read_bytes, read_jsonl
 from smt_plugin.sentences import SCRIPTS_END
 
 TEXT_SUFFIXES = (".txt", ".md")
@@ -250,13 +250,10 @@ def _from_text_file(path: Path, document_id: str) -> Document | BadInput:
         document_id.encode()
     except UnicodeEncodeError:
         return BadInput(f"the name of {str(path)!r} is not UTF-8; rename it.")
-    # A pipe would be waited for without end; a link to nowhere is named below.
-    if path.exists() and not path.is_file():
-        return BadInput(f"{path} {why_no_file(path)}; remove it.")
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        return BadInput(f"{path} cannot be read ({error.strerror}); fix or remove it.")
+        content = read_bytes(path)
+    except BadInput as error:
+        return error
     try:
         # A byte order mark is no part of the text, and all line ends are alike.
         text = io.StringIO(content.decode("utf-8-sig"), newline=None).read()

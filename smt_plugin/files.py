@@ -1,6 +1,7 @@
 """What is written and read whole or line by line: texts, JSON files, JSON lines; locks, hashes, the cache folder."""
 
 import codecs
+import errno
 import fcntl
 import hashlib
 import os
@@ -12,13 +13,14 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
 
 import msgspec
 import orjson
 
-from smt_plugin.errors import BadInput, why_no_file
+from smt_plugin.errors import BadInput, naming, why_no_file
 
 Row = TypeVar("Row")
 _NOT_BLANK = r"\S"
@@ -39,19 +41,52 @@ _WIDE = (
 )
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+@contextmanager
+def reading(
+    path: Path, mend: str = "fix or remove it", buffering: int = DEFAULT_BUFFER_SIZE
+) -> "Iterator[BufferedReader[FileIO]]":
+    """Open a file that is there to be read; whatever goes wrong with it while it is read is told by its path.
+
+    Args:
+        mend: what to do about a file that is none or cannot be read, the end of the sentence.
+
+    Raises:
+        BadInput: it is missing or no regular file, cannot be read, or is more than the memory holds.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+            raise BadInput(f"{path} {why_no_file(path)}; {mend}.")
+        with naming(path), BufferedReader(FileIO(path), buffering) as file:
+            yield file
+    except OSError as error:
+        if error.filename != str(path):
+            raise
+        why = "cannot be read" if error.errno in (errno.ENOMEM, errno.EIO) or path.is_file() else why_no_file(path)
+        raise BadInput(f"{path} {why} ({error.strerror}); {mend}.") from None
+
+
+def read_bytes(path: Path, mend: str = "fix or remove it") -> bytes:
+    """Return all of a file; raises BadInput as `reading` does."""
+    with reading(path, mend) as file:
+        return file.read()
+
+
+def read_text(path: Path, mend: str = "fix or remove it") -> str:
+    """Return a text; raises BadInput as `reading` does, and where it is not UTF-8."""
+    content = read_bytes(path, mend)
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} {not_utf8(content)}") from None
+
+
+def read_jsonl(path: Path, mend: str = "give the path of a JSONL file") -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) for every non-blank line of a JSONL file.
 
     Raises:
-        BadInput: the file is missing, or a line is not a JSON object in UTF-8.
+        BadInput: as `reading`, or a line is not a JSON object in UTF-8.
     """
-    if not path.is_file():
-        raise BadInput(f"{path} {why_no_file(path)}; give the path of a JSONL file.")
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); correct its permissions.") from None
-    with file:
+    with reading(path, mend) as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
@@ -98,19 +133,25 @@ def _wide_without_mark(content: bytes, least_share: float) -> str | None:
     return None
 
 
-def read_rows(path: Path, kind: type[Row]) -> Iterator[tuple[Row, str]]:
+def read_rows(path: Path, kind: type[Row], mend: str = "") -> Iterator[tuple[Row, str]]:
     """Yield every object of a JSONL file as a `kind`, with the place (file and line) that errors about it name.
+
+    Args:
+        mend: what to do about a broken one, the end of the sentence.
 
     Raises:
         BadInput: as `read_jsonl` and `as_row`.
     """
-    for number, value in read_jsonl(path):
+    for number, value in read_jsonl(path, mend or "give the path of a JSONL file"):
         where = f"{path}, line {number}"
-        yield as_row(value, kind, where), where
+        yield as_row(value, kind, where, mend), where
 
 
-def as_row(value: Any, kind: type[Row], where: str) -> Row:
+def as_row(value: Any, kind: type[Row], where: str, mend: str = "") -> Row:
     """Return a JSON value as a `kind`: a msgspec.Struct or any other type that msgspec converts to.
+
+    Args:
+        mend: what to do about a wrong one, the end of the sentence.
 
     Raises:
         BadInput: a field is missing or of another type; names `where`, the field and what was expected.
@@ -121,22 +162,27 @@ def as_row(value: Any, kind: type[Row], where: str) -> Row:
         what = str(error)
         for pattern, said in _SAID.items():
             what = what.replace(f"matching regex {pattern!r}", said)
-        raise BadInput(f"{where}: {what[0].lower()}{what[1:]}.") from None
+        raise BadInput(f"{where}: {what[0].lower()}{what[1:]}{mend and f'; {mend}'}.") from None
 
 
-def read_json(path: Path, writer: str, *keys: str) -> dict[str, Any]:
-    """Read a JSON file that the command `writer` wrote: an object with at least these keys.
+def read_json(path: Path, kind: type[Row], writer: str) -> Row:
+    """Read a JSON file that the command `writer` wrote as a `kind`: a TypedDict, msgspec.Struct or the like.
 
     Raises:
-        BadInput: it is something else.
+        BadInput: it cannot be read, is no JSON, or lacks what `writer` writes; names the file, and the field.
     """
+    mend = f"remove it and run `{writer}` again"
+    content = read_bytes(path, mend)
     try:
-        value = orjson.loads(path.read_bytes())
+        value = orjson.loads(content.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
-        raise BadInput(f"{path}: not valid JSON ({error}); remove it and run `{writer}` again.") from None
-    if not isinstance(value, dict) or not value.keys() >= set(keys):
-        raise BadInput(f"{path}: it lacks what `{writer}` writes; remove it and run `{writer}` again.")
-    return value
+        raise BadInput(f"{path}: not valid JSON ({error}); {mend}.") from None
+    return as_row(value, kind, str(path), mend)
+
+
+def read_json_if_there(path: Path, kind: type[Row], writer: str) -> Row | None:
+    """Return what `read_json` does; None where there is nothing at the path."""
+    return read_json(path, kind, writer) if os.path.lexists(path) else None
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:
@@ -171,16 +217,70 @@ def private(path: str, flags: int) -> int:
 
 
 def make_file(path: Path) -> None:
-    """Make an empty file that can be read by this user alone, with its folders, unless it is there."""
+    """Make an empty file that can be read by this user alone, with its folders, unless it is there.
+
+    Raises:
+        BadInput: as `check_place` and `make_folder`.
+    """
     make_folder(path.parent)
+    check_place(path)
     os.close(private(str(path), os.O_CREAT))
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that only this user may look into, and those above it that are missing, unless it is there."""
-    for folder in [*reversed(path.parents), path]:
-        if not folder.is_dir():
-            folder.mkdir(0o700, exist_ok=True)
+    """Make a folder that only this user may look into, and those above it that are missing, unless it is there.
+
+    Raises:
+        BadInput: it cannot be made.
+    """
+    try:
+        with suppress(FileNotFoundError):  # a path that cannot be is seen before its begin is made
+            path.stat()
+        for folder in [*reversed(path.parents), path]:
+            if not folder.is_dir():
+                folder.mkdir(0o700, exist_ok=True)
+    except OSError as error:
+        why = "something else has its name" if isinstance(error, FileExistsError) else error.strerror
+        raise BadInput(f"the folder {path} cannot be made ({why}); give another place.") from None
+
+
+def check_place(path: Path) -> None:
+    """Refuse to write where something else than a file is: a pipe would be waited for, a device would be gone.
+
+    Raises:
+        BadInput: there is a folder, a pipe, a device or a link to nothing.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        raise BadInput(f"{path} {why_no_file(path)}, and cannot be written; give another path, or move it away.")
+
+
+def check_target(path: Path, with_folder: bool = False) -> None:
+    """See that a file can be written, before the work that it is to hold is done.
+
+    Args:
+        with_folder: whether its folder may be missing yet.
+
+    Raises:
+        BadInput: it cannot be.
+    """
+    missing = [folder for folder in path.parents if with_folder and not os.path.lexists(folder)]
+    try:
+        if missing:
+            make_folder(path.parent)
+        with whole(path):
+            raise _OnlyTried
+    except _OnlyTried:
+        pass
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written ({error.strerror}); give another place.") from None
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+class _OnlyTried(Exception):
+    """Keeps what was only tried from being written."""
 
 
 @contextmanager
@@ -189,11 +289,15 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
 
     The writer holds a lock on it, which the kernel frees however it ends: so the next one of this path knows, and
     removes, what a killed one left.
+
+    Raises:
+        BadInput: as `check_place`.
     """
+    check_place(path)
     sweep(path)
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
     try:
-        with _locked_partial(partial) as file:
+        with naming(path), _locked_partial(partial) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -248,8 +352,11 @@ def file_hash(path: Path) -> str:
 
     That of a large file is kept in the cache folder under its place, size and times. Among these is the time of its
     last change, which any writing sets and no program can set back, as a copy or `touch` does with the date.
+
+    Raises:
+        BadInput: as `reading`.
     """
-    with path.open("rb") as file:
+    with reading(path) as file:
         state = os.fstat(file.fileno())
         times = state.st_mtime_ns, state.st_ctime_ns
         key = content_hash([[str(path.resolve()), state.st_dev, state.st_ino, state.st_size, *times]])
@@ -308,10 +415,12 @@ def lock_file(path: Path) -> IO[str]:
     Where the file system has no locks, that is said on standard error, and nothing is held.
 
     Raises:
-        BadInput: another process holds it.
+        BadInput: another process holds it, or something else has its name.
     """
+    check_place(path)
     while True:
-        file = open(path, "a+", opener=private)  # noqa: SIM115
+        with naming(path):
+            file = open(path, "a+", opener=private)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -330,10 +439,11 @@ def lock_file(path: Path) -> IO[str]:
         if path.is_file() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
             break
         file.close()
-    file.seek(0)
-    file.truncate()
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
+    with naming(path):
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
     return file
 
 

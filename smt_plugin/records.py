@@ -11,10 +11,13 @@ from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from smt_plugin.errors import BadInput
 
+Key = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]  # of a completion
 _SHARD = re.compile(r"(\d+)-of-(\d+)")
 
 
@@ -40,7 +43,7 @@ class Record:
     prompt_hash: str
     model: str
     sampling: dict[str, Any]
-    completions: list[str]
+    completions: Annotated[list[Key], Meta(min_length=1)]
     text: str | None = None
     messages: list[dict[str, str]] | None = None
     question: str | None = None

@@ -49,7 +49,7 @@ def test_what_lies_in_the_home_folder_is_found_by_its_tilde(tmp_path: Path, monk
 
 @pytest.mark.parametrize("seed", [-1, 10**30])
 def test_a_seed_is_a_number_that_random_generators_take(tmp_path: Path, seed: int) -> None:
-    with pytest.raises(BadInput, match="seed: Input should be"):
+    with pytest.raises(BadInput, match=r"seed: (Input should be|the number 10* is beyond 64 bits)"):
         read_run_file(write(tmp_path, GOOD + f"seed: {seed}\n"))
 
 
@@ -208,7 +208,7 @@ BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'lol'}]\n
         (GOOD + "mix: {tokens: 0}\n", "'0' is not a number of tokens"),
         (GOOD + "mix: {tokens: -1}\n", "'-1' is not a number of tokens"),
         (GOOD + "mix: {tokens: 1.0e+99}\n", "'1e\\+99' is not a number of tokens"),
-        (GOOD + f"mix: {{tokens: {'9' * 400}}}\n", "is not a number of tokens"),
+        (GOOD + f"mix: {{tokens: {'9' * 400}}}\n", r"mix\.tokens: the number 9* is beyond 64 bits"),
         (GOOD + f"mix: {{tokens: '{'9' * 400}B'}}\n", "is not a number of tokens"),
         (GOOD + "mix: {tokens: true}\n", "'True' is not a number of tokens"),
         (GOOD + "mix: {tokens: [1]}\n", "'list' is not a number of tokens"),

@@ -10,7 +10,7 @@ from smt_plugin.benchmarks.download import blob_id
 from smt_plugin.benchmarks.official import Data, Official
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput, require
-from smt_plugin.files import FILE_NAME, Text, cache_dir, make_folder, read_rows, write_json
+from smt_plugin.files import FILE_NAME, Text, cache_dir, make_folder, read_json, read_rows, write_json
 from smt_plugin.question import Question, unique
 
 _BLOBS: dict[str, str | None] = {
@@ -115,7 +115,7 @@ def _pdf_pages(path: Path) -> list[str]:
         )
     kept = cache_dir() / "pdf" / f"{path.stem}-{blob_id(path)[:16]}.json"
     if kept.is_file():
-        return msgspec.json.decode(kept.read_bytes(), type=list[str])
+        return read_json(kept, list[str], "smt benchmark financebench")
     pdfium = require("pypdfium2", "eval")
     try:
         pages = [page.get_textpage().get_text_bounded() for page in pdfium.PdfDocument(path)]

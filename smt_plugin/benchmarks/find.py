@@ -15,7 +15,7 @@ from smt_plugin.benchmarks.download import blob_id, download
 from smt_plugin.benchmarks.official import Data, Official
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import cache_dir
+from smt_plugin.files import cache_dir, reading
 from smt_plugin.question import Question
 
 
@@ -133,9 +133,10 @@ def _refuse_zip(folder: Path, files: Iterable[str]) -> None:
     """Say how to unpack a ZIP file, given itself or lying in the folder, that holds files of these names."""
     for path in [folder] if folder.suffix == ".zip" else sorted(folder.glob("*.zip")):
         try:
-            with ZipFile(path) as packed:
+            with reading(path, "fetch it anew or take it away") as file, ZipFile(file) as packed:
                 found = {PurePosixPath(name).name for name in packed.namelist()}
-        except (OSError, BadZipFile) as error:
+        # A ZIP file of a later version, or with names in no known code.
+        except (BadZipFile, NotImplementedError, ValueError) as error:
             raise BadInput(f"{path} cannot be read as a ZIP file ({error}); fetch it anew or take it away.") from None
         if found & set(files):
             place = path.parent

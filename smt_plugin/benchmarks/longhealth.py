@@ -10,7 +10,7 @@ import orjson
 from smt_plugin.benchmarks.official import Data, Official
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import Text, as_row
+from smt_plugin.files import Text, as_row, read_bytes
 from smt_plugin.question import Question, unique
 
 _FILE = "benchmark_v5.json"
@@ -51,7 +51,7 @@ def read(folder: Path) -> Data:
     """
     path = folder / _FILE
     try:
-        patients = as_row(orjson.loads(path.read_bytes()), dict[str, Any], str(path))
+        patients = as_row(orjson.loads(read_bytes(path)), dict[str, Any], str(path))
     except orjson.JSONDecodeError as error:
         raise BadInput(f"{path}: not valid JSON ({error}); the file may be cut off, fetch it anew.") from None
     documents, questions = [], []

@@ -19,7 +19,7 @@ from smt_plugin.cli.report import card, report
 from smt_plugin.cli.retrieve import retrieve, tune
 from smt_plugin.cli.signals import stop
 from smt_plugin.cli.train import check, copy_shipped, list_shipped
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, fault_of, shortened
 from smt_plugin.files import Lost
 
 # In the order of the flow.
@@ -79,18 +79,24 @@ def main() -> None:
         click.echo("stopped; run the same command again to go on", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(error.ctx.get_usage(), err=True)
+        click.echo(f"Error: {shortened(error.format_message())}", err=True)
         sys.exit(2)
     except BadInput as error:
         for sentence in error.sentences:
-            click.echo(f"error: {' '.join(sentence.split())}", err=True)
+            click.echo(f"error: {shortened(sentence)}", err=True)
         sys.exit(2)
     except BrokenPipeError:
         # Whoever read along, such as `head`, has seen enough; Python must not flush into nowhere at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (BackendDown, OSError, sqlite3.Error, RuntimeError) as error:
+    except (BackendDown, OSError, MemoryError, sqlite3.Error, RuntimeError) as error:
+        fault, is_path = fault_of(error)
+        if is_path:
+            click.echo(f"error: {shortened(fault)}; give another path.", err=True)
+            sys.exit(2)
         kept = "" if isinstance(error, Lost) else "; what is done is kept, run the same command again to go on"
-        click.echo(f"failed: {error}{kept}", err=True)
+        click.echo(f"failed: {shortened(fault)}{kept}", err=True)
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)

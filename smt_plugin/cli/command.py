@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(1, 10**9)
 RUN_FILE = click.argument("run_file", type=PATH, metavar="RUN.YAML")
 
 

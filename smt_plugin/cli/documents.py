@@ -1,5 +1,6 @@
 """Commands that prepare documents and questions: init, benchmark, questions."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import click
 
 from smt_plugin.benchmarks import names
-from smt_plugin.cli.command import PATH, RUN_FILE, command, read_run
+from smt_plugin.cli.command import COUNT, PATH, RUN_FILE, command, read_run
 from smt_plugin.cli.signals import stop
 from smt_plugin.errors import BadInput
 
@@ -19,11 +20,12 @@ def init(corpus: Path, output: Path) -> None:
     """Check a corpus and write a commented run file for it."""
     from smt_plugin.config import example_run_file
     from smt_plugin.corpus import estimate_tokens, other_files, read_documents
-    from smt_plugin.files import write_text
+    from smt_plugin.files import check_target, write_text
     from smt_plugin.question import questions_file, read_questions
 
-    if output.exists():
+    if os.path.lexists(output):
         raise BadInput(f"{output} is there already; remove it or give another --output.")
+    check_target(output)
     documents = characters = 0
     tokens = 0.0
     for document in read_documents(corpus):
@@ -32,10 +34,7 @@ def init(corpus: Path, output: Path) -> None:
         tokens += estimate_tokens(document.text)
     path = questions_file(corpus)
     questions = read_questions(path, read_documents(corpus)) if path.is_file() else []
-    try:
-        write_text(output, example_run_file(corpus, output.parent))
-    except OSError as error:
-        raise BadInput(f"{output} cannot be written ({error.strerror}); give another --output.") from None
+    write_text(output, example_run_file(corpus, output.parent))
     click.echo(f"{documents:,} documents, {characters:,} characters (about {tokens:,.0f} tokens)")
     if others := other_files(corpus):
         named = ", ".join(f"{count:,} {ending}" for ending, count in others.most_common(5))
@@ -60,8 +59,11 @@ def benchmark(name: str, data: Path | None, output: Path | None) -> None:
     --output, they are written as the corpus of a run file.
     """
     from smt_plugin.benchmarks.find import check
+    from smt_plugin.files import check_target
     from smt_plugin.question import write_data
 
+    if output is not None:
+        check_target(output / "documents.jsonl", with_folder=True)
     found = check(name, data)
     for fact in found.facts:
         click.echo(fact)
@@ -76,9 +78,7 @@ def benchmark(name: str, data: Path | None, output: Path | None) -> None:
 
 @command("smt questions smt.yaml --dry-run", "smt questions smt.yaml --per-document 12")
 @RUN_FILE
-@click.option(
-    "--per-document", default=8, show_default=True, type=click.IntRange(min=1), help="questions about each document"
-)
+@click.option("--per-document", default=8, show_default=True, type=COUNT, help="questions about each document")
 @click.option("--free-form", is_flag=True, help="answered in a few words, for a judge; else four options each")
 @click.option("--unknown-only", is_flag=True, help="drop what the backend knows without the document")
 @click.option("--dry-run", is_flag=True, help="say what it would ask and cost, and ask nothing")

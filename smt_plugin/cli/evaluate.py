@@ -4,7 +4,7 @@ import shlex
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -38,7 +38,7 @@ def tuned_arm_commands(
     trainings = trainings_of(settings.run, settings.mix.budgets)
     section = section.model_copy(update={"arms": list(arms_of(arms, trainings, "--arm"))}) if arms else section
     if tuned := read_tuned(settings.run):
-        chosen = tuned["chosen"]
+        chosen: dict[str, Any] = {**tuned["chosen"]}
         for name in overruled(chosen, section.retrieval):
             click.echo(
                 f"evaluate.retrieval.{name} of the run file is {section.retrieval[name]}, and counts; `smt tune` chose "
@@ -86,16 +86,15 @@ def _run_lm_eval(arms: "list[Arm]", missing: list[str], dry_run: bool) -> None:
 def leaks(run_file: Path) -> None:
     """Find evaluation questions that stand in the records. The report then shows both scores."""
     from smt_plugin.benchmarks.find import load
-    from smt_plugin.evaluation.leaks import find_leaks
-    from smt_plugin.files import read_jsonl
+    from smt_plugin.evaluation.leaks import find_leaks, leak_rows
     from smt_plugin.report.results import leaks_text
 
     settings, section = read_with_evaluation(run_file)
     find_leaks(settings.run, *load(section.benchmark, section.data), settings.mix.sources, section.leaks)
     click.echo(f"{leaks_text(settings.run, settings.mix.sources)}; wrote {settings.run / 'leaks.json'}")
-    examples = list(islice(read_jsonl(settings.run / "leaks.jsonl"), 3))
-    for _, row in examples:
-        click.echo(f"  {row['question'][:100]!r} by {row['by'][:100]!r}")
+    examples = list(islice(leak_rows(settings.run), 3))
+    for row in examples:
+        click.echo(f"  {row.question[:100]!r} by {row.by[:100]!r}")
     if examples:
         click.echo(f"leave them out with: smt mix {shlex.quote(str(run_file))} --drop-leaks")
 

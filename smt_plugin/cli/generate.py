@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from smt_plugin.cli.command import PATH, RUN_FILE, Commands, command, read_run
+from smt_plugin.cli.command import COUNT, PATH, RUN_FILE, Commands, command, read_run
 from smt_plugin.cli.signals import stop
 from smt_plugin.errors import BadInput
 
@@ -28,7 +28,7 @@ def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option(
     "--probe",
     "seconds",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help="generate for so many seconds first, to measure sizes and speed; its completions are kept",
 )
 def plan(run_file: Path, seconds: int | None) -> None:
@@ -174,7 +174,7 @@ def batch_import(run_file: Path, results: tuple[Path, ...]) -> None:
 @RUN_FILE
 @click.option("--method", required=True, help="method of the run file")
 @click.option("--full", is_flag=True, help="show the documents inside the prompts, too")
-@click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="records to show")
+@click.option("--count", default=1, show_default=True, type=COUNT, help="records to show")
 @click.option("--seed", type=int, help="show the same records each time")
 def show(run_file: Path, method: str, full: bool, count: int, seed: int | None) -> None:
     """Look at random records, with the prompts they came from."""

@@ -76,19 +76,16 @@ def write_files(folder: Path) -> None:
     Raises:
         BadInput: the folder cannot be made, or holds a run file of somebody's own.
     """
-    from smt_plugin.files import write_text
+    from smt_plugin.files import make_folder, read_bytes, write_text
     from smt_plugin.microworld import archive
 
     run_file = folder / "smt.yaml"
-    if run_file.exists() and run_file.read_bytes() != RUN_FILE.encode():
+    if os.path.lexists(run_file) and read_bytes(run_file) != RUN_FILE.encode():
         raise BadInput(
             f"{run_file} is there already and is not what `smt quickstart` writes; run its stages by hand "
             f"(`smt generate {shlex.quote(str(run_file))}` and so on), or give another --folder."
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{folder} cannot be made ({error.strerror}); give another --folder.") from None
+    make_folder(folder)
     archive.write(folder / "archive")
     write_text(run_file, RUN_FILE)
 

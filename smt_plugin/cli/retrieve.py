@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from smt_plugin.benchmarks import names
-from smt_plugin.cli.command import PATH, RUN_FILE, command, read_with_evaluation
+from smt_plugin.cli.command import COUNT, PATH, RUN_FILE, command, read_with_evaluation
 
 
 def _settings(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
@@ -41,9 +41,11 @@ def retrieve(name: str, data: Path | None, values: dict[str, Any], output: Path)
     """Retrieve the chunks of a benchmark's questions into a file. It tells how often they were the right ones."""
     from smt_plugin.benchmarks.find import load
     from smt_plugin.config import retrieval_settings
+    from smt_plugin.files import check_target
     from smt_plugin.retrieval.retrieve import build_retrieval
 
     settings = retrieval_settings(name, values)
+    check_target(output, with_folder=True)
     manifest = build_retrieval(*load(name, data), output, settings)
     for key, value in manifest.items():
         kind, at, _ = key.partition("_recall@")
@@ -65,11 +67,11 @@ def retrieve(name: str, data: Path | None, values: dict[str, Any], output: Path)
 @click.option(
     "--by", type=click.Choice(["accuracy", "recall"]), default="accuracy", show_default=True, help="what is maximised"
 )
-@click.option("--chunk-tokens", multiple=True, type=click.IntRange(min=1), help="a chunk size to try")
-@click.option("--top-k", multiple=True, type=click.IntRange(min=1), help="a number of chunks to try")
+@click.option("--chunk-tokens", multiple=True, type=COUNT, help="a chunk size to try")
+@click.option("--top-k", multiple=True, type=COUNT, help="a number of chunks to try")
 @click.option("--order", multiple=True, type=click.Choice(["best_first", "best_last"]), help="an order to try")
 @click.option("--reranker", multiple=True, help="a reranker to try, as in evaluate.retrieval; 'none' for none")
-@click.option("--candidates", multiple=True, type=click.IntRange(min=1), help="a number of chunks to rerank")
+@click.option("--candidates", multiple=True, type=COUNT, help="a number of chunks to rerank")
 def tune(
     run_file: Path,
     by: str,

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from smt_plugin.cli.command import PATH, command
+from smt_plugin.cli.command import COUNT, PATH, command
 
 
 @command("smt check run/axolotl.yaml --gpus 4")
 @click.argument("config", type=PATH, metavar="AXOLOTL.YAML")
-@click.option("--gpus", type=click.IntRange(min=1), help="of all nodes; default: those of this machine, else 1")
-@click.option("--micro-batch-size", type=click.IntRange(min=1), help="if axolotl is told another than the config's")
+@click.option("--gpus", type=COUNT, help="of all nodes; default: those of this machine, else 1")
+@click.option("--micro-batch-size", type=COUNT, help="if axolotl is told another than the config's")
 def check(config: Path, gpus: int | None, micro_batch_size: int | None) -> None:
     """Say what would go wrong silently in a training. It tells steps, tokens, FLOP and hours, too; no GPU needed."""
     from smt_plugin.errors import require

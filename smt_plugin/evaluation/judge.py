@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
+from msgspec import Struct
 from pydantic import ValidationError
 
 from smt_plugin.backends.base import MAX_ATTEMPTS, BackendDown, Refused, first_usable, lasting_options
@@ -25,7 +26,7 @@ from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import JudgeSection, first_problem
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.same_number import same_number
-from smt_plugin.files import cache_dir, content_hash, make_file, read_jsonl
+from smt_plugin.files import Text, cache_dir, content_hash, make_file, read_rows
 from smt_plugin.prompts import Prompts
 
 API_KEY_VARIABLE = "SMT_JUDGE_API_KEY"
@@ -267,6 +268,16 @@ def _kept() -> Iterator[sqlite3.Connection]:
         yield connection
 
 
+class _Label(Struct):
+    """A line of labelled answers."""
+
+    question: Text
+    gold: Text
+    answer: Text
+    correct: bool
+    identity: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How verdicts compare with labels, in numbers of answers; `by_code` are those that needed no model."""
@@ -298,15 +309,9 @@ def agreement(path: Path, settings: JudgeSection) -> Agreement:
         BadInput: a field is missing or of the wrong kind, or there are no lines; else as `judge`.
     """
     answers, labels = [], []
-    for number, row in read_jsonl(path):
-        texts: dict[str, Any] = {name: row.get(name) for name in ("question", "gold", "answer")}
-        whole = all(isinstance(text, str) and text for text in texts.values())
-        if not whole or not isinstance(row.get("correct"), bool):
-            raise BadInput(
-                f"{path}, line {number}: expected question, gold, answer as texts and correct as true or false."
-            )
-        answers.append(Answer(str(row.get("identity") or "the document"), **texts))
-        labels.append(row["correct"])
+    for row, _ in read_rows(path, _Label):
+        answers.append(Answer(row.identity or "the document", row.question, row.gold, row.answer))
+        labels.append(row.correct)
     if not answers:
         raise BadInput(f"{path} holds no labelled answers; give one JSON object a line.")
     pairs = list(zip(judge(answers, settings), labels, strict=True))

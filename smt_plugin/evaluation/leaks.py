@@ -1,21 +1,32 @@
 """Leaks: evaluation questions whose wording, or whose options, stand in the synthetic records."""
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
+from msgspec import Meta, Struct
 
 from smt_plugin.config import LeaksSection, RetrievalSettings
 from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import Document, comparable
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.wording import Sentence, Wording, questions_in, sentences_of
-from smt_plugin.files import content_hash, file_hash, locked, read_json, read_jsonl, write_json, write_jsonl
+from smt_plugin.files import (
+    Text,
+    content_hash,
+    file_hash,
+    locked,
+    read_json_if_there,
+    read_rows,
+    write_json,
+    write_jsonl,
+)
 from smt_plugin.mixing.lines import Line, identity_of, parsed_line, record_lines, source_files
 from smt_plugin.question import Question
 from smt_plugin.records import generated_folders
@@ -36,6 +47,37 @@ HOW = {
     "options": "names the options of",
     "quoted": "quotes",
 }
+
+
+class Leaks(TypedDict):
+    """`leaks.json`, see `find_leaks`; one of an older version may not say what was looked for."""
+
+    questions: Annotated[int, Meta(ge=1)]
+    leaked: list[str]
+    asked: dict[str, float]
+    alike: dict[str, float]
+    stated: dict[str, float]
+    options: dict[str, float]
+    quoted: dict[str, float]
+    leaking_records: int
+    question_hashes: dict[str, str]
+    looked_for: NotRequired[str]
+    records: dict[str, Any]
+
+
+class LeakRow(Struct):
+    """A line of `leaks.jsonl`: a record that leaks, and why."""
+
+    id: Text
+    reason: str
+    question: str
+    by: str
+
+
+class _Dropped(Struct):
+    """Of a line of the mix's `dropped.jsonl`."""
+
+    reason: str
 
 
 class Overlaps:
@@ -229,10 +271,10 @@ def find_leaks(
                         "question": texts[first.question_id],
                         "by": first.by,
                     }
-
-    with locked(run / "leaks.lock"):
         # What belongs together is valid only with leaks.json, which comes last.
         (run / "leaks.json").unlink(missing_ok=True)
+
+    with locked(run / "leaks.lock"):
         records = _hashes_of(run, files)
         leaking_records = write_jsonl(run / "leaks.jsonl", leaking())
         leaks = {
@@ -283,13 +325,20 @@ def leaking_records(
     looked_for = _looked_for(documents, questions, settings or LeaksSection())
     if leaks is None or leaks["looked_for"] != looked_for or not (run / "leaks.jsonl").is_file():
         find_leaks(run, documents, questions, sources, settings)
-    return {row["id"]: row["reason"] for _, row in read_jsonl(run / "leaks.jsonl")}
+    return {row.id: row.reason for row in leak_rows(run)}
+
+
+def leak_rows(run: Path) -> Iterator[LeakRow]:
+    """What `find_leaks` wrote into `leaks.jsonl`; raises BadInput where that is broken."""
+    rows = read_rows(run / "leaks.jsonl", LeakRow, f"remove {run / 'leaks.json'} and run `smt leaks` again")
+    return (row for row, _ in rows)
 
 
 def dropped_from_mix(run: Path) -> int:
     """How many records `smt mix --drop-leaks` left out; 0 where it was not told to."""
     path = run / "mix" / "dropped.jsonl"
-    return sum("evaluation question" in row["reason"] for _, row in read_jsonl(path)) if path.is_file() else 0
+    rows = read_rows(path, _Dropped, "remove it and run `smt mix` again") if os.path.lexists(path) else ()
+    return sum("evaluation question" in row.reason for row, _ in rows)
 
 
 def _hashes(questions: list[Question]) -> dict[str, str]:
@@ -311,13 +360,14 @@ def question_hash(text: str) -> str:
     return hashlib.sha256(defuse(text).encode()).hexdigest()[:16]
 
 
-def read_leaks(run: Path, sources: Mapping[str, Path] | None = None) -> dict[str, Any] | None:
-    """What `find_leaks` wrote, or None if it never ran or the records or the sources have changed since."""
-    path = run / "leaks.json"
-    if not path.is_file():
-        return None
-    leaks = read_json(path, "smt leaks", "records", "leaked")
-    if "looked_for" not in leaks:  # of an older version
+def read_leaks(run: Path, sources: Mapping[str, Path] | None = None) -> Leaks | None:
+    """What `find_leaks` wrote, or None if it never ran or the records or the sources have changed since.
+
+    Raises:
+        BadInput: it is broken.
+    """
+    leaks = read_json_if_there(run / "leaks.json", Leaks, "smt leaks")
+    if leaks is None or "looked_for" not in leaks:  # of an older version
         return None
     try:
         files = _record_files(run, sources)

@@ -67,6 +67,10 @@ SPARE_CALLS = 3
 
 NOT_NEEDED = "not needed: there are enough about this document"
 
+# Values of typical lengths for the prompts' variables: they are rendered once before anything is asked.
+EXAMPLE = {"question": "x" * 100, "gold": "x" * 40, "answer": "x" * 40}
+EXAMPLE_OPTIONS = ["x" * 60] * 4
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -146,6 +150,10 @@ async def make_questions(
     check_place(run_file)
     prompts = Prompts(run_file.prompts, language=run_file.language)
     order = [document.id for document in read_documents(corpus)]
+    document = next(read_documents(corpus))
+    variables = {**EXAMPLE, "options": [] if free_form else EXAMPLE_OPTIONS, "num_questions": per_document}
+    for name in _prompts_used(free_form):
+        prompts.messages(name, identity=document.identity, document=document.text.strip(), **variables)
     sets = {doc_id: _Set() for doc_id in order}
     filled: set[str] = set()
     store = CompletionStore(run_file.run)
@@ -209,7 +217,7 @@ def _write(
     rows = [asdict(question) for question in questions]
     longest = sum(is_longest(each.draft) for each in kept if each.draft) / len(kept)
     prompt = _prompt(free_form)
-    used = [prompt, ANSWER, RECALL, *([VERDICT] if free_form else [])]
+    used = _prompts_used(free_form)
     manifest = {
         "sha256": hashlib.sha256(b"".join(orjson.dumps(row) + b"\n" for row in rows)).hexdigest(),
         "questions": len(rows),
@@ -253,6 +261,10 @@ def check_place(run_file: RunFile) -> None:
 
 def _prompt(free_form: bool) -> str:
     return "questions/free_form" if free_form else "questions/multiple_choice"
+
+
+def _prompts_used(free_form: bool) -> list[str]:
+    return [_prompt(free_form), ANSWER, RECALL, *([VERDICT] if free_form else [])]
 
 
 def question_calls(parts: list[Document], wanted: int, free_form: bool) -> Iterator[Ask]:

@@ -6,7 +6,7 @@ from typing import Any
 from smt_plugin.backends.base import Backend
 from smt_plugin.config import RunFile
 from smt_plugin.corpus import estimate_tokens, read_documents, split_document
-from smt_plugin.evaluation.make_questions import SPARE_CALLS, check_place, question_calls
+from smt_plugin.evaluation.make_questions import EXAMPLE, EXAMPLE_OPTIONS, SPARE_CALLS, check_place, question_calls
 from smt_plugin.evaluation.question_answers import ANSWER, RECALL, SAMPLES, VERDICT
 from smt_plugin.generation.plan import Plan, PromptPlan, cost_lines, look_back, table_lines
 from smt_plugin.prompts import Prompts
@@ -14,9 +14,6 @@ from smt_plugin.prompts import Prompts
 # Our guesses, in tokens, before a reply was seen.
 _QUESTION_TOKENS = 100
 _REPLY_TOKENS = {ANSWER: 200, RECALL: 200, VERDICT: 60}
-# Of typical lengths, for the prompts.
-_QUESTION = {"question": "x" * 100, "gold": "x" * 40, "answer": "x" * 40}
-_OPTIONS = ["x" * 60] * 4
 
 
 async def plan_questions(run_file: RunFile, backend: Backend, per_document: int, free_form: bool) -> Plan:
@@ -37,7 +34,7 @@ async def plan_questions(run_file: RunFile, backend: Backend, per_document: int,
         asks = list(question_calls(parts, per_document, free_form))[:-SPARE_CALLS]
         writing, a_call = asks[0].prompt, asks[0].variables["num_questions"]
         reads = len({ask.document.part for ask in asks})
-        variables = {**_QUESTION, "options": [] if free_form else _OPTIONS, "num_questions": a_call}
+        variables = {**EXAMPLE, "options": [] if free_form else EXAMPLE_OPTIONS, "num_questions": a_call}
         # Prompt, calls, how many of them show a part of the document, and how many of these are the first to do so.
         calls = [(writing, len(asks), len(asks), reads), (ANSWER, answers, answers, 0), (RECALL, answers, 0, 0)]
         if free_form:

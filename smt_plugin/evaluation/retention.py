@@ -1,22 +1,34 @@
 """What a model forgot: lm-eval's own tasks before and after training, compared question by question."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from smt_plugin.config import EvaluateSection
 from smt_plugin.errors import BadInput, require
 from smt_plugin.evaluation.arm_results import samples_files
-from smt_plugin.evaluation.arms import Arm, arms_of, marker_path
+from smt_plugin.evaluation.arms import Arm, arms_of, marker_path, read_marker
 from smt_plugin.evaluation.intervals import Estimate, estimate
-from smt_plugin.files import read_jsonl
+from smt_plugin.files import as_row, read_jsonl
 from smt_plugin.training.trainings import Training
 
 # Of the metrics that a task reports, the one that is compared: the first of these that it has, else its first.
 _METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc")
 # A reader of answers that forgives their form is wanted here: what is known counts.
 _FILTER = "flexible-extract"
+
+
+class _Sample(Struct):
+    """Of what lm-eval leaves of a question of its own tasks; each metric is a field of its own."""
+
+    doc_id: int | str
+    doc_hash: str
+    filter: str
+    metrics: Annotated[list[str], Meta(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +87,9 @@ def retention_results(run: Path, trainings: Sequence[Training] = ()) -> list[Cha
     """
     folder = run / "retention"
     names = arms_of(["base", "trained"], trainings or [Training(run)])
-    done = [name for name in names if marker_path(folder / name).is_file()]
+    done = [name for name in names if os.path.lexists(marker_path(folder / name))]
+    for name in done:
+        read_marker(folder / name)
     return [change for name in done[1:] for change in _changes(folder, name)] if "base" in done else []
 
 
@@ -109,13 +123,17 @@ def _changes(folder: Path, model: str) -> list[Change]:
 
 def _values(file: Path) -> tuple[str, dict[str, float]]:
     """The metric that is compared, and its value for each question."""
-    rows: list[dict[str, Any]] = [row for _, row in read_jsonl(file)]
-    filters = [row["filter"] for row in rows]
+    again = f"remove {file.parent} and run `smt retention` again"
+    rows = [(as_row(row, _Sample, f"{file}, line {number}", again), row.get) for number, row in read_jsonl(file, again)]
+    if not rows:
+        raise BadInput(f"{file} holds no answers; {again}.")
+    filters = [sample.filter for sample, _ in rows]
     wanted = _FILTER if _FILTER in filters else filters[0]
-    rows = [row for row in rows if row["filter"] == wanted]
-    names = rows[0]["metrics"]
+    rows = [(sample, value) for sample, value in rows if sample.filter == wanted]
+    names = rows[0][0].metrics
     metric = next((name for name in _METRICS if name in names), names[0])
-    try:
-        return metric, {row["doc_hash"] + str(row["doc_id"]): float(row[metric]) for row in rows}
-    except (TypeError, ValueError):
-        raise BadInput(f"{file}: the metric {metric} has no number for each question; leave this task out.") from None
+    values = {sample.doc_hash + str(sample.doc_id): value(metric) for sample, value in rows}
+    numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+    if len(numbers) < len(values):
+        raise BadInput(f"{file}: the metric {metric} has no number for each question; leave this task out.")
+    return metric, numbers

@@ -4,23 +4,47 @@ The documents it was tuned on leave the headline of every arm (report.py), or RA
 fitted to.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
+
+from msgspec import Meta
 
 from smt_plugin.benchmarks.find import held_out, load
-from smt_plugin.config import MINILM, ORDERS, EvaluateSection, RetrievalSettings, retrieval_settings
+from smt_plugin.config import MINILM, ORDERS, EvaluateSection, Order, RetrievalSettings, retrieval_settings
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm
 from smt_plugin.evaluation.arms import ready_arms
 from smt_plugin.evaluation.evaluate import evaluate
-from smt_plugin.files import content_hash, locked, make_folder, read_json, write_json
+from smt_plugin.files import content_hash, locked, make_folder, read_json_if_there, write_json
 from smt_plugin.question import Question, spread
 from smt_plugin.retrieval.retrieve import cached_retrieval, read_proxy_places, read_retrieval, recalls
 
 BY = ("accuracy", "recall")
+_Some = Annotated[int, Meta(ge=1)]
+
+
+class Chosen(TypedDict, total=False):
+    """The settings of the retrieval that were chosen."""
+
+    chunk_tokens: _Some
+    top_k: _Some
+    order: Order
+    reranker: str
+    candidates: _Some
+    reranker_endpoint: str
+
+
+class Tuned(TypedDict):
+    """`tune.json`: by what was chosen, among what, and on which documents."""
+
+    by: str
+    chosen: Chosen
+    held_out: list[str]
+    questions: int
+    tried: NotRequired[list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +250,12 @@ def _recall(questions: Sequence[Question], path: Path, top_k: int) -> tuple[floa
     return found[f"document_recall@{top_k}"], "documents"
 
 
-def read_tuned(run: Path) -> dict[str, Any] | None:
-    """What `tune` wrote for this run, or None."""
-    path = run / "tune.json"
-    return read_json(path, "smt tune", "by", "questions", "held_out", "chosen") if path.is_file() else None
+def read_tuned(run: Path) -> Tuned | None:
+    """What `tune` wrote for this run, or None; raises BadInput where it is broken."""
+    return read_json_if_there(run / "tune.json", Tuned, "smt tune")
 
 
-def overruled(chosen: dict[str, Any], own: dict[str, Any]) -> list[str]:
+def overruled(chosen: Mapping[str, Any], own: dict[str, Any]) -> list[str]:
     """Return the names of the chosen settings that a run file's own `evaluate.retrieval` sets otherwise."""
     return [name for name, value in chosen.items() if own.get(name, value) != value]
 

@@ -14,8 +14,8 @@ from smt_plugin.backends.loose_json import read_body
 from smt_plugin.backends.refusals import Failure
 from smt_plugin.backends.replies import reply_of
 from smt_plugin.backends.request_body import SCHEMA, request_body
-from smt_plugin.errors import BadInput, why_no_file
-from smt_plugin.files import make_folder, private
+from smt_plugin.errors import BadInput
+from smt_plugin.files import check_target, make_folder, private, reading
 from smt_plugin.generation.completions import completion_key
 
 # What OpenAI's batch endpoint takes in one file (its documentation: 50,000 requests, 200 MB).
@@ -58,6 +58,7 @@ class BatchExport:
         Raises:
             BadInput: it holds the files of an earlier export, whose requests would be paid for twice.
         """
+        check_target(self._folder / "requests-0001.jsonl", with_folder=True)
         if any(self._folder.glob(_GLOB)):
             raise BadInput(f"{self._folder} holds requests already; import their results and remove them first.")
         for left in self._folder.glob("requests-*.partial"):  # by an export that was killed
@@ -85,10 +86,7 @@ class BatchExport:
 
     async def _next_file(self) -> IO[bytes]:
         await self.close()
-        try:
-            make_folder(self._folder)
-        except OSError as error:
-            raise BadInput(f"{self._folder} cannot be made ({error.strerror}); give another folder.") from None
+        make_folder(self._folder)
         self.files.append(self._folder / f"requests-{len(self.files) + 1:04}.jsonl")
         self._in_file = 0
         # Under their own name only when all are whole.
@@ -136,19 +134,17 @@ class BatchImport:
             BadInput: a file is missing, or a line is no batch result.
         """
         for number, path in enumerate(self._paths):
-            if not path.is_file():
-                raise BadInput(f"{path} {why_no_file(path)}; give the result files of the batch.")
-            file = path.open("rb")
-            self._files.append(file)
             offset = 0
-            for line_number, line in enumerate(file, start=1):
-                if line.strip():
-                    key, answered = _read(line, path, line_number)
-                    # A request that was exported again after a failure has a result in two files, in any order.
-                    if answered or key not in self._places:
-                        self._places[key] = (number, offset)
-                    self.results += 1
-                offset += len(line)
+            with reading(path, "give the result files of the batch") as file:
+                for line_number, line in enumerate(file, start=1):
+                    if line.strip():
+                        key, answered = _read(line, path, line_number)
+                        # A request that was exported again after a failure has a result in two files, in any order.
+                        if answered or key not in self._places:
+                            self._places[key] = (number, offset)
+                        self.results += 1
+                    offset += len(line)
+            self._files.append(path.open("rb"))
 
     async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
         """Return the result of a request.

@@ -6,21 +6,23 @@ server turns out to have cut prompts or repeated itself.
 """
 
 import asyncio
+import os
 import random
 import sqlite3
 import time
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
 from smt_plugin.backends.base import Reply, Request
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, why_no_file
 from smt_plugin.files import Guard, content_hash, lock_file, make_file, make_folder
 
 _SCHEMA = """
@@ -51,6 +53,20 @@ _MOST_LOOKS = 40
 _PRIME = 2_147_483_647
 # Bytes of a text with what its prompt named, unpacked; a reply has fewer by far.
 _LARGEST_BODY = 2**27
+
+
+class _Body(msgspec.Struct, array_like=True, gc=False):
+    """What a row's `body` holds; stores of older versions have no thoughts."""
+
+    text: str
+    sampling: dict[str, Any]
+    variables: dict[str, Any]
+    thought_tokens: int = 0
+
+
+_BODY = msgspec.json.Decoder(_Body)
+# What reading a row raises that is damaged, or of another kind than we write; msgspec's errors are ValueErrors.
+_DAMAGE = (sqlite3.Error, zlib.error, ValueError, TypeError, AttributeError)
 
 
 def completion_key(request: Request, model: str) -> str:
@@ -124,7 +140,11 @@ class CompletionStore:
             self.guard = Guard()
             self.guard.watch(self.path)
         except (OSError, sqlite3.OperationalError) as error:
-            raise BadInput(f"the run folder {folder} cannot be written ({error}).") from None
+            what = getattr(error, "filename", None) or self.path
+            why = getattr(error, "strerror", None) or error
+            raise BadInput(
+                f"{what} cannot be written ({why}); fix its permissions, or move away what is in its place."
+            ) from None
         except sqlite3.DatabaseError as error:
             raise _explained(self.path, error) from None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="completions")
@@ -136,7 +156,13 @@ class CompletionStore:
         try:
             row = self._connection.execute(_SELECT, (bytes.fromhex(key),)).fetchone()
             return _from_row(row) if row else None
-        except (sqlite3.Error, zlib.error) as error:
+        except _DAMAGE as error:
+            raise _explained(self.path, error) from None
+
+    def _completions(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Completion]:
+        try:
+            yield from map(_from_row, rows)
+        except _DAMAGE as error:
             raise _explained(self.path, error) from None
 
     async def find(self, key: str) -> Completion | None:
@@ -233,7 +259,7 @@ class CompletionStore:
         query = f"SELECT {_COLUMNS} FROM completions WHERE model = ? AND prompt = ? AND status = 'done' LIMIT 99"
         for prompt in self.uses(model):
             rows = self._rows(query, model, prompt)
-            found = sorted(map(_from_row, rows), key=lambda completion: completion.reply.completion_tokens)
+            found = sorted(self._completions(rows), key=lambda completion: completion.reply.completion_tokens)
             if found:
                 yield found[len(found) // 2]
 
@@ -243,11 +269,7 @@ class CompletionStore:
 
     def all(self) -> Iterator[Completion]:
         """Yield every completion, in the order in which they were stored."""
-        try:
-            for row in self._connection.execute(f"SELECT {_COLUMNS} FROM completions"):
-                yield _from_row(row)
-        except (sqlite3.Error, zlib.error) as error:
-            raise _explained(self.path, error) from None
+        yield from self._completions(self._connection.execute(f"SELECT {_COLUMNS} FROM completions"))
 
     async def close(self) -> None:
         """Write what is waiting, and let go of the store."""
@@ -288,6 +310,8 @@ def look_at_some(folder: Path, method: str, count: int, seed: int) -> list[Compl
 def _look(folder: Path, where: str, *values: Any) -> list[Completion]:
     """Read a store without SQLite's locks, which its writer holds for as long as it lives."""
     path = folder / "completions.sqlite"
+    if os.path.lexists(path) and not path.is_file():
+        raise BadInput(f"{path} {why_no_file(path)}; move it away.")
     if not path.is_file():
         raise BadInput(f"nothing is paid for yet in {folder}; run `smt generate RUN.YAML` first.")
     for looks_left in reversed(range(_MOST_LOOKS)):
@@ -297,7 +321,7 @@ def _look(folder: Path, where: str, *values: Any) -> list[Completion]:
                 connection.execute("PRAGMA locking_mode=EXCLUSIVE")
                 query = f"SELECT {_COLUMNS} FROM completions WHERE {where}"
                 return [_from_row(row) for row in connection.execute(query, values)]
-        except (sqlite3.Error, zlib.error) as error:
+        except _DAMAGE as error:
             # What is read while the writer moves pages into the main file may not fit together.
             if not looks_left:
                 raise _explained(path, error) from None
@@ -349,7 +373,8 @@ def _unpacked(body: bytes) -> bytes:
 
 def _from_row(row: tuple[Any, ...]) -> Completion:
     key, status, reason, doc_id, prompt, prompt_hash, model, sample, attempt, *of_reply, seconds, body = row
-    # Stores of older versions have no thoughts.
-    text, sampling, variables, *thoughts = orjson.loads(_unpacked(body))
     what = (key.hex(), status, reason, doc_id, prompt, prompt_hash, model)
-    return Completion(*what, sampling, sample, attempt, variables, Reply(text, *of_reply, *thoughts), seconds)
+    made = _BODY.decode(_unpacked(body))
+    finish_reason, prompt_tokens, cached_tokens, completion_tokens = of_reply
+    reply = Reply(made.text, finish_reason, prompt_tokens, cached_tokens, completion_tokens, made.thought_tokens)
+    return Completion(*what, made.sampling, sample, attempt, made.variables, reply, seconds)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
@@ -231,8 +231,7 @@ async def rehearse(methods: Iterable[Method], prompts: Prompts, document: Docume
 
 def part_tokens_of(run_file: RunFile, folder: Path) -> int:
     """Return above how many tokens documents were split in a folder of records, or will be as far as can be known."""
-    found = read_generated(folder).get("part_tokens")
-    return min(run_file.max_document_tokens, int(found or run_file.max_document_tokens))
+    return min(run_file.max_document_tokens, read_generated(folder).part_tokens or run_file.max_document_tokens)
 
 
 def _measured_before(folder: Path, name: str, count: MethodCount) -> float:
@@ -240,15 +239,14 @@ def _measured_before(folder: Path, name: str, count: MethodCount) -> float:
 
     The same number at each call keeps the documents of a smaller budget among those of a larger one.
     """
-    before = read_generated(folder)["methods"].get(name, {})
-    return float(before.get("round_tokens", 0)) if before.get("measured_with") == count.measured_with else 0.0
+    before = read_generated(folder).methods.get(name)
+    return before.round_tokens if before is not None and before.measured_with == count.measured_with else 0.0
 
 
 def _write_summary(folder: Path, summary: Summary) -> None:
     """Write a call's summary; methods that it left alone stay as an earlier call wrote them, like their records."""
-    content = asdict(summary)
-    content["methods"] = read_generated(folder)["methods"] | content["methods"]
-    write_json(generated_path(folder), content)
+    methods = read_generated(folder).methods | summary.methods
+    write_json(generated_path(folder), asdict(replace(summary, methods=methods)))
 
 
 @contextmanager

@@ -67,7 +67,7 @@ async def preview_run(
                     if completion := store.get(key):
                         say(shown_completion(completion, parts[document.id][:1], prompts))
                     for record in group:
-                        say(f"--- record of {record.tokens} tokens\n{shown_record(record.to_json())}\n")
+                        say(f"--- record of {record.tokens} tokens\n{shown_record(record)}\n")
                         summary.methods[name].records += 1
                         summary.methods[name].tokens += record.tokens
                 if not records:

@@ -2,15 +2,13 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import fields
-from typing import Any
 
 from smt_plugin.backends.base import MAX_ATTEMPTS, Request
 from smt_plugin.config import RunFile
 from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import Document, comparable, read_documents, split_document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import read_jsonl
+from smt_plugin.files import as_row, read_jsonl
 from smt_plugin.generation.asker import messages_about
 from smt_plugin.generation.completions import Completion, completion_key, look_at_some, look_up
 from smt_plugin.generation.generate import part_tokens_of, prompts_of
@@ -51,28 +49,30 @@ def show_records(
             yield shown_completion(completion, parts, prompts, full)
         return
     files = record_files(run_file.run, method)
-    total = sum(1 for file in files for _ in read_jsonl(file))
+    anew = "run `smt generate` anew"
+    total = sum(1 for file in files for _ in read_jsonl(file, anew))
     if not total:
         raise BadInput(f"{method} has no records in {run_file.run}; `smt generate` says why.")
-    places = set(random.Random(seed).sample(range(total), min(count, total)))
-    rows = enumerate((file, row) for file in files for _, row in read_jsonl(file))
-    records = [pair for place, pair in rows if place in places]
-    for file, record in records:
-        if not {field.name for field in fields(Record)} <= record.keys():
-            raise BadInput(f"{file} holds a line that is no record; run `smt generate` anew.")
-    documents = _documents(run_file, [record["doc_id"] for _, record in records])
+    chosen_places = set(random.Random(seed).sample(range(total), min(count, total)))
+    rows = enumerate((file, number, row) for file in files for number, row in read_jsonl(file, anew))
+    records = [
+        (file, as_row(row, Record, f"{file}, line {number}", anew))
+        for place, (file, number, row) in rows
+        if place in chosen_places
+    ]
+    documents = _documents(run_file, [record.doc_id for _, record in records])
     for file, record in records:
         folder = file.parents[1]
-        parts = _parts(documents, record["doc_id"], part_tokens_of(run_file, folder))
-        made_from = [*look_up(folder, record["completions"][:1]).values()]
-        if not made_from or record["part"] >= len(parts):
-            raise BadInput(f"record {record['id']} has lost its document or completion; run `smt generate` anew.")
-        part = f", part {record['part'] + 1}" if len(parts) > 1 else ""
+        parts = _parts(documents, record.doc_id, part_tokens_of(run_file, folder))
+        made_from = [*look_up(folder, record.completions[:1]).values()]
+        if not made_from or record.part >= len(parts):
+            raise BadInput(f"record {record.id} of {file} has lost its document or completion; {anew}.")
+        part = f", part {record.part + 1}" if len(parts) > 1 else ""
         yield shown(
-            f"=== {method}, document {record['doc_id']}{part}, round {record['round']}, {record['tokens']} tokens, "
-            f"{record['model']}, {record['sampling']}\n"
-            f"{_shown_prompt(made_from[0], parts[record['part'] :][:1], prompts, full)}\n"
-            f"--- record {record['id']}\n{shown_record(record)}\n"
+            f"=== {method}, document {record.doc_id}{part}, round {record.round}, {record.tokens} tokens, "
+            f"{record.model}, {record.sampling}\n"
+            f"{_shown_prompt(made_from[0], parts[record.part :][:1], prompts, full)}\n"
+            f"--- record {record.id}\n{shown_record(record)}\n"
         )
 
 
@@ -91,9 +91,9 @@ def shown_completion(completion: Completion, parts: list[Document], prompts: Pro
     )
 
 
-def shown_record(record: dict[str, Any]) -> str:
+def shown_record(record: Record) -> str:
     """Return the text of a record, or its messages with their roles."""
-    return record["text"] or "\n\n".join(f"{m['role']}: {m['content']}" for m in record["messages"])
+    return record.text or "\n\n".join(f"{turn.get('role')}: {turn.get('content')}" for turn in record.messages or [])
 
 
 def _documents(run_file: RunFile, ids: list[str]) -> dict[str, Document]:

@@ -12,9 +12,9 @@ import msgspec
 from smt_plugin.config import RunFile
 from smt_plugin.corpus import comparable, document_hash, read_documents, split_document
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash
+from smt_plugin.files import content_hash, reading
 from smt_plugin.generation.generate import backend_of, methods_of, part_tokens_of, prompts_of
-from smt_plugin.generation.summary import read_generated
+from smt_plugin.generation.summary import MethodCount, read_generated
 from smt_plugin.methods import method_class, options_of
 from smt_plugin.records import record_files
 
@@ -73,8 +73,8 @@ def stale_records(run_file: RunFile, names: Collection[str]) -> Stale:
         documents: dict[str, dict[str, None]] = {}
         for path in record_files(run_file.run, name):
             folder = path.parents[1]
-            made = read_generated(folder)["methods"].get(name) or {}
-            if not made.get("is_whole", True):
+            made = read_generated(folder).methods.get(name) or MethodCount(0)
+            if not made.is_whole:
                 stale.hopeless.append(
                     f"{path}: `smt generate` was stopped while it put records in place; run `smt generate RUN.YAML` "
                     "again, which pays for nothing twice."
@@ -86,7 +86,7 @@ def stale_records(run_file: RunFile, names: Collection[str]) -> Stale:
                 corpora[tokens] = _Parts(run_file, tokens)
             for identity, record in _records(path):
                 total += 1
-                untold[name] += made.get("options") is None or record.document_hash is None
+                untold[name] += made.options is None or record.document_hash is None
                 reason = reason_of_all
                 if not reason and isinstance(record.model, str) and record.model != model:
                     reason = f"made by the model {record.model!r}, and the run file has {model!r}"
@@ -122,9 +122,9 @@ def _count_of(reason: str, count: int, documents: dict[str, None]) -> str:
     )
 
 
-def _changed_settings(run_file: RunFile, name: str, made: dict[str, Any], stale: Stale) -> str:
+def _changed_settings(run_file: RunFile, name: str, made: MethodCount, stale: Stale) -> str:
     """Say which option or prompt of a method is another one now; empty where none is, or it cannot be told."""
-    before = made.get("options")
+    before = made.options
     if before is None or name not in run_file.methods:
         return ""
     known = {}
@@ -142,7 +142,7 @@ def _changed_settings(run_file: RunFile, name: str, made: dict[str, Any], stale:
         if before.get(option, value) != value:
             return f"made with {option} {before[option]}, which is {value} now"
     prompts = prompts_of(here)
-    for prompt, digest in made["prompts"].items():
+    for prompt, digest in made.prompts.items():
         try:
             is_same = prompts.hash(prompt) == digest
         except BadInput:  # there is none of this name
@@ -154,7 +154,7 @@ def _changed_settings(run_file: RunFile, name: str, made: dict[str, Any], stale:
 
 def _records(path: Path) -> Iterator[tuple[str, _Made]]:
     """Each record with its id, or its file and line; what is none is left to the mix, which names it."""
-    with path.open("rb") as file:
+    with reading(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 record = _DECODER.decode(line)

@@ -3,10 +3,12 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from msgspec import Meta
 
 from smt_plugin.backends.base import CacheUse
-from smt_plugin.files import read_json
+from smt_plugin.files import read_json_if_there
 
 
 @dataclass(slots=True)
@@ -33,6 +35,14 @@ class MethodCount:
     options: dict[str, str] | None = None
     prompts: dict[str, str] = field(default_factory=dict)
     is_whole: bool = True
+
+
+@dataclass(slots=True)
+class Generated:
+    """What is read again of `generate.json`, the summary of all calls in a folder; `part_tokens` is 0 if not known."""
+
+    methods: dict[str, MethodCount] = field(default_factory=dict)
+    part_tokens: Annotated[int, Meta(ge=0)] = 0
 
 
 @dataclass(slots=True)
@@ -145,11 +155,10 @@ def generated_path(folder: Path) -> Path:
     return folder / "generate.json"
 
 
-def read_generated(folder: Path) -> dict[str, Any]:
+def read_generated(folder: Path) -> Generated:
     """Return the last call's summary in a folder of records; one without methods where there is none yet.
 
     Raises:
-        BadInput: it is no such file.
+        BadInput: it is broken.
     """
-    path = generated_path(folder)
-    return read_json(path, "smt generate", "methods") if path.is_file() else {"methods": {}}
+    return read_json_if_there(generated_path(folder), Generated, "smt generate") or Generated()

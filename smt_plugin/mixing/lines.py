@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput, first_line, require
+from smt_plugin.files import reading
 from smt_plugin.records import record_files
 
 _FINEWEB = "HuggingFaceFW/fineweb"
@@ -42,7 +43,7 @@ def record_lines(files: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
     """Every line that is not blank, with its file and number."""
     for file in files:
         place = f"{file}, line "
-        with file.open("rb", BUFFER) as lines:
+        with reading(file, buffering=BUFFER) as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.isspace():
                     yield f"{place}{number}", line
@@ -55,10 +56,8 @@ def replay_lines(settings: MixSection, seed: int) -> Iterator[tuple[str, bytes |
         BadInput: there is no file or nothing in it, or the data set cannot be streamed.
     """
     path = Path(settings.replay or "")
-    if path.is_file():
+    if path.is_file() or path.suffix in (".jsonl", ".json"):
         return _shuffled_lines(path, seed)
-    if path.suffix in (".jsonl", ".json"):
-        raise BadInput(f"{path} does not exist; give an existing JSONL file.")
     return _stream(settings, seed)
 
 
@@ -66,7 +65,7 @@ def _shuffled_lines(path: Path, seed: int) -> Iterator[tuple[str, bytes]]:
     import numpy as np
 
     offsets = array("Q", [0])
-    with path.open("rb") as file:
+    with reading(path) as file:
         for line in file:
             offsets.append(offsets[-1] + len(line))
         if len(offsets) == 1:

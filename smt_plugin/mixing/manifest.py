@@ -1,7 +1,9 @@
 """The files of a mix, and the manifest that says what they hold."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
 
 from smt_plugin.files import read_json
 
@@ -12,14 +14,72 @@ DROPPED_FILE, MANIFEST_FILE = "dropped.jsonl", "manifest.json"
 VALIDATION = "validation_"
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+_Count = Annotated[int, Meta(ge=0)]
+
+
+class MixedSource(TypedDict):
+    """What of a source is in a mix, as far as it is read again."""
+
+    tokens: _Count
+    share: float
+    records: _Count
+    documents: _Count | None
+    records_cut: _Count
+    duplicates: _Count
+    near_duplicates: _Count
+    ran_dry: bool
+
+
+class MixedFile(TypedDict):
+    """One training file of a mix."""
+
+    rows: _Count
+    tokens: _Count
+    form: Literal["messages", "text"]
+    sha256: str
+
+
+class MixSettings(TypedDict):
+    """What a mix was asked for, as far as it is read again."""
+
+    sequence_len: Annotated[int, Meta(ge=1)]
+    tokens: NotRequired[_Count | None]
+    seed: NotRequired[int]
+
+
+class MixTokenizer(TypedDict):
+    """The tokenizer that measured a mix."""
+
+    name: str
+    sha256: str
+    has_chat_template: bool
+    turn_end: str | None
+    eos_token: str | None
+    pad_token: str | None
+
+
+class Manifest(TypedDict):
+    """`manifest.json` of a mix, as far as it is read again."""
+
+    settings: MixSettings
+    tokens: _Count
+    record_tokens: _Count
+    sources: dict[str, MixedSource]
+    files: dict[str, MixedFile]
+    validation: dict[str, MixedFile]
+    tokenizer: MixTokenizer
+    content_hash: str
+    versions: dict[str, str]
+    warnings: list[str]
+
+
+def read_manifest(path: Path) -> Manifest:
     """Read the manifest of a mix.
 
     Raises:
         BadInput: it is broken.
     """
-    keys = ("settings", "tokens", "record_tokens", "sources", "files", "tokenizer", "content_hash", "versions")
-    return read_json(path, "smt mix", *keys, "validation", "warnings")
+    return read_json(path, Manifest, "smt mix")
 
 
 def budget_name(tokens: int) -> str:

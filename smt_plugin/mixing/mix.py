@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from smt_plugin import __version__
 from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
-from smt_plugin.files import content_hash, locked, make_folder, sweep, whole, write_json, write_jsonl
+from smt_plugin.files import check_place, content_hash, locked, make_folder, sweep, whole, write_json, write_jsonl
 from smt_plugin.mixing import manifest
 from smt_plugin.mixing.chooser import TOLERANCE, Choice, Chooser
 from smt_plugin.mixing.lines import record_lines, replay_lines, source_files
@@ -184,7 +184,11 @@ def _mix(
     places = [folder / manifest.budget_name(round(budget)) if settings.budgets else folder for budget in budgets]
     # Manifests out first, in last: where there is one of these budgets, the files that it names are whole and its own.
     # A training config goes before them: axolotl would train by it on what it prepared of the earlier mix.
-    for path in [*outdated, *(place / manifest.MANIFEST_FILE for place in places)]:
+    outdated = [*outdated, *(place / manifest.MANIFEST_FILE for place in places)]
+    names = [prefix + name for prefix in ("", manifest.VALIDATION) for name in _FILES.values()]
+    for path in (folder / manifest.DROPPED_FILE, *outdated, *(place / name for place in places for name in names)):
+        check_place(path)
+    for path in outdated:
         path.unlink(missing_ok=True)
     dropped = write_jsonl(folder / manifest.DROPPED_FILE, (row for source in sources for row in source.dropped_rows()))
     shared = {

@@ -10,13 +10,15 @@ import gzip
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 from jinja2 import Environment, FileSystemLoader
 
-from smt_plugin.evaluation.arm_results import samples_files
+from smt_plugin.evaluation.arm_results import Reading, Sample, samples_file
 from smt_plugin.evaluation.tune import tuned_on
 from smt_plugin.files import write_text
 from smt_plugin.progress import Progress
@@ -105,7 +107,7 @@ def write_answers(results: RunResults) -> Path:
         BadInput: as `read_arm`.
     """
     arms = [result for result in results.arms if result.accuracy is not None]
-    samples = {arm.arm: Samples(samples_files(results.run / "results" / arm.arm)[-1]) for arm in arms}
+    samples = {arm.arm: Samples(samples_file(results.run / "results" / arm.arm)) for arm in arms}
     left_out = tuned_on(results.run)
     ids = [name for name, doc_id in _questions(samples.values()).items() if doc_id not in left_out]
     answers = sum(len(ids) * (arm.n or 1) for arm in arms)
@@ -123,7 +125,10 @@ def write_answers(results: RunResults) -> Path:
 
 
 class Samples:
-    """The samples of one file of lm-eval by question, read one at a time, since all of them could fill the memory."""
+    """The samples of one file of lm-eval, which `read_arm` has checked, by question.
+
+    They are read one at a time, since all of them could fill the memory.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -133,19 +138,18 @@ class Samples:
         with path.open("rb") as file:
             for line in file:
                 if line.strip():
-                    doc = orjson.loads(line)["doc"]
-                    self._places[doc["question_id"]] = place
-                    self.documents[doc["question_id"]] = doc["doc_id"]
+                    doc = msgspec.json.decode(line, type=Sample).doc
+                    self._places[doc.question_id] = place
+                    self.documents[doc.question_id] = doc.doc_id
                 place += len(line)
 
-    def get(self, question_id: str) -> dict[str, Any] | None:
+    def get(self, question_id: str) -> Sample | None:
         """The sample of a question; None where it was not asked."""
         if question_id not in self._places:
             return None
         with self._path.open("rb") as file:
             file.seek(self._places[question_id])
-            sample: dict[str, Any] = orjson.loads(file.readline())
-        return sample
+            return msgspec.json.decode(file.readline(), type=Sample)
 
 
 def _questions(samples: Iterable[Samples]) -> dict[str, str]:
@@ -198,36 +202,35 @@ class _Page:
     def _question(self, question_id: str) -> dict[str, Any]:
         """The texts of a question, for a block; what the index and the documents' table need of it is kept."""
         found = {arm.arm: sample for arm in self.arms if (sample := self._samples[arm.arm].get(question_id))}
-        doc = next(iter(found.values()))["doc"]
-        row = DocumentRow(len(self._documents), doc["doc_id"], doc["identity"])
-        document = self._documents.setdefault(doc["doc_id"], row)
+        doc = next(iter(found.values())).doc
+        row = DocumentRow(len(self._documents), doc.doc_id, doc.identity or doc.doc_id)
+        document = self._documents.setdefault(doc.doc_id, row)
         answers = {arm: _answers(sample, self.longest) for arm, sample in found.items()}
-        unread = {arm: round(sample["unparsed"] * len(answers[arm])) for arm, sample in found.items()}
-        state = {arm: states(float(sample["acc"]), unread[arm]) for arm, sample in found.items()}
+        unread = {arm: round(sample.unparsed * len(answers[arm])) for arm, sample in found.items()}
+        state = {arm: states(sample.acc, unread[arm]) for arm, sample in found.items()}
         document.questions += 1
         document.unread += sum(unread.values())
         for arm, sample in found.items():
-            document.sums[arm] += float(sample["acc"])
+            document.sums[arm] += sample.acc
             document.counts[arm] += 1
         for number, each in enumerate(self._filters):
             self._counts[number] += matches(each.wanted, state)
         self._index.append([document.place, [state.get(arm.arm, []) for arm in self.arms], sum(unread.values())])
         return {
             "id": question_id,
-            "question": doc["question"],
-            "options": doc["options"],
-            "answer": doc["answer"],
-            "gold": doc["gold"],
+            "question": doc.question,
+            "options": doc.options,
+            "answer": doc.answer,
+            "gold": doc.gold,
             "answers": [answers.get(arm.arm) for arm in self.arms],
         }
 
 
-def _answers(sample: dict[str, Any], longest: int) -> list[dict[str, Any]]:
+def _answers(sample: Sample, longest: int) -> list[dict[str, Any]]:
     """An arm's answers to a question, each with what was read in it."""
-    texts = [text or "" for text in sample["resps"][0]]
-    # Results of an earlier version do not say what was read.
-    readings = sample["doc"].get("readings") or [{"read": None, "state": "unknown"}] * len(texts)
+    unknown: Reading = {"read": None, "state": "unknown"}
+    readings = chain(sample.doc.readings or (), repeat(unknown))
     return [
-        shortened(text, longest) | reading | {"read": reading["read"] and reading["read"][:_LONGEST_READ]}
-        for text, reading in zip(texts, readings, strict=True)
+        shortened(text, longest) | {"state": reading["state"], "read": (reading["read"] or "")[:_LONGEST_READ] or None}
+        for text, reading in zip(sample.answers, readings, strict=False)
     ]

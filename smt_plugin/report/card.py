@@ -1,20 +1,21 @@
 """Write the trained model's README.md: what it was trained on, how, and how it answered."""
 
 import hashlib
+import os
 import re
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import yaml
 
 from smt_plugin.config import MicroworldBackend, read_run_file
-from smt_plugin.errors import BadInput, require
+from smt_plugin.errors import BadInput, naming, require
 from smt_plugin.evaluation.arms import ARMS, marker_path, model_hash, read_marker, split_arm
-from smt_plugin.files import file_hash, read_json, write_text
+from smt_plugin.files import file_hash, read_bytes, read_json, write_text
 from smt_plugin.masking import without_secrets
-from smt_plugin.mixing.manifest import DROPPED_FILE, MANIFEST_FILE, read_manifest
+from smt_plugin.mixing.manifest import DROPPED_FILE, MANIFEST_FILE, Manifest, read_manifest
 from smt_plugin.training.shipped import read_config
 from smt_plugin.training.trainings import Training
 
@@ -22,6 +23,26 @@ from smt_plugin.training.trainings import Training
 _TRAINERS_OWN = "This model card has been generated automatically"
 _MARK = re.compile(r"<!-- written by `smt card`; sha256 of all above: ([0-9a-f]{64}) -->\n$")
 _PACKAGES = ("axolotl", "torch", "transformers", "peft", "deepspeed")
+
+
+class _Accuracy(TypedDict):
+    mean: float
+    low: float
+    high: float
+    questions: int
+
+
+class _Arm(TypedDict):
+    arm: str
+    accuracy: _Accuracy | None
+
+
+class _Report(TypedDict):
+    """`report.json`, as far as a card tells it."""
+
+    arms: list[_Arm]
+    outdated: list[str]
+    answered: NotRequired[dict[str, str]]  # arm -> hash of its `arm.json`
 
 
 def write_card(training: Training) -> Path:
@@ -41,8 +62,12 @@ def write_card(training: Training) -> Path:
     if not manifest_path.is_file():
         raise BadInput(f"{manifest_path} does not exist, so what {model} was trained on is not known.")
     path = model / "README.md"
-    if path.is_file() and not _may_replace(path.read_text(encoding="utf-8", errors="replace")):
-        raise BadInput(f"{path} was edited; move it away first.")
+    # One that is no text was not written by us.
+    if os.path.lexists(path):
+        with naming(path):
+            is_ours = _may_replace(read_bytes(path, "move it away first").decode(errors="replace"))
+        if not is_ours:
+            raise BadInput(f"{path} was edited; move it away first.")
     manifest, config = read_manifest(manifest_path), read_config(training.config)
     if not isinstance(config.get("base_model"), str):
         raise BadInput(f"{training.config}: it names no base_model; put back the one that the model was trained with.")
@@ -64,7 +89,7 @@ def _may_replace(text: str) -> bool:
     return _TRAINERS_OWN in text
 
 
-def _card(training: Training, manifest: dict[str, Any], config: dict[str, Any]) -> str:
+def _card(training: Training, manifest: Manifest, config: dict[str, Any]) -> str:
     """The card's text: what `card.md.jinja` makes of the facts, below the metadata that model hubs read."""
     hub = require("huggingface_hub", "train")
     base = Path(config["base_model"]).name if Path(config["base_model"]).is_absolute() else config["base_model"]
@@ -96,19 +121,19 @@ def _generator(run_folder: Path) -> str:
     return "a script" if isinstance(backend, MicroworldBackend) else f"`{backend.model}`"
 
 
-def _results(training: Training) -> tuple[list[dict[str, Any]], list[str]]:
+def _results(training: Training) -> tuple[list[_Arm], list[str]]:
     """The report's arms of the base model and of this one, but for those that were answered otherwise since.
 
     Those of them that the report calls not up to date are named beside them.
     """
     report = training.run / "report.json"
-    if not report.is_file():
+    if not os.path.lexists(report):
         return [], []
-    found = read_json(report, "smt report", "arms", "outdated")
+    found = read_json(report, _Report, "smt report")
     arms = []
     for arm in found["arms"]:
         kind, budget = split_arm(arm["arm"])
-        is_trained = ARMS[kind][0]
+        is_trained = ARMS.get(kind, (False, ""))[0]
         folder = training.run / "results" / arm["arm"]
         if arm["accuracy"] is None or not marker_path(folder).is_file() or (is_trained and budget != training.budget):
             continue
@@ -135,7 +160,7 @@ def _config_text(config: dict[str, Any]) -> str:
     return yaml.safe_dump(shortened(without_secrets(config)), sort_keys=False, allow_unicode=True, width=110).strip()
 
 
-def _versions(manifest: dict[str, Any]) -> dict[str, str]:
+def _versions(manifest: Manifest) -> dict[str, str]:
     """Versions of what mixed the data and of what is installed here, where one trains."""
     found = dict(manifest["versions"])
     for name in _PACKAGES:

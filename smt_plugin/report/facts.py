@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from smt_plugin.evaluation.arm_results import read_summary
+from smt_plugin.evaluation.arm_results import LmEvalSummary, LmEvalTask, read_summary
 from smt_plugin.evaluation.arms import ARMS, read_marker, split_arm
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
 from smt_plugin.training.shipped import read_config
@@ -29,8 +29,8 @@ def arm_facts(
     """
     folders = {arm: run / "results" / arm for arm in arms}
     summaries = {arm: read_summary(folder) for arm, folder in folders.items()}
-    tasks: dict[str, dict[str, Any]] = {
-        arm: next(iter(summary.get("configs", {}).values()), {}) for arm, summary in summaries.items()
+    tasks: dict[str, LmEvalTask] = {
+        arm: next(iter(summary.get("configs", {}).values()), LmEvalTask()) for arm, summary in summaries.items()
     }
     base = {arm: _model(summary) for arm, summary in summaries.items() if not _is_trained(arm)}
     facts = {"base model": _said(base) if base else f"{_UNKNOWN}: no arm of it is done"}
@@ -74,20 +74,20 @@ def _said(values: Mapping[str, str]) -> str:
     )
 
 
-def _model(summary: Mapping[str, Any]) -> str:
+def _model(summary: LmEvalSummary) -> str:
     """The model that lm-eval loaded or asked for, by name; a folder by its own name alone."""
     config = summary.get("config", {})
-    arguments = config.get("model_args") or {}
+    arguments: Any = config.get("model_args") or {}
     if isinstance(arguments, str):
         arguments = dict(entry.split("=", 1) for entry in arguments.split(",") if "=" in entry)
-    name = arguments.get("pretrained") or arguments.get("model")
+    name = str(arguments.get("pretrained") or arguments.get("model") or "")
     if not name:
         return _UNKNOWN
-    parts = [Path(name).name if Path(name).is_absolute() else str(name)]
-    if config.get("model_sha"):
-        parts.append(f"revision {config['model_sha'][:12]}")
-    if config.get("model_num_parameters"):
-        parts.append(f"{config['model_num_parameters']:,} parameters")
+    parts = [Path(name).name if Path(name).is_absolute() else name]
+    if sha := config.get("model_sha"):
+        parts.append(f"revision {sha[:12]}")
+    if parameters := config.get("model_num_parameters"):
+        parts.append(f"{parameters:,} parameters")
     parts.append(f"asked through lm-eval's {config.get('model', 'model')}")
     return ", ".join(parts)
 
@@ -117,7 +117,7 @@ def _training_seed(training: Training) -> str:
 
 def _settings(manifest: Mapping[str, Any]) -> str:
     settings = manifest.get("settings")
-    if not settings:
+    if not isinstance(settings, dict) or not settings:
         return f"{_UNKNOWN}: these answers were given before it was noted"
     idle = () if settings.get("reranker_endpoint") else ("reranker_options",)
     named = {name: value for name, value in settings.items() if value != "" and name not in idle}
@@ -126,11 +126,15 @@ def _settings(manifest: Mapping[str, Any]) -> str:
 
 
 def _recall(manifest: Mapping[str, Any]) -> str:
-    found = {name.replace("_", " "): share for name, share in manifest.items() if "recall@" in name}
+    found = {
+        name.replace("_", " "): share
+        for name, share in manifest.items()
+        if "recall@" in name and isinstance(share, int | float)
+    }
     return ", ".join(f"{name} {share:.1%}" for name, share in found.items()) or _UNKNOWN
 
 
-def _sampling(task: Mapping[str, Any]) -> str:
+def _sampling(task: LmEvalTask) -> str:
     options = task.get("generation_kwargs")
     if not options:
         return _UNKNOWN
@@ -138,12 +142,12 @@ def _sampling(task: Mapping[str, Any]) -> str:
     if options.get("do_sample") is False:
         parts.append("greedy")
     parts += [f"{name} {options[name]}" for name in ("temperature", "top_p", "top_k") if name in options]
-    if "max_gen_toks" in options:
-        parts.append(f"at most {options['max_gen_toks']:,} tokens")
+    if isinstance(most := options.get("max_gen_toks"), int):
+        parts.append(f"at most {most:,} tokens")
     return ", ".join(parts)
 
 
-def _judge(task: Mapping[str, Any], judges: bool) -> str:
+def _judge(task: LmEvalTask, judges: bool) -> str:
     """The judge's model, the server it was asked at, of whose address only the host, and what it was asked to do."""
     metadata = task.get("metadata") or {}
     does = [
@@ -160,14 +164,15 @@ def _judge(task: Mapping[str, Any], judges: bool) -> str:
     return f"{judge['model']} {where}, which {' and '.join(does)}"
 
 
-def _seed(summary: Mapping[str, Any], task: Mapping[str, Any]) -> str:
+def _seed(summary: LmEvalSummary, task: LmEvalTask) -> str:
     config = summary.get("config", {})
-    seeds = {config[name] for name in ("random_seed", "numpy_seed", "torch_seed") if config.get(name) is not None}
+    found = (config.get("random_seed"), config.get("numpy_seed"), config.get("torch_seed"))
+    seeds = {seed for seed in found if seed is not None}
     said = "/".join(map(str, sorted(seeds))) or _UNKNOWN
     # Of a server every answer must be drawn anew.
     return f"{said}, none sent to the server" if "seed" in (task.get("generation_kwargs") or {}) else said
 
 
-def _version(summary: Mapping[str, Any]) -> str:
+def _version(summary: LmEvalSummary) -> str:
     tasks = ", ".join(str(version) for version in summary.get("versions", {}).values()) or _UNKNOWN
     return f"{summary.get('lm_eval_version') or _UNKNOWN}, tasks of version {tasks}"

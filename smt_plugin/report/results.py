@@ -204,7 +204,7 @@ def arm_results(
 def _mix_tokens(training: Training | None) -> int | None:
     """The size of one of several mixes; None of the base model, of a run's only mix, and where it is not there."""
     path = training.mix / MANIFEST_FILE if training is not None and training.budget else None
-    return int(read_manifest(path)["tokens"]) if path is not None and path.is_file() else None
+    return read_manifest(path)["tokens"] if path is not None and path.is_file() else None
 
 
 def _scored(
@@ -241,8 +241,8 @@ def _scored(
         empty=read_empty(folder),
         without_leaks=_estimate(kept) if enough else None,
         n=max(row["n"] for row in rows),
-        prompt_tokens=tokens["prompts"] / tokens["questions"] if tokens else None,
-        answer_tokens=tokens["answers"] / tokens["samples"] if tokens else None,
+        prompt_tokens=tokens["prompts"] / tokens["questions"] if tokens and tokens["questions"] else None,
+        answer_tokens=tokens["answers"] / tokens["samples"] if tokens and tokens["samples"] else None,
         cut=tokens.get("cut", 0) if tokens else 0,
         cut_documents=tokens.get("cut_documents", 0) if tokens else 0,
         seconds=read_seconds(folder),
@@ -261,8 +261,8 @@ def run_facts(run_file: RunFile) -> dict[str, str]:
         facts["benchmark"] = f"{official.source}; licence: {official.licence}"
     generated: dict[str, Counter[str]] = defaultdict(Counter)
     for folder in generated_folders(run_file.run):
-        for name, count in read_generated(folder)["methods"].items():
-            generated[name].update(tokens=count["tokens"], records=count["records"])
+        for name, count in read_generated(folder).methods.items():
+            generated[name].update(tokens=count.tokens, records=count.records)
     for name, total in generated.items():
         facts[name] = f"{total['tokens']:,} tokens in {total['records']:,} records"
     for training in trainings_of(run_file.run, run_file.mix.budgets):

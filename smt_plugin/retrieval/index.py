@@ -14,7 +14,7 @@ from smt_plugin.backends.body import ACCEPTED, Body
 from smt_plugin.config import MINILM, RetrievalSettings
 from smt_plugin.corpus import Document, estimate_tokens
 from smt_plugin.errors import BadInput, require
-from smt_plugin.files import cache_dir, content_hash, whole_folder
+from smt_plugin.files import cache_dir, content_hash, read_json, whole_folder
 from smt_plugin.masking import without_key
 from smt_plugin.progress import Progress
 from smt_plugin.sentences import SCRIPTS_END
@@ -58,7 +58,8 @@ def embedding_model(settings: RetrievalSettings) -> Any:
         return HuggingFaceEmbedding(
             model_name=name, embed_batch_size=_BATCH, query_instruction=settings.query_instruction or None
         )
-    except OSError as error:
+    # Where no hub answers, its client raises a RuntimeError.
+    except (OSError, RuntimeError) as error:
         raise BadInput(
             f"the embedding model {settings.embedding!r} cannot be loaded ({error}); give {MINILM} or the "
             "folder of a sentence-transformers model."
@@ -162,7 +163,7 @@ def index_of(
 
     folder = cache_dir() / "index" / index_key(documents, settings)
     if folder.is_dir():
-        kept = orjson.loads((folder / "probe.json").read_bytes())
+        kept = read_json(folder / "probe.json", list[float], "smt retrieve")
         _check_same_model(kept, _probe(model), settings, f"the index in {folder}", "that folder")
         store = FaissVectorStore.from_persist_dir(str(folder))
         storage = StorageContext.from_defaults(vector_store=store, persist_dir=str(folder))

@@ -38,7 +38,7 @@ def question_likelihood(name: str) -> Rerank:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise cannot_load(name, error) from None
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     before, after = (_tokens(tokenizer, part) for part in _prompt(tokenizer))

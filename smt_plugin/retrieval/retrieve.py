@@ -5,15 +5,15 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
-import msgspec
+from msgspec import Meta, Struct, structs
 
 from smt_plugin.backends.base import lasting_options
-from smt_plugin.config import NO_THINKING, ORDERS, RetrievalSettings, retrieval_settings
+from smt_plugin.config import NO_THINKING, ORDERS, Order, RetrievalSettings, retrieval_settings
 from smt_plugin.corpus import Document, comparable
 from smt_plugin.errors import BadInput
-from smt_plugin.files import Text, cache_dir, content_hash, read_json, read_rows, write_json, write_jsonl
+from smt_plugin.files import Text, cache_dir, content_hash, read_json_if_there, read_rows, write_json, write_jsonl
 from smt_plugin.progress import Progress
 from smt_plugin.question import Question
 from smt_plugin.retrieval.by_words import word_retriever
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _QUESTIONS_AT_ONCE = 64
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(Struct, frozen=True):
     """A retrieved piece of a document: its text, which opens with the document's identity, and its score.
 
     `page` counts from 0 and is None where the document has no pages.
@@ -40,12 +40,25 @@ class Chunk(msgspec.Struct, frozen=True):
     page: int | None = None
 
 
-class _Row(msgspec.Struct):
+_BUILD_ANEW = "remove it to build it anew"
+
+
+class _Row(Struct):
     """A line of a retrieval file; see `build_retrieval`."""
 
-    question_id: str
+    question_id: Text
     chunks: list[Chunk]
-    proxy_places: list[int | None] | msgspec.UnsetType = msgspec.UNSET
+    proxy_places: list[Annotated[int, Meta(ge=1)] | None] | None = None
+
+
+class _Settings(TypedDict, total=False):
+    order: Order
+
+
+class _Manifest(TypedDict):
+    """What is read again of the manifest beside a retrieval file."""
+
+    settings: _Settings
 
 
 def query_of(question: Question, identity: str, settings: RetrievalSettings) -> str:
@@ -79,7 +92,7 @@ def build_retrieval(
     chunks = _retrieve(documents, questions, index, nodes, count, settings)
     places = _proxy_places(documents, questions, nodes, chunks, settings)
     rows = (
-        {"question_id": question, "chunks": [msgspec.structs.asdict(chunk) for chunk in found]}
+        {"question_id": question, "chunks": [structs.asdict(chunk) for chunk in found]}
         | ({"proxy_places": places[question]} if question in places else {})
         for question, found in chunks.items()
     )
@@ -148,9 +161,8 @@ def retrieval_key(documents: Sequence[Document], questions: Iterable[Question], 
 
 def order_of(path: Path) -> str:
     """The order in which the chunks of a retrieval file are to stand, from its manifest; best first without one."""
-    manifest = manifest_path(path)
-    settings = read_json(manifest, "smt retrieve", "settings")["settings"] if manifest.is_file() else {}
-    return str(settings.get("order", ORDERS[0]))
+    manifest = read_json_if_there(manifest_path(path), _Manifest, "smt retrieve")
+    return manifest["settings"].get("order", ORDERS[0]) if manifest else ORDERS[0]
 
 
 def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[Chunk]]:
@@ -159,13 +171,13 @@ def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[
     Raises:
         BadInput: a line that is not of that form, or a question without a line.
     """
-    found = {comparable(row.question_id): row.chunks for row, _ in read_rows(path, _Row)}
+    found = {comparable(row.question_id): row.chunks for row, _ in read_rows(path, _Row, _BUILD_ANEW)}
     of_question = {}
     for question in questions:
         if comparable(question.question_id) not in found:
             raise BadInput(
                 f"{path} has no chunks for question {question.question_id!r}; it was made for other questions: "
-                "build it anew."
+                f"{_BUILD_ANEW}."
             )
         of_question[question.question_id] = found[comparable(question.question_id)]
     return of_question
@@ -174,10 +186,9 @@ def read_retrieval(path: Path, questions: Iterable[Question]) -> dict[str, list[
 def read_proxy_places(path: Path, questions: Iterable[Question]) -> dict[str, list[int | None]]:
     """The `proxy_places` of a retrieval file for those of the questions that have any; see `build_retrieval`."""
     wanted = {question.question_id for question in questions}
+    rows = (row for row, _ in read_rows(path, _Row, _BUILD_ANEW))
     return {
-        row.question_id: row.proxy_places
-        for row, _ in read_rows(path, _Row)
-        if row.question_id in wanted and row.proxy_places is not msgspec.UNSET
+        row.question_id: row.proxy_places for row in rows if row.question_id in wanted and row.proxy_places is not None
     }
 
 
@@ -301,7 +312,5 @@ def _chunks(hits: Any) -> list[Chunk]:
 
 
 def _reordered(chunks: list[Chunk], scores: list[float]) -> list[Chunk]:
-    scored = [
-        msgspec.structs.replace(chunk, score=round(score, 6)) for chunk, score in zip(chunks, scores, strict=True)
-    ]
+    scored = [structs.replace(chunk, score=round(score, 6)) for chunk, score in zip(chunks, scores, strict=True)]
     return sorted(scored, key=lambda chunk: -chunk.score)

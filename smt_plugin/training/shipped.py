@@ -1,5 +1,6 @@
 """What comes with the package, one line each (`smt ls`), and a copy of a config to change (`smt cp`)."""
 
+import os
 import re
 from itertools import takewhile
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from smt_plugin.assets import PACKAGE, asset_dir
 from smt_plugin.config import load_yaml
 from smt_plugin.errors import BadInput
-from smt_plugin.files import write_text
+from smt_plugin.files import check_target, read_text, write_text
 
 _FIRST_SENTENCE = re.compile(r"(.*?)(?<! al)\.(?:\s|$)")
 
@@ -52,11 +53,12 @@ def copy_config(name: str, destination: str | Path) -> Path:
     path = Path(destination)
     if path.is_dir() or str(destination).endswith("/"):
         path /= files[name].name
-    if path.exists():
+    if os.path.lexists(path):
         raise BadInput(f"{path} is there already; remove it or give another destination.")
     if not path.parent.is_dir():
         raise BadInput(f"{path.parent} is not a folder; make it first, or give another destination.")
-    write_text(path, files[name].read_text(encoding="utf-8"))
+    check_target(path)
+    write_text(path, read_text(files[name]))
     return path
 
 
@@ -80,9 +82,9 @@ def read_config(config: str | Path) -> dict[str, Any]:
     """
     files = config_files()
     path = files.get(str(config), Path(config))
-    if not path.is_file():
+    if not path.exists():
         raise BadInput(f"config {config}: no such file; give a path, or one of: {', '.join(files)}.")
-    return load_yaml(path)
+    return load_yaml(path, "config ")
 
 
 def base_model_of(config: str | Path, base_model: str | None = None) -> str:

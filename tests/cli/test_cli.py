@@ -260,3 +260,69 @@ def test_what_is_paid_for_can_be_read_by_nobody_else(tmp_path: Path, corpus: Pat
     made = [folder / "run", *(folder / "run").rglob("*")]
     assert {"completions.sqlite", "synthetic_qa.jsonl", "run.yaml", "generate.json"} <= {path.name for path in made}
     assert not [path for path in made if path.stat().st_mode & 0o077]
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        "0/4",
+        "5/4",
+        "1/0",
+        " 1/2",
+        "1/2/3",
+        "-1/2",
+        "1e3/2",
+        "１/２",
+        "²/3",
+        "1/",
+        "",
+        f"1/{'9' * 5000}",
+        f"{10**30}/{10**31}",
+    ],
+)
+def test_an_odd_shard_is_refused_in_a_short_sentence(tmp_path: Path, corpus: Path, shard: str) -> None:
+    write_run_file(tmp_path)
+    result = CliRunner().invoke(cli, ["generate", str(tmp_path / "smt.yaml"), "--shard", shard])
+    assert (result.exit_code, "is no shard; write e.g. 1/4" in result.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["plan", "x" * 5000], "File name too long; give another path."),
+        (["init", "corpus", "--output", "x" * 5000], "(File name too long); give another place."),
+        (["init", "loop", "--output", "new.yaml"], "corpus loop"),
+        (["generate", "smt.yaml", "--method", "x" * 5000], "but synthetic_qa."),
+        (["generate", "smt.yaml", "--shard", "9" * 5000], "is no shard; write e.g. 1/4 for the first of four."),
+        (["plan", "smt.yaml", "--probe", "9" * 5000], "is not a valid integer range."),
+        (["x" * 5000], "."),
+    ],
+)
+def test_what_is_too_long_to_be_read_is_told_in_a_short_sentence(
+    tmp_path: Path, corpus: Path, arguments: list[str], says: str
+) -> None:
+    write_run_file(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    result = smt(*arguments, cwd=tmp_path)
+    last = result.stderr.splitlines()[-1]
+    assert result.returncode == 2
+    assert last.lower().startswith("error: ")
+    assert says in last
+    assert len(last) < 400
+
+
+def test_a_key_whose_path_cannot_be_is_named(tmp_path: Path, corpus: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for changes, says in (
+        ({"run": "x" * 5000}, "run: "),
+        ({"corpus": "loop"}, "corpus: "),
+        ({"prompts": "smt.yaml/x"}, "prompts: "),
+        ({"mix": {"tokenizer": "x" * 5000}}, "mix.tokenizer: "),
+        ({"train": {"base_model": "loop"}}, "train.base_model: "),
+        ({"seed": 10**400}, "seed: the number 9"),
+        ({"corpus": "\ud800"}, "corpus: a text holds"),
+    ):
+        write_run_file(tmp_path, **changes)
+        result = smt("plan", "smt.yaml", cwd=tmp_path)
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+        assert f"smt.yaml: {says}".replace("9", "1") in result.stderr

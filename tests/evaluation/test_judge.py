@@ -248,7 +248,7 @@ def test_agreement_with_labels_is_measured_by_one_command(tmp_path: Path) -> Non
     # Observed 3 of 5, by chance (3 * 3 + 2 * 2) / 25.
     assert "agree on 60.0% (Cohen's kappa 0.167)" in said
     path.write_text('{"question": "x", "gold": "y", "answer": "z", "correct": "yes"}\n')
-    with pytest.raises(BadInput, match=r"labels\.jsonl, line 1: expected question"):
+    with pytest.raises(BadInput, match=r"labels\.jsonl, line 1: expected `bool`, got `str` - at `\$\.correct`"):
         agreement(path, judge_settings({"endpoint": "http://127.0.0.1:9/v1"}))
 
 

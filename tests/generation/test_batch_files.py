@@ -146,7 +146,9 @@ def test_the_requests_themselves_are_no_results(tmp_path: Path, corpus: Path) ->
 
 def test_an_export_of_nothing_leaves_no_folder_and_one_into_a_file_is_named(tmp_path: Path, corpus: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match=r"file cannot be made \(File exists\); give another folder"):
+    with pytest.raises(
+        BadInput, match=r"file/requests-0001\.jsonl cannot be written \(Not a directory\); give another place"
+    ):
         export(tmp_path / "run", corpus, tmp_path / "file")
     turn = 0
     while requests := export(tmp_path / "run", corpus, tmp_path / f"requests-{turn}"):

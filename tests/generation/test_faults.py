@@ -136,7 +136,7 @@ def test_a_full_disk_under_the_records_stops_the_run_and_the_next_goes_on(folder
         full.symlink_to("/dev/full")
         said = finish(start(folder), 1)
         assert said.count("\n") == 1
-        assert f"No space left on device: '{full}'" in said
+        assert f"{full}: No space left on device" in said
         assert records(folder / "run") == set()
         assert not full.is_symlink()
         goes_on(folder, endpoint, calm)
@@ -317,10 +317,10 @@ def bound_by_permissions() -> None:
 @pytest.mark.parametrize(
     ("forbidden", "says"),
     [
-        ("", "run cannot be written (attempt to write a readonly database)"),
+        ("", "completions.sqlite cannot be written (attempt to write a readonly database)"),
         ("records", "synthetic_qa.jsonl.partial cannot be written (Permission denied)"),
-        ("completions.lock", "run cannot be written ([Errno 13] Permission denied"),
-        ("completions.sqlite", "run cannot be written (attempt to write a readonly database)"),
+        ("completions.lock", "completions.lock cannot be written (Permission denied); fix its permissions"),
+        ("completions.sqlite", "completions.sqlite cannot be written (attempt to write a readonly database)"),
     ],
 )
 def test_what_must_not_be_written_is_named_before_anything_is_asked(
@@ -404,7 +404,9 @@ def test_a_folder_that_cannot_be_made_is_named(folder: Path) -> None:
     for place in (str(folder / "smt.yaml" / "run"), "/proc/run"):
         write_run_file(folder, "http://127.0.0.1:9/v1", run=place)
         said = finish(start(folder), 2)
-        assert said.startswith(f"error: the run folder {place} cannot be written (")
+        assert said.startswith("error: ")
+        assert f"{place}" in said
+        assert "Not a directory; give another path" in said or "cannot be made (" in said
         assert said.count("\n") == 1
 
 

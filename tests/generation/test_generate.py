@@ -271,6 +271,41 @@ def test_bad_documents_are_found_before_anything_is_asked_or_written(tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("synthetic_qa/pairs", "{{ document.nothing }}"),
+        ("active_reading/apply", "{% for x in range(9999) %}{% for y in range(9999) %}{% endfor %}{% endfor %}"),
+        ("focal_rewrite/apply", "{% include 'nothing.jinja' %}"),
+        ("system", "{{ 1 / 0 }}"),
+    ],
+)
+def test_a_prompt_that_cannot_be_rendered_is_found_before_the_first_is_paid_for(
+    tmp_path: Path, corpus: Path, name: str, text: str
+) -> None:
+    path = tmp_path / "prompts" / f"{name}.jinja"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    endpoint = Endpoint()
+    with pytest.raises(BadInput, match=f"^prompt {name}"):
+        run_generate(tmp_path / "run", corpus, ALL, server=endpoint, keys={"prompts": tmp_path / "prompts"})
+    assert endpoint.bodies == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_is_full_at_the_first_answer_ends_the_run_though_others_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(store: CompletionStore, completion: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(store.path))
+
+    rows = [{"doc_id": f"d{n}", "title": f"Story {n}", "text": f"Story {n} tells of {n}. " * 9} for n in range(40)]
+    (tmp_path / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(CompletionStore, "put", full)
+    with pytest.raises(OSError, match="No space"):
+        run_generate(tmp_path / "run", tmp_path / "documents.jsonl", {"synthetic_qa": 3000}, most_seconds=20)
+
+
 def test_the_summary_keeps_the_methods_that_a_call_left_alone(tmp_path: Path, corpus: Path) -> None:
     def counts() -> dict[str, int]:
         content = json.loads((tmp_path / "run" / "generate.json").read_bytes())
@@ -497,38 +532,3 @@ def test_a_text_that_was_cut_is_kept_up_to_its_last_sentence_and_counted(tmp_pat
     summary, _ = run_generate(tmp_path / "run", corpus, {"wrap": 100}, prepare)
     assert summary.losses["text cut off by max_tokens, kept up to its last whole sentence"] == 4
     assert {row["text"][-7:] for row in records(tmp_path / "run", "wrap")} == {"things."}
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("synthetic_qa/pairs", "{{ document.nothing }}"),
-        ("active_reading/apply", "{% for x in range(9999) %}{% for y in range(9999) %}{% endfor %}{% endfor %}"),
-        ("focal_rewrite/apply", "{% include 'nothing.jinja' %}"),
-        ("system", "{{ 1 / 0 }}"),
-    ],
-)
-def test_a_prompt_that_cannot_be_rendered_is_found_before_the_first_is_paid_for(
-    tmp_path: Path, corpus: Path, name: str, text: str
-) -> None:
-    path = tmp_path / "prompts" / f"{name}.jinja"
-    path.parent.mkdir(parents=True)
-    path.write_text(text)
-    endpoint = Endpoint()
-    with pytest.raises(BadInput, match=f"^prompt {name}"):
-        run_generate(tmp_path / "run", corpus, ALL, server=endpoint, keys={"prompts": tmp_path / "prompts"})
-    assert endpoint.bodies == []
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_disk_that_is_full_at_the_first_answer_ends_the_run_though_others_wait_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def full(store: CompletionStore, completion: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(store.path))
-
-    rows = [{"doc_id": f"d{n}", "title": f"Story {n}", "text": f"Story {n} tells of {n}. " * 9} for n in range(40)]
-    (tmp_path / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr(CompletionStore, "put", full)
-    with pytest.raises(OSError, match="No space"):
-        run_generate(tmp_path / "run", tmp_path / "documents.jsonl", {"synthetic_qa": 3000}, most_seconds=20)

@@ -35,7 +35,9 @@ def test_records_are_shown_with_the_prompt_they_came_from_and_the_same_ones_for_
     changed = show_records(settings, "focal_rewrite", 2, seed=3)
     assert all("(it or its document has changed since" in text and "\x1b" not in text for text in changed)
     (tmp_path / "run" / "records" / "focal_rewrite.jsonl").write_text('{"id": "x"}\n')
-    with pytest.raises(BadInput, match=r"focal_rewrite\.jsonl holds a line that is no record"):
+    with pytest.raises(
+        BadInput, match=r"focal_rewrite\.jsonl, line 1: object missing required field `method`; run `smt generate` anew"
+    ):
         list(show_records(settings, "focal_rewrite", 1))
     with pytest.raises(
         BadInput, match=r"wrap has no records in .* none of .*`methods`; give one of them: focal_rewrite"

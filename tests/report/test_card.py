@@ -238,10 +238,10 @@ def test_no_card_is_written_without_a_model_or_for_another_config_or_mix(run: Pa
     ("name", "content", "says"),
     [
         ("report.json", "{", r"not valid JSON \(.*\); remove it and run `smt report` again"),
-        ("report.json", "{}", "it lacks what `smt report` writes; remove it and run `smt report` again"),
+        ("report.json", "{}", "object missing required field `arms`; remove it and run `smt report` again"),
         ("mix/manifest.json", "{", r"not valid JSON \(.*\); remove it and run `smt mix` again"),
-        ("mix/manifest.json", "{}", "it lacks what `smt mix` writes"),
-        ("mix/manifest.json", "[]", "it lacks what `smt mix` writes"),
+        ("mix/manifest.json", "{}", "object missing required field `settings`; remove it and run `smt mix` again"),
+        ("mix/manifest.json", "[]", "expected `object`, got `array`; remove it and run `smt mix` again"),
         ("axolotl.yaml", "learning_rate: 0.1\n", "it names no base_model"),
         ("run.yaml", "{}\n", "run: this key is missing"),
     ],

@@ -233,7 +233,9 @@ def test_a_broken_file_of_the_run_is_named_with_the_command_that_writes_it(
     with pytest.raises(BadInput, match=rf"{name}: not valid JSON \(.*\); remove it and run `smt {command}` again"):
         arm_results(tmp_path, ARMS)
     (tmp_path / name).write_text("[]")
-    with pytest.raises(BadInput, match=rf"{name}: it lacks what `smt {command}` writes"):
+    with pytest.raises(
+        BadInput, match=rf"{name}: expected `object`, got `array`; remove it and run `smt {command}` again"
+    ):
         arm_results(tmp_path, ARMS)
 
 

@@ -1,6 +1,7 @@
 """What is known of an axolotl config under check, read once for all checks, and what a check yields."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import orjson
 
 from smt_plugin.errors import BadInput
+from smt_plugin.files import read_bytes
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
 from smt_plugin.mixing.ruler import Ruler
 from smt_plugin.training.axolotl_config import taken_for_pattern
@@ -69,7 +71,7 @@ def look_at(path: Path, values: dict[Any, Any], num_gpus: int) -> Known:
         config.tokenizer_config = config.tokenizer_config or config.base_model
         tokenizer = _tokenizer(config, findings)
     if config.sequence_len and config.base_model:
-        mixed: dict[Path | str, dict[str, Any]] = {}
+        mixed: dict[Path | str, Mapping[str, Any]] = {}
         for folder in dict.fromkeys(data.path.parent for data in files):
             if (folder / MANIFEST_FILE).is_file():
                 mixed |= _manifest(folder / MANIFEST_FILE, config, tokenizer, findings)
@@ -126,8 +128,8 @@ def _deepspeed(settings: Any, findings: list[Finding]) -> dict[str, Any]:
     """The config's DeepSpeed settings, which may stand in a file of their own; empty without."""
     if isinstance(settings, str):
         try:
-            settings = orjson.loads(Path(settings).read_bytes())
-        except (OSError, ValueError) as error:
+            settings = orjson.loads(read_bytes(Path(settings)))
+        except (BadInput, orjson.JSONDecodeError) as error:
             findings.append(Problem(f"deepspeed: {settings} cannot be read as JSON ({gist(error)}); fix the path."))
     return settings if isinstance(settings, dict) else {}
 
@@ -153,19 +155,21 @@ def _tokenizer(config: Any, findings: list[Finding]) -> Any:
         return None
 
 
-def _manifest(path: Path, config: Any, tokenizer: Any, findings: list[Finding]) -> dict[Path | str, dict[str, Any]]:
+def _manifest(path: Path, config: Any, tokenizer: Any, findings: list[Finding]) -> dict[Path | str, Mapping[str, Any]]:
     """What a manifest of `smt mix` says of the mix's files, by path, and of those held out, by name.
 
     `tokens` is None where axolotl would not encode the texts as they were measured.
     """
     try:
         manifest = read_manifest(path)
-        files: dict[Path | str, dict[str, Any]] = {path.parent / name: file for name, file in manifest["files"].items()}
-        held_out = dict(manifest["validation"])
-        length = int(manifest["settings"]["sequence_len"])
+        files: dict[Path | str, Mapping[str, Any]] = {
+            path.parent / each: file for each, file in manifest["files"].items()
+        }
+        held_out: dict[Path | str, Mapping[str, Any]] = dict(manifest["validation"].items())
+        length = manifest["settings"]["sequence_len"]
         name, fingerprint = manifest["tokenizer"]["name"], manifest["tokenizer"]["sha256"]
         versions = {package: manifest["versions"][package] for package in ("transformers", "tokenizers")}
-    except (BadInput, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (BadInput, KeyError):
         findings.append(Note(f"{path}: it is no manifest of `smt mix`, so the files beside it are counted anew."))
         return {}
     if length > config.sequence_len:

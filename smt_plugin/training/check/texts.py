@@ -1,7 +1,7 @@
 """A data file of an axolotl config: its rows, what of them is trained, and how many tokens they are."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from smt_plugin.files import reading
 from smt_plugin.training.axolotl_schema import gist
 
 # Rows that are encoded as axolotl does it, and rows that are counted at a time.
@@ -38,7 +39,7 @@ class DataFile:
         return str(self.entry.get("field_messages", "messages") if self.is_chat else self.entry.get("field", "text"))
 
 
-def look_into(data: DataFile, config: Any, tokenizer: Any, mixed: dict[str, Any], counts: bool) -> DataFile:
+def look_into(data: DataFile, config: Any, tokenizer: Any, mixed: Mapping[str, Any], counts: bool) -> DataFile:
     """A file with what is wrong with its first rows as axolotl encodes them, and with its rows and tokens.
 
     Without a tokenizer nothing can be said against them, nor can they be counted.
@@ -49,7 +50,7 @@ def look_into(data: DataFile, config: Any, tokenizer: Any, mixed: dict[str, Any]
     """
     from transformers import PreTrainedTokenizerBase
 
-    with data.path.open("rb") as content:
+    with reading(data.path) as content:
         if mixed and hashlib.file_digest(content, "sha256").hexdigest() != mixed["sha256"]:
             problem = f"{data.where}: {data.path} was changed after `smt mix`; run `smt mix` again."
             return replace(data, problems=(problem,))
@@ -75,7 +76,7 @@ def first_row(data: DataFile) -> Any:
 
 def _rows(data: DataFile, problems: list[str]) -> Iterator[tuple[int, Any]]:
     """Each row's line number and content, up to the first row that is wrong, which is added to `problems`."""
-    with data.path.open("rb") as file:
+    with reading(data.path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 content, problem = _content(data, line)
