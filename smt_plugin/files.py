@@ -61,8 +61,9 @@ def reading(
     except OSError as error:
         if error.filename != str(path):
             raise
-        why = "cannot be read" if error.errno in (errno.ENOMEM, errno.EIO) or path.is_file() else why_no_file(path)
-        raise BadInput(f"{path} {why} ({error.strerror}); {mend}.") from None
+        is_there = error.errno in (errno.ENOMEM, errno.EIO) or path.is_file()
+        why = f"cannot be read ({error.strerror})" if is_there else why_no_file(path)
+        raise BadInput(f"{path} {why}; {mend}.") from None
 
 
 def read_bytes(path: Path, mend: str = "fix or remove it") -> bytes:
@@ -241,7 +242,7 @@ def make_folder(path: Path) -> None:
                 folder.mkdir(0o700, exist_ok=True)
     except OSError as error:
         why = "something else has its name" if isinstance(error, FileExistsError) else error.strerror
-        raise BadInput(f"the folder {path} cannot be made ({why}); give another place.") from None
+        raise BadInput(f"the folder {path} cannot be made ({why}); mend that, or give another place.") from None
 
 
 def check_place(path: Path) -> None:

@@ -65,7 +65,7 @@ def _shuffled_lines(path: Path, seed: int) -> Iterator[tuple[str, bytes]]:
     import numpy as np
 
     offsets = array("Q", [0])
-    with reading(path) as file:
+    with reading(path, "give an existing JSONL file") as file:
         for line in file:
             offsets.append(offsets[-1] + len(line))
         if len(offsets) == 1:
