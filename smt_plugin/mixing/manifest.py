@@ -1,7 +1,7 @@
 """The files of a mix, and the manifest that says what they hold."""
 
 from pathlib import Path
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 from msgspec import Meta
 
@@ -36,15 +36,15 @@ class MixedFile(TypedDict):
     rows: _Count
     tokens: _Count
     form: Literal["messages", "text"]
-    sha256: str
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class MixSettings(TypedDict):
     """What a mix was asked for, as far as it is read again."""
 
     sequence_len: Annotated[int, Meta(ge=1)]
-    tokens: NotRequired[_Count | None]
-    seed: NotRequired[int]
+    tokens: _Count | None
+    seed: int
 
 
 class MixTokenizer(TypedDict):

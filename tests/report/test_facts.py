@@ -160,7 +160,7 @@ def test_a_trained_model_is_told_by_its_base_and_the_hash_of_its_mix(tmp_path: P
     tokenizer = dict.fromkeys(("turn_end", "eos_token", "pad_token")) | {"name": "t", "sha256": "0"}
     manifest: dict[str, Any] = {name: {} for name in ("sources", "files", "versions", "validation")}
     manifest |= {"tokens": 9, "record_tokens": 9, "tokenizer": {**tokenizer, "has_chat_template": True}}
-    manifest |= {"settings": {"seed": 7, "sequence_len": 512}, "content_hash": "f" * 64, "warnings": []}
+    manifest |= {"settings": {"seed": 7, "tokens": None, "sequence_len": 512}, "content_hash": "f" * 64, "warnings": []}
     (training.mix / "manifest.json").write_text(json.dumps(manifest))
     training.config.write_text("base_model: /models/base-8b\nseed: 42\n")
     (training.output / "model.safetensors").touch()

@@ -128,8 +128,10 @@ def _deepspeed(settings: Any, findings: list[Finding]) -> dict[str, Any]:
     """The config's DeepSpeed settings, which may stand in a file of their own; empty without."""
     if isinstance(settings, str):
         try:
-            settings = orjson.loads(read_bytes(Path(settings)))
-        except (BadInput, orjson.JSONDecodeError) as error:
+            settings = orjson.loads(read_bytes(Path(settings), "fix the path"))
+        except BadInput as error:
+            findings.append(Problem(f"deepspeed: {error}"))
+        except orjson.JSONDecodeError as error:
             findings.append(Problem(f"deepspeed: {settings} cannot be read as JSON ({gist(error)}); fix the path."))
     return settings if isinstance(settings, dict) else {}
 
