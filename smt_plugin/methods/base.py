@@ -27,10 +27,12 @@ _THINKS = (
 _REPLACED = "character that is a control or half a character, a space in its place"
 _CUT_TEXT = "text cut off by max_tokens, kept up to its last whole sentence"
 _LOOP = (
-    "text that ran into max_tokens saying the same over and over, kept up to where that begins; "
-    "a larger model or a lower max_tokens makes fewer of them"
+    "text that said the same over and over until max_tokens or repetition_detection ended it, kept up to where that "
+    "begins; a larger model or a lower max_tokens makes fewer of them"
 )
-_CUT_ITEM = "item (a pair, a question) cut off by max_tokens, left out; the whole ones before it are kept"
+_CUT_ITEM = (
+    "item (a pair, a question) cut off by max_tokens or repetition_detection, left out; the whole ones before it are kept"
+)
 
 
 class Unparsable(Exception):
@@ -74,7 +76,8 @@ class Ask:
         # A document may have such lines of its own.
         if self.parse is parse_text and any(mark not in self.document.text for mark in _ECHO.findall(text)):
             raise Unparsable("repeats the prompt's own marks, such as <document>")
-        return self.parse(replace(reply, text=text, finish_reason="length" if self._was_cut(reply, text) else "stop"))
+        reason = "length" if self._was_cut(reply, text) else "stop"
+        return self.parse(replace(reply, text=text, finish_reason=_LOOPED if _was_loop(reply) else reason))
 
     def _was_cut(self, reply: Reply, text: str) -> bool:
         # Some servers say "stop" whatever stopped the model.
@@ -91,7 +94,9 @@ class Ask:
             if in_json:
                 lost[_CUT_ITEM] = int(not _is_whole(text))
             else:
-                lost |= {_CUT_TEXT: int(not _ends_a_sentence(text)), _LOOP: int(_before_loop(text) != text)}
+                looped = _was_loop(reply)
+                is_shorter = looped or _before_loop(text, _FEWEST_REPEATS) != text
+                lost |= {_CUT_TEXT: int(not (looped or _ends_a_sentence(text))), _LOOP: int(is_shorter)}
         return {what: number for what, number in lost.items() if number}
 
     def text_tokens(self, reply: Reply) -> int:
@@ -210,11 +215,21 @@ def stable_draw(size: int, *parts: object) -> int:
 
 # How servers call it when a reply ran into its limit of tokens.
 _CUT = re.compile(r"length|max_?(\w+_)?tokens|tokens?_limit|incomplete|truncated", re.IGNORECASE)
+# How vLLM, from 0.17 on, calls it when its `repetition_detection` ended a reply; it may be in the midst of a sentence.
+_LOOPED = "repetition"
 
 
 def was_cut(reply: Reply) -> bool:
-    """Whether a reply ran into `max_tokens`, in any server's words."""
-    return _CUT.search(reply.finish_reason) is not None
+    """Whether a reply ran into `max_tokens`, in any server's words, or was ended since it went round in a loop."""
+    return _was_loop(reply) or _CUT.search(reply.finish_reason) is not None
+
+
+def _was_loop(reply: Reply) -> bool:
+    return _LOOPED in reply.finish_reason.lower()
+
+
+def _what_cut(reply: Reply) -> str:
+    return "repetition_detection" if _was_loop(reply) else "max_tokens"
 
 
 # Characters at the end of a text in which the end of its last sentence is looked for: its sign and quotes behind it.
@@ -232,25 +247,26 @@ def _ends_a_sentence(text: str) -> bool:
 
 
 def parse_text(reply: Reply) -> str:
-    """Return a free text; one that ran into `max_tokens` is cut after its last whole sentence, or before a loop.
+    """Return a free text; one that was cut off is cut after its last whole sentence, or before a loop.
 
     Raises:
         Unparsable: it is empty, or was cut before its first sentence ended.
     """
     text = reply.text.strip()
     if was_cut(reply):
-        text = _before_loop(text)
+        # Where the server saw a loop, one sentence that comes again is the loop's.
+        text = _before_loop(text, 1 if _was_loop(reply) else _FEWEST_REPEATS)
         ends = list(SENTENCE_END.finditer(text))
         if not ends:
-            raise Unparsable("cut off by max_tokens before a first sentence ended")
+            raise Unparsable(f"cut off by {_what_cut(reply)} before a first sentence ended")
         text = text[: ends[-1].end()]
     if not text:
         raise Unparsable("empty reply")
     return text
 
 
-def _before_loop(text: str) -> str:
-    """Return a cut text up to where nothing but sentences and lines that have come before follows, if several do."""
+def _before_loop(text: str, fewest: int) -> str:
+    """Return a cut text up to where nothing but sentences and lines that have come before follows, if so many do."""
     ends = {match.end() for match in SENTENCE_END.finditer(text)} | {match.end() for match in _LINE.finditer(text)}
     seen: set[str] = set()
     repeats = loop = at = 0
@@ -262,7 +278,7 @@ def _before_loop(text: str) -> str:
             seen.add(sentence)
             repeats, loop = 0, end
         at = end
-    return text[:loop] if repeats >= _FEWEST_REPEATS else text
+    return text[:loop] if repeats >= fewest else text
 
 
 def parse_json(reply: Reply, keep_whole: bool = False) -> Any:
@@ -274,7 +290,7 @@ def parse_json(reply: Reply, keep_whole: bool = False) -> Any:
     try:
         return read_json(reply.text, keep_whole)
     except ValueError:
-        raise Unparsable("JSON cut off by max_tokens" if was_cut(reply) else "not JSON") from None
+        raise Unparsable(f"JSON cut off by {_what_cut(reply)}" if was_cut(reply) else "not JSON") from None
 
 
 def _is_whole(text: str) -> bool:

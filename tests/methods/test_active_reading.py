@@ -4,7 +4,7 @@ import pytest
 
 from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
-from smt_plugin.methods.active_reading import ActiveReading, parse_strategies
+from smt_plugin.methods.active_reading import ActiveReading, parse_strategies, strategies_ask
 from smt_plugin.methods.base import Answer, Ask, Unparsable, parse_text
 
 
@@ -124,6 +124,30 @@ def test_a_text_in_a_loop_is_counted_as_such_whatever_the_server_calls_its_end()
         (cut,) = ask.losses(reply("He left. It burns. It", word))
         assert cut == "text cut off by max_tokens, kept up to its last whole sentence"
         assert not ask.losses(reply("He left. It burns.", word))
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        # The server's tokens may repeat where no sentence does, and sooner than a reader of sentences can tell.
+        ("He left. It burns. It burns. It", "He left. It burns."),
+        ("He left. The lamp was very very very very", "He left."),
+        ("He left. It burns.", "He left. It burns."),
+    ],
+)
+def test_a_text_that_the_server_ended_in_a_loop_is_no_whole_one(text: str, kept: str) -> None:
+    ask = Ask(Document("d", "T", "D"), "wrap/rewrite", {}, {"max_tokens": 1000}, 0, parse_text)
+    assert ask.read(reply(text, "repetition")) == kept
+    (loop,) = ask.losses(reply(text, "repetition"))
+    assert "over and over" in loop
+    with pytest.raises(Unparsable, match="cut off by repetition_detection before a first sentence ended"):
+        ask.read(reply("The lamp was very very very", "repetition"))
+
+
+def test_strategies_that_the_server_ended_in_a_loop_lose_the_last_one() -> None:
+    ask = strategies_ask(ActiveReading(), Document("d", "T", "D"), 0)
+    text = "## List\nList all.\n\n## Retell\nRetell all all all"
+    assert ask.read(reply(text, "repetition")) == ["List\nList all."]
 
 
 def test_a_text_that_repeats_the_marks_of_the_prompt_is_unparsable(document: Document) -> None:

@@ -35,6 +35,7 @@ def test_raw_control_characters_in_a_pair_count_as_spaces() -> None:
     [
         ("Sure! Here they are.", "stop", "not JSON"),
         ('{"pairs": [{"question', "length", "JSON cut off by max_tokens"),
+        ('{"pairs": [{"question": "Who? Who? Who?', "repetition", "JSON cut off by repetition_detection"),
         ('{"questions": []}', "stop", 'no list "pairs"'),
         ("[1]", "stop", 'no list "pairs"'),
         ('{"pairs": ["Q?"]}', "stop", "a pair is not an object"),
