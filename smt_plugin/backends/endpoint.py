@@ -60,12 +60,16 @@ _PROBE_SECONDS = 30.0
 _OTHER_FILES = 256
 # Documents whose endpoint is remembered: more than any cache holds.
 _MOST_REMEMBERED = 4096
+# The header in which vLLM takes the data-parallel rank that shall answer.
+_RANK = "X-data-parallel-rank"
 
 
 @dataclass(slots=True)
 class _Endpoint:
     """What is known of one endpoint: `limit` is how many requests it may hold now, `busy` how many it holds.
 
+    Of a vLLM server with several data-parallel ranks, each with a prefix cache of its own, each `rank` counts as one;
+    the endpoints of a server have its number in common.
     `waiting` are requests that prefer it, oldest first, each with the time since when it waits and its future place.
     Times are the event loop's, in seconds; `answered` is the last answer's, `pause` is how long it rests after the
     next failure; `failures` and `account_refusals` came since the last answer. `well_at` is when it last answered a
@@ -75,6 +79,8 @@ class _Endpoint:
 
     url: str
     limit: float
+    server: int
+    rank: int | None = None
     busy: int = 0
     answered: float = 0.0
     resting_until: float = 0.0
@@ -107,8 +113,9 @@ class OpenAIBackend:
     Each endpoint has a limit of requests that grows while it answers and is halved when it is overloaded
     (additive increase, multiplicative decrease, with a doubling start). A document's requests prefer one
     endpoint, the least busy one when its first request came; after waiting for a second they may go to another
-    that has room. Rate limits, server errors, broken connections and malformed replies are retried with
-    growing pauses; a request that keeps failing while others are answered is refused.
+    that has room. Each rank of a vLLM server with data parallelism counts as an endpoint. Rate limits, server
+    errors, broken connections and malformed replies are retried with growing pauses; a request that keeps failing
+    while others are answered is refused.
 
     Args:
         endpoints: base URLs, each ending before `/chat/completions`, e.g. `http://127.0.0.1:8000/v1`.
@@ -138,8 +145,9 @@ class OpenAIBackend:
         options: dict[str, Any] | None = None,
     ) -> None:
         self.model = model
-        self._most = max(1.0, max_concurrency / len(endpoints))
-        self._endpoints = [_Endpoint(url.rstrip("/"), min(_FIRST_LIMIT, self._most)) for url in endpoints]
+        self._max_concurrency = max_concurrency
+        self._endpoints = [_Endpoint(url.rstrip("/"), 1.0, number) for number, url in enumerate(endpoints)]
+        self._share_out()
         # What prefers which endpoint, the longest unused first.
         self._own: dict[str, _Endpoint] = {}
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": ACCEPTED}
@@ -160,6 +168,12 @@ class OpenAIBackend:
         self._gone = ""
         self._session: aiohttp.ClientSession | None = None
         self._watcher: asyncio.Task[None] | None = None
+
+    def _share_out(self) -> None:
+        """Give each endpoint its part of the requests that may be in flight."""
+        self._most = max(1.0, self._max_concurrency / len(self._endpoints))
+        for endpoint in self._endpoints:
+            endpoint.limit = min(_FIRST_LIMIT, self._most)
 
     @property
     def concurrency(self) -> int:
@@ -195,7 +209,9 @@ class OpenAIBackend:
             raise BadInput(str(problems[0]))
         for problem in filter(None, problems):
             log.warning("%s Going on with the others.", problem)
-        await asyncio.gather(*(self._look_at_cache(endpoint) for endpoint in self._endpoints))
+        ranks = await asyncio.gather(*(self._look_at_cache(endpoint) for endpoint in self._endpoints))
+        self._endpoints = [each for pair in zip(self._endpoints, ranks, strict=True) for each in _of_ranks(*pair)]
+        self._share_out()
         self._watcher = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -274,8 +290,9 @@ class OpenAIBackend:
 
         assert self._session is not None
         limit = aiohttp.ClientTimeout(total=timeout or self._timeout, connect=30)
+        headers = {} if endpoint.rank is None else {_RANK: str(endpoint.rank)}
         async with self._session.request(
-            method, url, data=data, timeout=limit, allow_redirects=False, proxy=endpoint.proxy
+            method, url, data=data, headers=headers, timeout=limit, allow_redirects=False, proxy=endpoint.proxy
         ) as response:
             body = Body(response.headers.get("Content-Encoding"))
             async for block in response.content.iter_any():
@@ -469,11 +486,11 @@ class OpenAIBackend:
 
     def _leave(self, endpoint: _Endpoint, error: Exception) -> None:
         """Leave an endpoint that takes no request at all to the others; raises the error where there are none."""
-        if all(each is endpoint or each.resting_until == math.inf for each in self._endpoints):
+        if all(each.server == endpoint.server or each.resting_until == math.inf for each in self._endpoints):
             raise error
         if endpoint.resting_until < math.inf:
             log.warning("%s Going on with the others.", error)
-            self.rest(self._endpoints.index(endpoint))
+            self.rest(endpoint.server)
 
     def _wrong_address(self, endpoint: _Endpoint, failure: Failure) -> str:
         if 300 <= failure.status < 400:
@@ -491,20 +508,27 @@ class OpenAIBackend:
             return None
         return CacheUse(sum(cache.capacity for cache in caches), self._queried, self._hit)
 
-    async def _look_at_cache(self, endpoint: _Endpoint) -> None:
-        """Read an endpoint's metrics and count what came since the last ones, which stay where none can be read."""
+    async def _look_at_cache(self, endpoint: _Endpoint) -> int:
+        """Read an endpoint's metrics and count what came since the last ones, which stay where none can be read.
+
+        Returns:
+            How many engines the metrics tell of, each with its own cache: the ranks of data parallelism; else 1.
+        """
         import aiohttp
 
         url = endpoint.url.removesuffix("/v1") + "/metrics"
         with suppress(aiohttp.ClientError, TimeoutError, ValueError, OverflowError):
             status, _, content = await self._send("GET", url, endpoint, timeout=5)
-            if status == 200 and (now := _cache_of_metrics(content.decode(errors="replace"))):
+            text = content.decode(errors="replace")
+            if status == 200 and (now := _cache_of_metrics(text)):
                 last = endpoint.cache or now
                 if now.queried < last.queried:  # a restarted server counts from zero
                     last = CacheUse(0, 0, 0)
                 self._queried += now.queried - last.queried
                 self._hit += now.hit - last.hit
                 endpoint.cache = now
+                return len(set(_ENGINE.findall(text)))
+        return 1
 
     def _grow(self, endpoint: _Endpoint) -> None:
         """Raise the limit after an answer: by one an answer at first, later by one a whole limit of answers."""
@@ -566,6 +590,7 @@ class OpenAIBackend:
         """Return the reply, or why there was none this time."""
         import aiohttp
 
+        named_rank = endpoint.rank is not None
         try:
             async with asyncio.timeout(None) as scope:
                 endpoint.under_way.add(scope)
@@ -593,25 +618,32 @@ class OpenAIBackend:
         if 300 <= status < 400:
             return Failure(self._moved(endpoint.url, headers.get("Location", "")), status)
         message += self._clean(content.decode(errors="replace"))
+        if status == 400 and named_rank and "data_parallel_rank" in message:
+            # There are fewer ranks than there were; from now on the server chooses.
+            endpoint.rank = None
+            return Failure(message, counts=False)
         overloaded = status in (402, 429, 503, 529)
         retry_after = _seconds(headers.get("Retry-After"), headers.get("Date"))
         failure = Failure(message, status, retry_after, overloaded, counts=not overloaded)
         return replace(failure, overloaded=True, counts=False) if failure.of_account else failure
 
     def rest(self, number: int) -> None:
-        """Send nothing to an endpoint until `revive`: its server is gone, so its requests go to the others, or wait."""
-        endpoint = self._endpoints[number]
-        endpoint.resting_until, endpoint.pause = math.inf, _LONGEST_PAUSE
-        _cut(endpoint)
+        """Send nothing to a server until `revive`: it is gone, so its requests go to the others, or wait."""
+        for endpoint in self._of_server(number):
+            endpoint.resting_until, endpoint.pause = math.inf, _LONGEST_PAUSE
+            _cut(endpoint)
 
     def revive(self, number: int, url: str) -> None:
-        """Send to an endpoint again; its server is new and may have another address."""
-        endpoint = self._endpoints[number]
-        endpoint.url, endpoint.resting_until, endpoint.pause = url, 0.0, 1.0
-        endpoint.limit, endpoint.grows_fast = min(_FIRST_LIMIT, self._most), True
-        endpoint.failures = 0
+        """Send to a server again; it is new and may have another address."""
+        for endpoint in self._of_server(number):
+            endpoint.url, endpoint.resting_until, endpoint.pause = url, 0.0, 1.0
+            endpoint.limit, endpoint.grows_fast = min(_FIRST_LIMIT, self._most), True
+            endpoint.failures = 0
         self._failing_since = None
         self._hand_out()
+
+    def _of_server(self, number: int) -> list[_Endpoint]:
+        return [endpoint for endpoint in self._endpoints if endpoint.server == number]
 
     def give_up(self, reason: str) -> None:
         """Let every request, waiting or to come, raise BackendDown: no endpoint will answer any more."""
@@ -635,6 +667,16 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (count if hard == resource.RLIM_INFINITY else min(count, hard), hard)
         )
+
+
+def _of_ranks(endpoint: _Endpoint, ranks: int) -> list[_Endpoint]:
+    """Return what is sent to in place of an endpoint: itself, or each of its data-parallel ranks."""
+    if ranks == 1:
+        return [endpoint]
+    # Its metrics are read once for all ranks.
+    others = [replace(endpoint, rank=rank, cache=None, under_way=set(), waiting=deque()) for rank in range(1, ranks)]
+    endpoint.rank = 0
+    return [endpoint, *others]
 
 
 def _cut(endpoint: _Endpoint) -> None:
@@ -730,6 +772,7 @@ def _context_of(models: Any, name: str) -> int | None:
 _METRIC = re.compile(r"^vllm:(prefix_cache_queries|prefix_cache_hits)(?:_total)?\{[^}\n]*\} (\S+)$", re.MULTILINE)
 _CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{([^}\n]*)\}", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="(\d+)"')
+_ENGINE = re.compile(r'^vllm:cache_config_info\{[^}\n]*\bengine="(\d+)"', re.MULTILINE)
 
 
 def _cache_of_metrics(text: str) -> CacheUse | None:

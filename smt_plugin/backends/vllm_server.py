@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -35,7 +36,6 @@ _RESERVED = {
     "host": "the backend chooses the address",
     "port": "the backend chooses the address",
     "api-key": "each run makes its own key, and on a command line everybody could read it",
-    "data-parallel-size": "set `backend.replicas`, so that a document's requests find the server that has it cached",
 }
 
 
@@ -60,9 +60,9 @@ class Replica(Protocol):
 class VLLMBackend(OpenAIBackend):
     """One `vllm serve` a replica, each with its own GPUs and endpoint, started again when it ends.
 
-    Replicas rather than vLLM's data parallelism, because that one does not know which replica has a
-    document in its prefix cache. The servers take only requests with the run's own key, a random one that they
-    get through the environment.
+    Where a server has data-parallel ranks, requests name theirs (see OpenAIBackend): vLLM itself does not know
+    which rank has a document in its prefix cache. The servers take only requests with the run's own key, a random
+    one that they get through the environment.
 
     Args:
         command: what starts a server, up to the model's name, e.g. `["vllm", "serve"]`; the program may lie in
@@ -95,11 +95,12 @@ class VLLMBackend(OpenAIBackend):
         self._run_key = secrets.token_hex(16)
         # The endpoints' addresses are known once the servers are placed.
         super().__init__(["http://127.0.0.1:0/v1"] * replicas, model, api_key=self._run_key, **options)
+        self._num_replicas = replicas
         self._command = command
         self._arguments = {**tuned(model), **{name.replace("_", "-"): value for name, value in arguments.items()}}
         for name in _RESERVED.keys() & self._arguments.keys():
             raise BadInput(f"backend.arguments: remove {name}: {_RESERVED[name]}.")
-        self._gpus_each = self._parallel("tensor") * self._parallel("pipeline")
+        self._gpus_each = math.prod(map(self._parallel, ("tensor", "pipeline", "data")))
         self._log_folder = log_folder
         self._startup_timeout = startup_timeout
         self._ray = ray
@@ -134,7 +135,7 @@ class VLLMBackend(OpenAIBackend):
                 f"backend.command: {self._command[0]} is not found; install vLLM in an environment of its own and "
                 "give the path of its `vllm`."
             )
-        devices = gpus_of_replicas(len(self._endpoints), self._gpus_each)
+        devices = gpus_of_replicas(self._num_replicas, self._gpus_each)
         return [
             _LocalReplica(self._command_line, self._run_key, gpus, self._log(number))
             for number, gpus in enumerate(devices)
@@ -144,10 +145,10 @@ class VLLMBackend(OpenAIBackend):
         from smt_plugin.backends.ray_servers import RayReplica, connect
 
         resources = self._resources or {"GPU": self._gpus_each}
-        self._must_disconnect = connect(address, len(self._endpoints), resources)
+        self._must_disconnect = connect(address, self._num_replicas, resources)
         return [
             RayReplica(number, self._command_line, self._run_key, resources, self._log(number), self._startup_timeout)
-            for number in range(len(self._endpoints))
+            for number in range(self._num_replicas)
         ]
 
     def _parallel(self, kind: str) -> int:

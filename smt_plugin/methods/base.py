@@ -30,9 +30,7 @@ _LOOP = (
     "text that said the same over and over until max_tokens or repetition_detection ended it, kept up to where that "
     "begins; a larger model or a lower max_tokens makes fewer of them"
 )
-_CUT_ITEM = (
-    "item (a pair, a question) cut off by max_tokens or repetition_detection, left out; the whole ones before it are kept"
-)
+_CUT_ITEM = "item (a pair, a question) cut off by max_tokens or repetition_detection, left out; the whole ones are kept"
 
 
 class Unparsable(Exception):

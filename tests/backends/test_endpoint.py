@@ -2,6 +2,7 @@ import asyncio
 import logging
 import resource
 import zlib
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -193,6 +194,153 @@ def test_documents_are_spread_over_the_endpoints_and_each_stays_where_it_is_cach
             first, second = set(one.asked), set(two.asked)
             assert not first & second
             assert len(first) == len(second) == 4
+            await backend.close()
+
+    asyncio.run(run())
+
+
+class Cached(Endpoint):
+    """Like a real server it answers so many at once, the others wait, and a document that is not cached takes longer.
+
+    Its cache holds the documents asked for last, three of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots = asyncio.Semaphore(4)
+        self.cache: list[str] = []
+        self.missed: Counter[str] = Counter()
+        self.held_up = asyncio.Event()
+        self.held_up.set()
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        document = (await request.json())["messages"][-1]["content"]
+        async with self.slots:
+            await self.held_up.wait()
+            self.missed[document] += document not in self.cache
+            await asyncio.sleep(0.02 if document in self.cache else 0.2)
+            self.cache = [*(each for each in self.cache if each != document), document][-3:]
+        return await super().chat(request)
+
+
+def about(document: str) -> Request:
+    return Request([{"role": "user", "content": document}], {}, 0, None, document)
+
+
+def test_what_a_saturated_endpoint_cannot_take_goes_to_the_others_and_comes_back_and_theirs_stay_where_they_are() -> (
+    None
+):
+    async def run() -> None:
+        async with serve(Cached()) as slow, serve(Cached()) as one, serve(Cached()) as two:
+            servers = [slow, one, two]
+            backend = OpenAIBackend([each.url for each in servers], MODEL, max_concurrency=24)
+            await backend.start()
+            everything = [about(f"d{n}") for n in range(6)]
+            await asyncio.gather(*map(backend.complete, everything * 4))
+            own = [set(each.asked) for each in servers]
+            assert list(map(len, own)) == [2, 2, 2]
+
+            slow.held_up.clear()
+            waiting = [asyncio.create_task(backend.complete(about(each))) for each in own[0] for _ in range(30)]
+            others = [about(each) for each in own[1] | own[2]]
+            start = asyncio.get_running_loop().time()
+            while asyncio.get_running_loop().time() < start + 4:
+                await asyncio.gather(*map(backend.complete, others * 2))
+            # All are answered by the others but those that it holds.
+            assert sum(task.done() for task in waiting) == len(waiting) - 8
+            assert slow.asked.total() == 8
+            # None of the others' went astray, and once the wave is over their caches hold their own again.
+            assert set(one.asked) == own[0] | own[1]
+            assert set(two.asked) == own[0] | own[2]
+            missed = one.missed.total() + two.missed.total()
+            for _ in range(10):
+                await asyncio.gather(*map(backend.complete, others * 2))
+            assert one.missed.total() + two.missed.total() == missed
+
+            slow.held_up.set()
+            await asyncio.gather(*waiting)
+            before = [Counter(each.asked) for each in servers]
+            for _ in range(10):
+                await asyncio.gather(*map(backend.complete, everything * 4))
+            assert [set(each.asked - was) for each, was in zip(servers, before, strict=True)] == own
+            await backend.close()
+
+    asyncio.run(run())
+
+
+def test_endpoints_that_are_all_saturated_keep_to_their_own_documents() -> None:
+    async def run() -> None:
+        async with serve(Cached()) as one, serve(Cached()) as two:
+            backend = OpenAIBackend([one.url, two.url], MODEL, max_concurrency=8)
+            await backend.start()
+            everything = [about(f"d{n}") for n in range(4)]
+            # Every one of them waits for far more than a second, and all of their queues end together.
+            await asyncio.gather(*map(backend.complete, everything * 120))
+            assert not set(one.asked) & set(two.asked)
+            assert one.missed.total() + two.missed.total() <= 4 * 4  # at first several miss at once
+            await backend.close()
+
+    asyncio.run(run())
+
+
+class Ranks(Endpoint):
+    """A vLLM server of two data-parallel ranks; `by_rank` has the prompts that each was asked, None for no rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metrics = METRICS + METRICS.replace('engine="0"', 'engine="1"')
+        self.ranks = 2
+        self.by_rank: dict[str | None, list[str]] = {}
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        rank = request.headers.get("X-data-parallel-rank")
+        if rank is not None and int(rank) >= self.ranks:
+            message = f"data_parallel_rank {rank} is out of range [0, {self.ranks})."
+            return web.json_response({"error": {"message": message}}, status=400)
+        self.by_rank.setdefault(rank, []).append((await request.json())["messages"][-1]["content"])
+        return await super().chat(request)
+
+
+def test_a_document_keeps_to_one_data_parallel_rank_of_a_server() -> None:
+    async def run() -> None:
+        async with serve(Ranks()) as two, serve(Endpoint()) as single:
+            two.seconds = single.seconds = 0.02
+            backend = OpenAIBackend([two.url, single.url], MODEL, max_concurrency=48)
+            await backend.start()
+            await asyncio.gather(*(backend.complete(about(f"d{n % 9}")) for n in range(90)))
+            assert list(two.by_rank) == ["0", "1"]
+            first, second, third = map(set, (*two.by_rank.values(), single.asked))
+            assert len(first | second | third) == len(first) + len(second) + len(third) == 9
+            assert len(first) == len(second) == len(third) == 3
+            # Their metrics are of all ranks, and are not counted once for each.
+            assert await backend.cache_use() == CacheUse(capacity=3200, queried=0, hit=0)
+            await backend.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_that_has_fewer_ranks_than_before_chooses_itself_and_no_prompt_is_to_blame() -> None:
+    async def run() -> None:
+        async with serve(Ranks()) as server:
+            backend = OpenAIBackend([server.url], MODEL)
+            await backend.start()
+            server.ranks = 1
+            replies = await asyncio.gather(*(backend.complete(about(f"d{n}")) for n in range(6)))
+            assert len(replies) == 6
+            assert set(server.by_rank) == {"0", None}
+            await backend.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_that_refuses_the_key_is_left_with_all_of_its_ranks() -> None:
+    async def run() -> None:
+        async with serve(Ranks()) as server:
+            backend = OpenAIBackend([server.url], MODEL)
+            await backend.start()
+            server.faults = {n: lambda request: status(401) for n in range(100)}
+            with pytest.raises(BadInput, match="answered status 401 to a completion"):
+                await asyncio.gather(*(backend.complete(about(f"d{n}")) for n in range(6)))
             await backend.close()
 
     asyncio.run(run())

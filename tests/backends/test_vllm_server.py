@@ -186,7 +186,7 @@ def test_no_key_is_on_a_command_line_or_in_a_log_and_without_it_a_server_refuses
     assert key not in caplog.text + (tmp_path / "vllm-0.log").read_text()
 
 
-@pytest.mark.parametrize("name", ["host", "port", "api-key", "api_key", "data-parallel-size"])
+@pytest.mark.parametrize("name", ["host", "port", "api-key", "api_key"])
 def test_arguments_that_the_backend_sets_itself_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadInput, match=rf"backend\.arguments: remove {name.replace('_', '-')}: "):
         backend(tmp_path, arguments={name: "x"})
@@ -213,10 +213,11 @@ def test_arguments_are_written_as_vllm_reads_them(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["tensor", "data"])
 @pytest.mark.parametrize("size", ["two", 0, -1, 1.5, None])
-def test_a_parallel_size_that_is_no_number_is_named(tmp_path: Path, size: object) -> None:
-    with pytest.raises(BadInput, match=r"backend\.arguments\.tensor-parallel-size: .* is no number of GPUs"):
-        backend(tmp_path, arguments={"tensor-parallel-size": size})
+def test_a_parallel_size_that_is_no_number_is_named(tmp_path: Path, size: object, kind: str) -> None:
+    with pytest.raises(BadInput, match=rf"backend\.arguments\.{kind}-parallel-size: .* is no number of GPUs"):
+        backend(tmp_path, arguments={f"{kind}-parallel-size": size})
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:

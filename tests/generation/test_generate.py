@@ -512,10 +512,7 @@ def test_what_is_lost_of_usable_replies_is_counted_once_old_and_new(tmp_path: Pa
         endpoint.answer = answer
 
     budgets = {"synthetic_qa": 400, "wrap": 100}
-    cut = (
-        "item (a pair, a question) cut off by max_tokens or repetition_detection, left out; the whole ones before it "
-        "are kept"
-    )
+    cut = "item (a pair, a question) cut off by max_tokens or repetition_detection, left out; the whole ones are kept"
     replaced = "character that is a control or half a character, a space in its place"
     summary, _ = run_generate(tmp_path / "run", corpus, budgets, prepare)
     assert summary.losses[cut] == 4  # the first reply of each document
