@@ -56,6 +56,22 @@ QWEN_LIKE = Style(
     specials=("<|im_start|>", "<|im_end|>"),
 )
 
+# What Gemma 4's own template writes for plain chats in its smaller models: begin token from the template and from the
+# tokenizer, a role of its own for the assistant, a turn end that is not the end of text.
+GEMMA_LIKE = Style(
+    template=(
+        "{{ bos_token }}{% for message in messages %}"
+        "<|turn>{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n"
+        "{{ message['content'] | trim }}<turn|>\n"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}<|turn>model\n{% endif %}"
+    ),
+    begin="<bos>",
+    end_of_text="<eos>",
+    pad="<pad>",
+    specials=("<bos>", "<|turn>", "<turn|>", "<eos>"),
+)
+
 # A turn end that is not the end of text, as the microworld has it.
 MICROWORLD_LIKE = Style(
     template=(
@@ -93,9 +109,22 @@ def make_tokenizer(folder: Path, style: Style) -> Path:
 
 
 def make_model(folder: Path, architecture: str = "llama") -> Path:
-    """Write a random Llama or Qwen3 with room for 320 tokens into `folder` and return it."""
+    """Write a random model with room for 320 tokens into `folder` and return it.
+
+    Args:
+        architecture: `llama`, `qwen3`, or the text part of `qwen3_5` or `gemma4`.
+    """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    from transformers import (
+        Gemma4ForCausalLM,
+        Gemma4TextConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen3_5ForCausalLM,
+        Qwen3_5TextConfig,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
 
     torch.manual_seed(0)
     sizes = {
@@ -109,9 +138,21 @@ def make_model(folder: Path, architecture: str = "llama") -> Path:
         "max_position_embeddings": 4096,
         "tie_word_embeddings": True,
     }
+    # Both kinds of layers of each.
+    linear = {
+        **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+        **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
+        "layer_types": ["linear_attention", "full_attention"],
+    }
+    layers = {
+        **{"vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8, "global_head_dim": 16},
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
     model = {
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes)),
         "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**sizes)),
+        "qwen3_5": lambda: Qwen3_5ForCausalLM(Qwen3_5TextConfig(**sizes, **linear)),
+        "gemma4": lambda: Gemma4ForCausalLM(Gemma4TextConfig(**sizes, **layers)),
     }[architecture]()
     model.save_pretrained(folder)
     return folder
