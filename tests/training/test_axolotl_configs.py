@@ -4,7 +4,8 @@ import os
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+import tomllib
+from importlib.metadata import metadata, version
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,21 @@ def test_the_header_says_what_it_needs_how_long_it_takes_and_how_to_run_it(name:
         assert "Not run on a GPU." in header(name).splitlines()[0]
     for word in words:
         assert re.search(rf"^# {word}  ", header(name), re.MULTILINE), word
+
+
+@pytest.mark.parametrize("name", FOR_GPUS)
+def test_the_header_installs_each_line_of_axolotl_with_the_extras_that_it_has(name: str) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    old, new = (spec.partition(";")[0].removeprefix("axolotl") for spec in project["optional-dependencies"]["train"])
+    deepspeed = not name.endswith("/lora")
+    lines = {
+        f"Python 3.11: pip install 'axolotl[{'flash-attn,deepspeed' if deepspeed else 'flash-attn'}]{old}'",
+        f"from 3.12 on: pip install 'axolotl{'[deepspeed]' if deepspeed else ''}{new}'",
+    }
+    assert all(line in header(name) for line in lines)
+    ours = next(line for line in lines if line.startswith("Python 3.11") == (sys.version_info < (3, 12)))
+    named = re.search(r"axolotl\[(.*)\]", ours)
+    assert set(named[1].split(",") if named else []) <= set(metadata("axolotl").get_all("Provides-Extra") or ())
 
 
 @pytest.mark.parametrize("name", FOR_GPUS)

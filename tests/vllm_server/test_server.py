@@ -10,7 +10,7 @@ from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.methods.active_reading import parse_strategies
-from smt_plugin.methods.base import parse_text
+from smt_plugin.methods.base import Ask, Unparsable, parse_text
 from smt_plugin.methods.synthetic_qa import pairs_schema, parse_pairs
 from smt_plugin.prompts import Prompts
 from tests.processes import wait_for
@@ -74,6 +74,24 @@ def test_a_reply_that_runs_into_max_tokens_says_so(server: Server) -> None:
     (reply,) = asyncio.run(ask(server, request(messages(), max_tokens=1)))
     assert reply.finish_reason == "length"
     assert reply.completion_tokens == 1
+
+
+def test_a_reply_that_repetition_detection_ends_is_read_as_a_loop_and_not_as_whole(server: Server) -> None:
+    options = {"repetition_detection": {"max_pattern_size": 64, "min_count": 3}}
+    # Without chance a Markov chain goes round until something stops it, or ends before it does.
+    content = [{"role": "user", "content": "Tell me of the dam."}]
+    endless, ended = (
+        asyncio.run(ask(server, request(content, temperature=0.0, max_tokens=1024), options=each))[0]
+        for each in ({}, options)
+    )
+    assert (endless.finish_reason, endless.completion_tokens) == ("length", 1024)
+    assert ended.finish_reason == "repetition"
+    assert ended.completion_tokens < 500
+    assert endless.text.startswith(ended.text)
+    asked = Ask(DIARY, "wrap/rewrite", {}, {"max_tokens": 1024}, 0, parse_text)
+    assert any("over and over" in what for what in asked.losses(ended))
+    with pytest.raises(Unparsable, match="cut off by repetition_detection before a first sentence ended"):
+        asked.read(ended)
 
 
 def test_a_documents_second_call_takes_the_document_from_the_prefix_cache(server: Server) -> None:
