@@ -333,6 +333,23 @@ def test_a_server_that_has_fewer_ranks_than_before_chooses_itself_and_no_prompt_
     asyncio.run(run())
 
 
+def test_all_ranks_of_a_server_rest_while_it_is_gone_and_are_asked_at_its_new_address() -> None:
+    async def run() -> None:
+        async with serve(Ranks()) as before, serve(Ranks()) as after:
+            backend = OpenAIBackend([before.url], MODEL)
+            await backend.start()
+            backend.rest(0)
+            waiting = [asyncio.create_task(backend.complete(about(f"d{n}"))) for n in range(6)]
+            await asyncio.sleep(0.2)
+            backend.revive(0, after.url)
+            await asyncio.gather(*waiting)
+            assert before.by_rank == {}
+            assert sorted(map(str, after.by_rank)) == ["0", "1"]
+            await backend.close()
+
+    asyncio.run(run())
+
+
 def test_a_server_that_refuses_the_key_is_left_with_all_of_its_ranks() -> None:
     async def run() -> None:
         async with serve(Ranks()) as server:

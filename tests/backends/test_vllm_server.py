@@ -220,6 +220,11 @@ def test_a_parallel_size_that_is_no_number_is_named(tmp_path: Path, size: object
         backend(tmp_path, arguments={f"{kind}-parallel-size": size})
 
 
+def test_a_server_has_a_gpu_for_each_of_its_ranks(tmp_path: Path) -> None:
+    sizes = {"tensor-parallel-size": 2, "pipeline_parallel_size": 3, "data-parallel-size": 4}
+    assert backend(tmp_path, arguments=sizes)._gpus_each == 24
+
+
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"backend\.command: no-such-vllm is not found"):
         asyncio.run(VLLMBackend(MODEL, ["no-such-vllm"], 1, {}, tmp_path).start())
