@@ -531,6 +531,22 @@ def test_the_note_on_flash_attention_goes_by_what_the_installed_axolotl_has_as_a
     assert mend in note
 
 
+def test_a_model_that_reads_pictures_wants_torchvision_and_another_does_not(
+    config: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: set[str] = set()
+    monkeypatch.setattr("smt_plugin.training.check.keys.find_spec", lambda name: name in there or None)
+    assert not [note for note in check_config(config, num_gpus=1).notes if "torchvision" in note]
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "config.json").write_text('{"model_type": "qwen3_5"}')
+    changed(config, base_model=str(pictures), tokenizer_config=str(base))
+    (note,) = (note for note in check_config(config, num_gpus=1).notes if "torchvision" in note)
+    assert "reads pictures (qwen3_5)" in note
+    there.add("torchvision")
+    assert not [note for note in check_config(config, num_gpus=1).notes if "torchvision" in note]
+
+
 def test_checkpoints_of_an_earlier_mix_are_named_before_a_training_goes_on_from_them(config: Path) -> None:
     checkpoint = config.parent / "model" / "checkpoint-20"
     checkpoint.mkdir(parents=True)

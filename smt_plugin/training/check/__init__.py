@@ -22,6 +22,7 @@ CHECKS: tuple[Callable[[Known], Iterator[Finding]], ...] = (
     data.listed,
     keys.partial,
     keys.packages,
+    keys.processor,
     data.vocabulary,
     data.prepared,
     forms.asked_as_trained,

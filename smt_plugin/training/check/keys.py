@@ -53,6 +53,23 @@ def packages(known: Known) -> Iterator[Finding]:
             )
 
 
+def processor(known: Known) -> Iterator[Finding]:
+    """The package with which axolotl loads the processor of a model that reads pictures, for text alone, too."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    try:
+        kind = AutoConfig.from_pretrained(known.config.base_model).model_type
+    # The hub, the network and every architecture have errors of their own.
+    except Exception:
+        return
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and find_spec("torchvision") is None:
+        yield Note(
+            f"torchvision is not installed here, and axolotl needs it for a model that reads pictures ({kind}), also "
+            "to train on text; install the release that belongs to your torch where you train."
+        )
+
+
 def incomplete(known: Known) -> Iterator[Finding]:
     """What refused keys keep from being checked."""
     if known.refused or not known.accepted.get("base_model"):
