@@ -527,7 +527,9 @@ class OpenAIBackend:
                 self._queried += now.queried - last.queried
                 self._hit += now.hit - last.hit
                 endpoint.cache = now
-                return len(set(_ENGINE.findall(text)))
+                engines = len(set(_ENGINE.findall(text)))
+                # To more engines than requests no document could keep.
+                return engines if 1 < engines <= self._max_concurrency else 1
         return 1
 
     def _grow(self, endpoint: _Endpoint) -> None:

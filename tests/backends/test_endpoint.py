@@ -334,6 +334,23 @@ def test_a_server_that_has_fewer_ranks_than_before_chooses_itself_and_no_prompt_
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("engines", [0, 1, 5000])
+def test_no_rank_is_named_where_the_metrics_tell_of_none_of_one_or_of_more_than_requests(engines: int) -> None:
+    line = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="100"ENGINE} 1.0\n'
+    several = (line.replace("ENGINE", f',engine="{n}"') for n in range(engines))
+
+    async def run() -> None:
+        async with serve(Ranks()) as server:
+            server.metrics = METRICS.partition("\n")[2] + ("".join(several) or line.replace("ENGINE", ""))
+            backend = OpenAIBackend([server.url], MODEL, max_concurrency=4)
+            await backend.start()
+            await backend.complete(about("d"))
+            assert list(server.by_rank) == [None]
+            await backend.close()
+
+    asyncio.run(run())
+
+
 def test_all_ranks_of_a_server_rest_while_it_is_gone_and_are_asked_at_its_new_address() -> None:
     async def run() -> None:
         async with serve(Ranks()) as before, serve(Ranks()) as after:
