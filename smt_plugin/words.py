@@ -2,7 +2,11 @@
 
 import re
 import unicodedata
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
+
+import yaml
 
 # Vowel signs and accents that stand for themselves; Python's \w leaves them out, and so would cut Hindi and Thai words.
 _MARKS = "".join(sign for sign in map(chr, range(0x300, 0x3100)) if unicodedata.category(sign).startswith("M"))
@@ -36,3 +40,21 @@ def words_of(text: str) -> list[str]:
             else:
                 words.append(piece[0])
     return words
+
+
+@cache
+def stop_words() -> dict[str, frozenset[str]]:
+    """Language -> the words that say too little to tell a text by; of nine languages."""
+    return {language: frozenset(words.split()) for language, words in _lists()["stop_words"].items()}
+
+
+@cache
+def number_words() -> dict[str, int]:
+    """Word -> its number, 0 to 20; of six languages."""
+    return {word: number for words in _lists()["numbers"].values() for number, word in enumerate(words.split())}
+
+
+@cache
+def _lists() -> dict[str, dict[str, str]]:
+    lists: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    return lists

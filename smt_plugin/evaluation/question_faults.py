@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from smt_plugin.evaluation.same_number import same_number
-from smt_plugin.words import words_of
+from smt_plugin.words import number_words, stop_words, words_of
 
 WRONG_OPTIONS = 3
 
@@ -106,7 +106,7 @@ def _wording(draft: Draft) -> Fault | None:
         for pattern in _patterns("references"):
             if found := pattern.search(text):
                 return Fault(POINTS_AT_TEXT, found[0])
-    return Fault(VAGUE) if set(_terms(draft.question)) <= _words("stop_words") else None
+    return Fault(VAGUE) if set(_terms(draft.question)) <= _stop_words() else None
 
 
 def _options_fault(draft: Draft) -> Fault | None:
@@ -295,12 +295,12 @@ _QUESTION_WORDS = frozenset(
 
 def _telling(text: str, with_question_words: bool = False) -> list[str]:
     """The words that say something; all of them where there are no others."""
-    terms, stop = _terms(text), _words("stop_words")
+    terms, stop = _terms(text), _stop_words()
     return [term for term in terms if term not in stop or (with_question_words and term in _QUESTION_WORDS)] or terms
 
 
 def _in_figures(term: str) -> str:
-    return _number_words().get(term, term)
+    return str(number_words().get(term, term))
 
 
 def _is_date(terms: list[str]) -> bool:
@@ -330,16 +330,15 @@ def _lists() -> dict[str, dict[str, Any]]:
 
 
 @cache
-def _number_words() -> dict[str, str]:
-    return {word: str(number) for words in _lists()["numbers"].values() for number, word in enumerate(words.split())}
-
-
-@cache
 def _patterns(name: str) -> list[re.Pattern[str]]:
     return [re.compile(text, re.IGNORECASE) for texts in _lists()[name].values() for text in texts]
 
 
 @cache
 def _words(name: str) -> frozenset[str]:
-    lists = _lists()[name].values()
-    return frozenset(word for words in lists for word in (words.split() if isinstance(words, str) else words))
+    return frozenset(word for words in _lists()[name].values() for word in words)
+
+
+@cache
+def _stop_words() -> frozenset[str]:
+    return frozenset().union(*stop_words().values())

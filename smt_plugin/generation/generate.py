@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import orjson
 
@@ -21,6 +21,8 @@ from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import RunFile, parse_tokens
 from smt_plugin.corpus import Document, SteadyCorpus, document_hash, estimate_tokens, split_document
 from smt_plugin.errors import BadInput, naming
+from smt_plugin.faithfulness.check import Source, turns_of
+from smt_plugin.faithfulness.findings import FindingsFile
 from smt_plugin.files import content_hash, make_folder, private, write_json
 from smt_plugin.generation.asker import Asker, messages_about
 from smt_plugin.generation.completions import CompletionStore
@@ -56,6 +58,7 @@ async def generate_run(
 ) -> Summary:
     """Fill the budget of each method of a run file and write `<run>/records/<method>.jsonl`.
 
+    Each record is compared with its document, and `<run>/faithfulness/<method>.jsonl` lists what the document lacks.
     Everything in the store is reused, so that a run is resumed, extended or repaired by calling this again. Where
     the backend defers an answer, everything is still asked that does not depend on it, and no records are written.
 
@@ -104,6 +107,7 @@ async def generate_run(
         files = {name: closing.enter_context(_partial_records(run, name)) for name in methods}
         for file in files.values():
             store.guard.watch(Path(file.name))
+        outputs = {name: _Output(file, closing.enter_context(FindingsFile(run, name))) for name, file in files.items()}
         closing.push_async_callback(backend.close)
         await backend.start()
         if (fits := fitting(part_tokens, backend.context, longest_reply(methods))) < part_tokens:
@@ -130,14 +134,15 @@ async def generate_run(
         begun = [] if all(reach.is_decided for reach in reaches.values()) else first
 
         async def run_part(part: Document) -> None:
-            fraction = len(part.text) / total_length
-            await together(run_method(part, name, fraction) for name in methods)
+            fraction, source = len(part.text) / total_length, Source(part)
+            await together(run_method(part, source, name, fraction) for name in methods)
             on_progress(summary)
 
-        async def run_method(part: Document, name: str, fraction: float) -> None:
+        async def run_method(part: Document, source: Source, name: str, fraction: float) -> None:
             (method, budget), count, reach = methods[name], summary.methods[name], reaches[name]
             if await reach.has(part):
-                await _run_method(part, method, budget * fraction, rounds_ahead, asker, count, files[name], reach)
+                budget_here, output = budget * fraction, outputs[name]
+                await _run_method(part, source, method, budget_here, rounds_ahead, asker, count, output, reach)
             else:
                 count.waiting += 1
 
@@ -196,6 +201,8 @@ async def generate_run(
             _write_summary(run, summary)
             for file in files.values():
                 os.replace(file.name, file.name.removesuffix(".partial"))
+            for output in outputs.values():
+                output.findings.write()
             for name, count in summary.methods.items():
                 count.options, count.is_whole = options_of(methods[name][0]), True
             _write_summary(run, summary)
@@ -330,17 +337,25 @@ def _fits(estimate: float, tasks: dict[asyncio.Task[None], float], asker: Asker,
     return (sum(tasks.values()) + estimate) * asker.tokens_per_estimate <= cache.capacity * CACHE_SHARE
 
 
+class _Output(NamedTuple):
+    """Where the records of a method go, and what is found in them."""
+
+    records: IO[bytes]
+    findings: FindingsFile
+
+
 async def _run_method(
     part: Document,
+    source: Source,
     method: Method,
     budget: float,
     rounds_ahead: int,
     asker: Asker,
     count: MethodCount,
-    file: IO[bytes],
+    output: _Output,
     reach: Reach,
 ) -> None:
-    """Ask for rounds until the document's part of the budget (tokens) is met, and write its records.
+    """Ask for rounds until the document's part of the budget (tokens) is met, write its records, and check them.
 
     Several rounds are under way at once, but they are taken in order, so what is kept does not depend on
     which came back first.
@@ -375,8 +390,11 @@ async def _run_method(
                 full = taken > 1 and kept > 0 and tokens + record.tokens / 2 > budget
                 if full:
                     break
-                with naming(Path(file.name)):
-                    file.write(orjson.dumps(record.to_json() | made_from) + b"\n")
+                with naming(Path(output.records.name)):
+                    output.records.write(orjson.dumps(record.to_json() | made_from) + b"\n")
+                    checked = source.check(turns_of(record))
+                    output.findings.add(record, checked.findings)
+                count.note(checked)
                 kept += 1
                 tokens += record.tokens
                 count.tokens += record.tokens

@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from smt_plugin.backends.base import CacheUse
+from smt_plugin.faithfulness.check import KINDS, Checked
 from smt_plugin.files import read_json_if_there
 
 
@@ -20,6 +21,8 @@ class MethodCount:
     (0: not known; `measured_with` stands for model and options). `repeated` records were dropped, since their text had
     come before; `stopped` says why the method was given up, if it was. The records in place were made with `options`,
     None where an older version wrote them, and by `prompts` (name -> hash); `is_whole` is false until they are there.
+    `checked` of the records were compared with their documents (none by an older version): `unfaithful` of them say
+    what the document lacks, `findings` counts them by kind, `unchecked` by what could not be compared.
     """
 
     budget: int
@@ -35,6 +38,19 @@ class MethodCount:
     options: dict[str, str] | None = None
     prompts: dict[str, str] = field(default_factory=dict)
     is_whole: bool = True
+    checked: int = 0
+    unfaithful: int = 0
+    findings: dict[str, int] = field(default_factory=dict)
+    unchecked: dict[str, int] = field(default_factory=dict)
+
+    def note(self, checked: Checked) -> None:
+        """Count a record that was compared with its document."""
+        self.checked += 1
+        self.unfaithful += bool(checked.findings)
+        for kind in {finding.kind for finding in checked.findings}:
+            self.findings[kind] = self.findings.get(kind, 0) + 1
+        for reason in checked.unchecked:
+            self.unchecked[reason] = self.unchecked.get(reason, 0) + 1
 
 
 @dataclass(slots=True)
@@ -112,6 +128,26 @@ class Summary:
         )
 
     @property
+    def faithfulness_lines(self) -> list[str]:
+        """How many records say what their documents do not, by method and kind, and what could not be compared."""
+        lines = []
+        for name, count in self.methods.items():
+            if count.checked:
+                found = [f"a {kind} in {count.findings[kind]:,}" for kind in KINDS if kind in count.findings]
+                share = count.unfaithful / count.checked
+                lines.append(
+                    f"{name}: {count.unfaithful:,} of {count.checked:,} records ({share:.1%}) say what their "
+                    f"documents do not{': ' if found else ''}{', '.join(found)}"
+                )
+                lines += [
+                    f"{name}: not compared in {number:,} records, {reason}"
+                    for reason, number in count.unchecked.items()
+                ]
+        if any(count.unfaithful for count in self.methods.values()):
+            lines.append("they stand in faithfulness/<method>.jsonl, the worst first; nothing was dropped")
+        return lines
+
+    @property
     def failures_lines(self) -> list[str]:
         """Why replies could not be used, the ten commonest reasons, a line each."""
         if not self.failures:
@@ -143,6 +179,7 @@ class Summary:
         ]
         if repeated := sum(count.repeated for count in self.methods.values()):
             lines.append(f"{repeated:,} records were dropped: the same text had come before for the same prompt")
+        lines += self.faithfulness_lines
         lines += self.failures_lines
         if self.losses:
             lines.append("lost on the way, of replies that could be used:")

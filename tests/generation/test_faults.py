@@ -472,8 +472,8 @@ def test_a_run_killed_at_any_rename_of_its_end_lets_no_mix_take_the_records_and_
         finish(start(folder))
         before = len(endpoint.bodies)
         half = []
-        # The counts, three files of records, the counts again, the run file.
-        for dies_at in range(6):
+        # The counts, three files of records and three of findings, the counts again, the run file.
+        for dies_at in range(9):
             killed = start(folder, PYTHONPATH=f"{folder}{os.pathsep}{ROOT}", DIES_AT=str(dies_at))
             finish(killed, -signal.SIGKILL)
             if stale_records(read_run_file(folder / "smt.yaml"), TOKENS).hopeless:
@@ -482,7 +482,7 @@ def test_a_run_killed_at_any_rename_of_its_end_lets_no_mix_take_the_records_and_
                 assert records(folder / "run") == calm
             finish(start(folder))
             assert records(folder / "run") == calm
-        assert half == [1, 2, 3, 4]
+        assert half == [1, 2, 3, 4, 5, 6, 7]
         assert len(endpoint.bodies) == before
         assert not list((folder / "run" / "records").glob("*.partial"))
 

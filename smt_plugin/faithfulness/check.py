@@ -1,0 +1,233 @@
+"""What a record says that its document does not: numbers, dates, quoted passages and names, found by code alone.
+
+It tells what the document lacks, not what is wrong: a number of the document in the wrong place is not seen, and what
+somebody has reckoned from the document's numbers is named.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+from smt_plugin.corpus import Document
+from smt_plugin.faithfulness.lists import months, words
+from smt_plugin.faithfulness.names import KnownNames, folded
+from smt_plugin.faithfulness.numbers import (
+    Date,
+    Quantity,
+    Value,
+    in_ascii,
+    numbers_and_dates,
+    rounded,
+    units_of,
+    value_of,
+)
+from smt_plugin.records import Record
+from smt_plugin.words import stop_words, words_of
+
+NUMBER, DATE, QUOTATION, NAME = "number", "date", "quotation", "name"
+KINDS = (NUMBER, DATE, QUOTATION, NAME)
+NO_CAPITALS = "names: the script has no capitals"
+OTHER_LANGUAGE = "names and quoted passages: another language than the document's"
+UNCHECKED = (NO_CAPITALS, OTHER_LANGUAGE)
+
+# Shorter passages are rather terms than quotations.
+_LEAST_WORDS = 3
+_LEAST_SIGNS = 5  # of scripts without spaces
+_QUOTED = re.compile(
+    r"“([^“”]+)”|„([^„“”]+)[“”]|«([^«»]+)»|»([^«»]+)«|‹([^‹›]+)›|「([^「」]+)」|『([^『』]+)』"
+    r"|(?<![\w\"])\"([^\"\n]+)\"(?!\w)|‘((?:[^‘’]|’(?=\w))+)’(?!\w)"
+)
+_OMISSION = re.compile(r"\.\.\.|…|\[[^\]]*\]|⋯")
+_MARK = re.compile('[“„«»‹「『"‘]')
+# Scripts without capitals, by which a text's language is known, too.
+_SCRIPTS = {
+    "he": "\u0590-\u05ff",
+    "ar": "\u0600-\u077f\u08a0-\u08ff\ufb50-\ufdff\ufe70-\ufeff",
+    "indic": "\u0900-\u0dff",
+    "th": "\u0e00-\u0e7f",
+    "lo": "\u0e80-\u0eff",
+    "bo": "\u0f00-\u0fff",
+    "my": "\u1000-\u109f",
+    "ka": "\u10a0-\u10ff",
+    "am": "\u1200-\u137f",
+    "km": "\u1780-\u17ff",
+    "ja": "\u3040-\u30ff",
+    "zh": "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",
+    "ko": "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af",
+}
+_SCRIPT = {name: re.compile(f"[{signs}]") for name, signs in _SCRIPTS.items()}
+_NO_CAPITALS = re.compile(f"[{''.join(_SCRIPTS.values())}]")
+_SHARE_OF_SCRIPT = 0.3  # of the signs; Japanese is told from Chinese by less kana
+_SHARE_OF_KANA = 0.05
+_SHARE_OF_STOP_WORDS = 0.15  # of the words, and so many times the next language's
+_AHEAD = 1.3
+
+
+class Finding(NamedTuple):
+    """Something that the document lacks: its kind, how the record says it, and where.
+
+    `turn` counts the record's messages, from 0; a record of one text has turn 0. `start` is a place in that turn.
+    """
+
+    kind: str
+    said: str
+    turn: int
+    start: int
+
+
+class Checked(NamedTuple):
+    """What the check of a record has found, in the record's order, and what could not be checked: of `UNCHECKED`."""
+
+    findings: list[Finding]
+    unchecked: list[str]
+
+
+def turns_of(record: Record) -> list[str]:
+    """The texts of a record: one, or one for each message."""
+    return [record.text] if record.text is not None else [turn["content"] for turn in record.messages or []]
+
+
+class Source:
+    """A document, or a part of one, with which the records made from it are compared."""
+
+    def __init__(self, document: Document) -> None:
+        self._text = f"{document.identity}\n{document.title}\n{document.text}"
+
+    def check(self, turns: Sequence[str]) -> Checked:
+        """Compare the texts of a record with the document."""
+        findings: list[Finding] = []
+        unchecked: dict[str, None] = {}
+        languages: list[str] = []
+        for turn, text in enumerate(turns):
+            claims = [*self._numbers(text)]
+            rest = [(QUOTATION, start, end) for start, end in self._quotations(text)]
+            if _has_no_capitals(text):
+                unchecked[NO_CAPITALS] = None
+            if rest or unchecked or self._names.may_have_unknown(text):
+                languages = languages or [_language("\n".join(turns))]
+                if languages[0] and self._language and languages[0] != self._language:
+                    unchecked[OTHER_LANGUAGE] = None
+                    rest = []
+                else:
+                    rest += self._unknown_names(text, languages[0])
+            findings += [
+                Finding(kind, text[start:end], turn, start)
+                for kind, start, end in sorted(claims + rest, key=lambda claim: claim[1])
+            ]
+        return Checked(findings, list(unchecked))
+
+    def _numbers(self, text: str) -> Iterator[tuple[str, int, int]]:
+        quantities, dates = numbers_and_dates(text)
+        for quantity in quantities:
+            if not self._has(quantity, text):
+                yield NUMBER, quantity.start, quantity.end
+        for dated in dates:
+            if not any(map(self._has_date, dated.dates)):
+                yield DATE, dated.start, dated.end
+
+    def _has(self, quantity: Quantity, text: str) -> bool:
+        if any(value in self._values for value in quantity.values):
+            return True
+        # A table in millions, there or here.
+        for unit in self._units:
+            if any((mantissa, exponent - unit) in self._values for mantissa, exponent in quantity.values):
+                return True
+        for unit in units_of(text):
+            if any((mantissa, exponent + unit) in self._values for mantissa, exponent in quantity.values):
+                return True
+        # With spaces between its groups, or two numbers.
+        written = in_ascii(text[quantity.start : quantity.end])
+        if " " in written:
+            parts = re.findall(r"\d+", written)
+            return bool(parts) and all(value_of(part) in self._values for part in parts)
+        return False
+
+    def _has_date(self, date: Date) -> bool:
+        return any(
+            date.month == other.month
+            and (not date.day or date.day == other.day)
+            and (
+                not date.year
+                or date.year == other.year
+                or (not other.year and value_of(str(date.year)) in self._values)
+            )
+            for other in self._dates
+        )
+
+    def _quotations(self, text: str) -> Iterator[tuple[int, int]]:
+        if not _MARK.search(text):
+            return
+        for match in _QUOTED.finditer(text):
+            group = match.lastindex or 0
+            pieces = [words_of(piece) for piece in _OMISSION.split(match[group])]
+            count = sum(map(len, pieces))
+            least = _LEAST_SIGNS - 1 if _NO_CAPITALS.search(match[group]) else _LEAST_WORDS
+            if count >= least and not all(f" {' '.join(piece)} " in self._running for piece in pieces if piece):
+                yield match.span(group)
+
+    def _unknown_names(self, text: str, language: str) -> Iterator[tuple[str, int, int]]:
+        for start, end in self._names.unknown(text, language):
+            name = text[start:end]
+            if month := months().get(name.casefold()):
+                if not any(date.month == month for date in self._dates):
+                    yield DATE, start, end
+            else:
+                yield DATE if folded(name) in words("days") else NAME, start, end
+
+    @cached_property
+    def _claims(self) -> tuple[list[Quantity], list[Date]]:
+        quantities, dates = numbers_and_dates(self._text, compares=False)
+        return quantities, [date for dated in dates for date in dated.dates]
+
+    @cached_property
+    def _dates(self) -> list[Date]:
+        return self._claims[1]
+
+    @cached_property
+    def _values(self) -> set[Value]:
+        quantities, dates = self._claims
+        values = {value for quantity in quantities for value in quantity.values}
+        for quantity in quantities:
+            written = in_ascii(self._text[quantity.start : quantity.end])
+            if " " in written:  # two numbers, perhaps
+                values |= {value_of(part) for part in re.findall(r"\d+", written)}
+        values |= {value_of(str(part)) for date in dates for part in date if part}
+        return values | set(rounded(quantities))
+
+    @cached_property
+    def _units(self) -> set[int]:
+        return units_of(self._text)
+
+    @cached_property
+    def _running(self) -> str:
+        return f" {' '.join(words_of(self._text))} "
+
+    @cached_property
+    def _names(self) -> KnownNames:
+        return KnownNames(self._text)
+
+    @cached_property
+    def _language(self) -> str:
+        return _language(self._text)
+
+
+def _has_no_capitals(text: str) -> bool:
+    if text.isascii():
+        return False
+    return len(_NO_CAPITALS.findall(text)) > _SHARE_OF_SCRIPT * len("".join(text.split()))
+
+
+def _language(text: str) -> str:
+    """The language of a text by its script or its commonest words; empty where neither tells."""
+    if _has_no_capitals(text):
+        signs = {name: len(pattern.findall(text)) for name, pattern in _SCRIPT.items()}
+        if signs["ja"] > _SHARE_OF_KANA * sum(signs.values()):
+            return "ja"
+        return max(signs, key=lambda name: signs[name])
+    terms = words_of(text[:20_000])
+    counts = sorted(
+        ((sum(map(known.__contains__, terms)), language) for language, known in stop_words().items()), reverse=True
+    )
+    (best, language), (second, _) = counts[:2]
+    return language if best > _SHARE_OF_STOP_WORDS * len(terms) and best > _AHEAD * second else ""
