@@ -5,9 +5,9 @@ somebody has reckoned from the document's numbers is named.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from smt_plugin.corpus import Document
 from smt_plugin.faithfulness.lists import months, words
@@ -17,12 +17,12 @@ from smt_plugin.faithfulness.numbers import (
     Quantity,
     Value,
     in_ascii,
+    is_century,
     numbers_and_dates,
     rounded,
     units_of,
     value_of,
 )
-from smt_plugin.records import Record
 from smt_plugin.words import stop_words, words_of
 
 NUMBER, DATE, QUOTATION, NAME = "number", "date", "quotation", "name"
@@ -39,6 +39,8 @@ _QUOTED = re.compile(
     r"|(?<![\w\"])\"([^\"\n]+)\"(?!\w)|‘((?:[^‘’]|’(?=\w))+)’(?!\w)"
 )
 _OMISSION = re.compile(r"\.\.\.|…|\[[^\]]*\]|⋯")
+_SPACED = re.compile(r"\d+(?: \d{3})+")
+_YEAR = re.compile(r"(?<![\d.,])\d{4}(?![\d]|[.,]\d)")
 _MARK = re.compile('[“„«»‹「『"‘]')
 # Scripts without capitals, by which a text's language is known, too.
 _SCRIPTS = {
@@ -61,6 +63,7 @@ _NO_CAPITALS = re.compile(f"[{''.join(_SCRIPTS.values())}]")
 _SHARE_OF_SCRIPT = 0.3  # of the signs; Japanese is told from Chinese by less kana
 _SHARE_OF_KANA = 0.05
 _SHARE_OF_STOP_WORDS = 0.15  # of the words, and so many times the next language's
+_LEAST_STOP_WORDS = 4
 _AHEAD = 1.3
 
 
@@ -83,9 +86,9 @@ class Checked(NamedTuple):
     unchecked: list[str]
 
 
-def turns_of(record: Record) -> list[str]:
-    """The texts of a record: one, or one for each message."""
-    return [record.text] if record.text is not None else [turn["content"] for turn in record.messages or []]
+def turns_of(text: str | None, messages: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """The texts of a record: its one text, or one for each message."""
+    return [text] if text is not None else [str(turn.get("content") or "") for turn in messages or []]
 
 
 class Source:
@@ -110,7 +113,11 @@ class Source:
                     unchecked[OTHER_LANGUAGE] = None
                     rest = []
                 else:
-                    rest += self._unknown_names(text, languages[0])
+                    rest += [
+                        name
+                        for name in self._unknown_names(text, languages[0] or self._language)
+                        if not any(start < name[2] and name[1] < end for _, start, end in claims)
+                    ]
             findings += [
                 Finding(kind, text[start:end], turn, start)
                 for kind, start, end in sorted(claims + rest, key=lambda claim: claim[1])
@@ -136,12 +143,22 @@ class Source:
         for unit in units_of(text):
             if any((mantissa, exponent + unit) in self._values for mantissa, exponent in quantity.values):
                 return True
+        if self._is_reckoned(quantity, text):
+            return True
         # With spaces between its groups, or two numbers.
-        written = in_ascii(text[quantity.start : quantity.end])
-        if " " in written:
-            parts = re.findall(r"\d+", written)
-            return bool(parts) and all(value_of(part) in self._values for part in parts)
-        return False
+        parts = _parts(text[quantity.start : quantity.end])
+        return bool(parts) and all(part in self._values for part in parts)
+
+    def _is_reckoned(self, quantity: Quantity, text: str) -> bool:
+        """Whether it is a century of a year of the document, or the years between two that the text names."""
+        mantissa, exponent = quantity.values[0]
+        number = mantissa * 10**exponent if 0 <= exponent <= 3 else 0
+        if not quantity.is_bare or not 0 < number < 1000:
+            return False
+        if is_century(text, quantity.end):
+            return any((year - 1) // 100 + 1 == number for year in self._years)
+        years = {int(year) for year in _YEAR.findall(text)}
+        return any(year + number in years for year in years & self._years)
 
     def _has_date(self, date: Date) -> bool:
         return any(
@@ -189,11 +206,13 @@ class Source:
         quantities, dates = self._claims
         values = {value for quantity in quantities for value in quantity.values}
         for quantity in quantities:
-            written = in_ascii(self._text[quantity.start : quantity.end])
-            if " " in written:  # two numbers, perhaps
-                values |= {value_of(part) for part in re.findall(r"\d+", written)}
+            values.update(_parts(self._text[quantity.start : quantity.end]))
         values |= {value_of(str(part)) for date in dates for part in date if part}
         return values | set(rounded(quantities))
+
+    @cached_property
+    def _years(self) -> set[int]:
+        return {int(year) for year in _YEAR.findall(in_ascii(self._text))}
 
     @cached_property
     def _units(self) -> set[int]:
@@ -210,6 +229,12 @@ class Source:
     @cached_property
     def _language(self) -> str:
         return _language(self._text)
+
+
+def _parts(written: str) -> list[Value]:
+    """The numbers that "20 300" may be; none where no space divides it."""
+    match = _SPACED.match(in_ascii(written))
+    return [value_of(part) for part in match[0].split()] if match else []
 
 
 def _has_no_capitals(text: str) -> bool:
@@ -230,4 +255,6 @@ def _language(text: str) -> str:
         ((sum(map(known.__contains__, terms)), language) for language, known in stop_words().items()), reverse=True
     )
     (best, language), (second, _) = counts[:2]
-    return language if best > _SHARE_OF_STOP_WORDS * len(terms) and best > _AHEAD * second else ""
+    return (
+        language if best >= max(_LEAST_STOP_WORDS, _SHARE_OF_STOP_WORDS * len(terms)) and best > _AHEAD * second else ""
+    )

@@ -7,13 +7,13 @@ from functools import cache
 
 import regex
 
-from smt_plugin.faithfulness.lists import scales, small_numbers, words
+from smt_plugin.faithfulness.lists import months, scales, small_numbers, words
 from smt_plugin.words import stop_words
 
 # What stands before the first word of a sentence: the end of the one before, quotes and brackets; and of a line.
-_OPENS = r"[\s\"'“”„«»‘’‚(\[{*_#>~`•·–—|-]*$"
+_OPENS = r"[\s\"'“”„«»‘’‚(\[{*_#>~`•·–—|¿¡-]*$"
 _BEGINS = re.compile(
-    rf"(?:^|[.!?…:。！？؟։।\n|][\"'”’»)\]*_]*\s){_OPENS}|(?:^|[\s(])[\"'“„«‘‚(\[{{»]+$|[—–]\s*$"
+    rf"(?:^|[.!?…:。！？؟։।\n|][\"'”’“‘»«)\]*_]*\s){_OPENS}|(?:^|[\s(])[\"'“„«‘‚(\[{{»¿¡]+$|[—–]\s*$"
     r"|(?:^|[\n|])[\s\d.)*_#>•·-]*$"
 )
 _SHORTENED = re.compile(
@@ -47,7 +47,8 @@ def folded(word: str) -> str:
 
 @cache
 def _common() -> frozenset[str]:
-    lists = [*stop_words().values(), words("titles"), words("usual"), scales(), small_numbers()]
+    days = [f"{day}s" for day in words("days")]  # of all weeks
+    lists = [*stop_words().values(), words("titles"), words("usual"), scales(), small_numbers(), days]
     return frozenset(folded(word) for each in lists for word in each)
 
 
@@ -84,7 +85,7 @@ class KnownNames:
                 continue
             if language == "de" and not self._is_german_name(text, found, telling, first):
                 continue
-            if _begins(text, start) and first not in telling and first < last:
+            if first not in strange and first < last and _begins(text, start):
                 start = found[first + 1][0]
             yield start, end
 
@@ -121,22 +122,21 @@ class KnownNames:
 
     def _is_german_name(self, text: str, found: list[tuple[int, int]], telling: list[int], first: int) -> bool:
         """German writes all nouns with a capital: what looks like a noun is none of a name's words."""
-        if len(telling) > 1:
-            return not all(self._is_noun(text[slice(*found[number])]) for number in telling)
-        start, end = found[telling[0]]
+        telling = [number for number in telling if not self._is_noun(text[slice(*found[number])])]
+        if len(telling) != 1:
+            return bool(telling)
+        start, _ = found[telling[0]]
         previous = _PREVIOUS.search(text, max(0, start - _LOOKBACK), start)
         before = previous[2] if previous else ""
-        if before.casefold() in words("titles"):
-            return True
-        if self._is_noun(text[start:end]):
-            return False
-        if not previous:
+        if not previous or before.casefold() in words("titles"):
             return True
         lower, earlier = before.casefold(), (previous[1] or "").casefold()
         determiners = words("german_determiners")
-        if lower in determiners:
+        if lower in determiners or lower in words("german_before_nouns"):
             return False
-        if before[0].isupper() or lower in words("german_particles"):
+        if before[0].isupper():
+            return not self._is_noun(before)
+        if lower in words("german_particles"):
             return True
         is_adjective = lower.endswith(_ADJECTIVE_ENDS) and len(lower) > 3
         return not (is_adjective and (earlier in determiners or not lower.endswith(("te", "ten"))))
@@ -147,7 +147,7 @@ class KnownNames:
             return True
         # A compound of a word of the document, or of any text.
         plain = folded(word)
-        return any(plain[at:] in self._words or name[at:] in words("german_nouns") for at in range(3, len(plain) - 3))
+        return any(plain[at:] in self._words or name[at:] in words("german_nouns") for at in range(2, len(plain) - 4))
 
 
 def _capitals(text: str) -> list[tuple[int, int]]:
@@ -157,10 +157,16 @@ def _capitals(text: str) -> list[tuple[int, int]]:
 
 
 def _joined(text: str, found: list[tuple[int, int]], number: int) -> bool:
-    """Whether a word with a capital and the next one belong to one name."""
-    return _JOINS.fullmatch(text, found[number][1], found[number + 1][0]) is not None and not (
-        text[found[number][1] : found[number][1] + 1] == "." and found[number][1] - found[number][0] > 3
-    )
+    """Whether a word with a capital and the next one belong to one name; days and months belong to none."""
+    (start, end), (next_start, next_end) = found[number], found[number + 1]
+    if not _JOINS.fullmatch(text, end, next_start) or (text[end] == "." and end - start > 2):
+        return False
+    return not (_is_calendar(text[start:end]) or _is_calendar(text[next_start:next_end]))
+
+
+def _is_calendar(word: str) -> bool:
+    word = word.casefold()
+    return word in months() or word in words("days") or word.removesuffix("s") in words("days")
 
 
 def _begins(text: str, start: int) -> bool:
@@ -177,6 +183,9 @@ def _is_heading(text: str, start: int, end: int) -> bool:
     label = text[begin:start].strip(" \t*_#>-•·|\"'“„([0123456789.)")
     if not label and _HEADING_END.match(text, end):
         return True
-    line = _LINE.match(text, begin)
-    named = [word for word in _WORD.findall(line[0] if line else "") if len(word) > 3]
-    return 0 < len(named) == sum(word[0].isupper() for word in named) and len(named) > 2
+    match = _LINE.match(text, begin)
+    line = match[0] if match else ""
+    if ":" in text[begin:start]:
+        return False
+    named = [word for word in _WORD.findall(line) if len(word) > 3]
+    return len(named) == sum(word[0].isupper() for word in named) and len(named) > (1 if line.startswith("#") else 2)

@@ -19,16 +19,22 @@ _HAS_OTHER = re.compile(f"[{''.join(map(chr, _OTHER_DIGIT))}]")
 _NUMBER = re.compile(
     r"(?:\d{1,3}(?:[.,'’\xa0\u2009\u202f ]\d{3})+(?![\d])|\d{1,2}(?:,\d\d)+,\d{3}(?!\d)|\d+)(?:[.,]\d+)*"
 )
-_BEHIND = re.compile(r"[\s\u00a0-]{0,2}(?:([^\W\d_]+)\.?)?")
-_CJK_SCALE = re.compile(r"[\s\u00a0]?([百千万萬亿億兆만억조])")
+_BEHIND = re.compile(r"[\s\u00a0-]{0,2}([^\W\d_][\w\u0900-\u0963]*)")
+_JOINED_SCALE = re.compile(r"[\s\u00a0]?([百千万萬亿億兆만억조]|ล้าน|แสน|หมื่น|พัน)")
+# "4万2000" and "1億3千万" are one number.
+_IN_SCALES = re.compile(r"(?:\d[\d,.]*[百千万萬亿億兆만억조]{1,2}\s?){1,3}(?:\d[\d,]*)?")
+_STEP = re.compile(r"(\d[\d,.]*)([百千万萬亿億兆만억조]*)")
+_CENTURY = re.compile(r"(?:\.|st|nd|rd|th|e|ème|º|°|-го|-м)?\s*(?:([^\W\d_]+)|世[紀纪]|세기)")
+_MAY_BE_DATE = re.compile(r"\d(?:\s?[년年월月]|[-/.]\d{1,2}[-/.])")
 _SEPARATED = re.compile(
-    r"(?<![\d.])(?P<y>\d{4})(?:(?P<s>[-/.])(?P<m>\d{1,2})(?P=s)|\s?[年년]\s?(?P<m2>\d{1,2})\s?[月월]\s?)(?P<d>\d{1,2})?(?!\d)(?:\s?[日일])?"
+    r"(?=\d)(?:(?<![\d.])(?P<y>\d{4})(?:(?P<s>[-/.])(?P<m>\d{1,2})(?P=s)|\s?[年년]\s?(?P<m2>\d{1,2})\s?[月월]\s?)(?P<d>\d{1,2})?(?!\d)(?:\s?[日일])?"
     r"|(?<![\d.])(?P<a>\d{1,2})(?P<t>[-/.])(?P<b>\d{1,2})(?P=t)(?P<y2>\d{4})(?!\d)"
-    r"|(?<!\d)(?P<m3>\d{1,2})\s?[月월]\s?(?P<d3>\d{1,2})\s?[日일号號]"
+    r"|(?<!\d)(?P<m3>\d{1,2})\s?[月월]\s?(?P<d3>\d{1,2})\s?[日일号號])"
 )
 _WORD_BEFORE = re.compile(r"([^\W\d_]{3,14})(\.?,?\s+(?:de\s+|del\s+|of\s+|the\s+)*)$")
 # Marks of vowels belong to the names of Hindi's months.
 _WORD_AFTER = re.compile(r"(?:st|nd|rd|th|er|º|ª|\.|-го)?\s*(?:de\s+|of\s+|بـ)?([^\W\d_][\w\u0900-\u0963]{2,13})\.?")
+_WHOLE_MONTHS = frozenset("may mai mars juni juli june july maio mayo maja mart ocak".split())
 _YEAR_AFTER = re.compile(r"(?:st|nd|rd|th|er)?[\s,.]*(?:de\s+|del\s+|of\s+)?$")
 _DECADE = re.compile(r"['’]?s\b|er\b|-(?:х|е)\b|年代|年代")
 # What only counts off: at the beginning of a line, in brackets, behind "step".
@@ -57,6 +63,12 @@ class Quantity(NamedTuple):
     end: int
     values: tuple[Value, ...]
     is_bare: bool
+
+
+def is_century(text: str, end: int) -> bool:
+    """Whether the number that ends here counts centuries."""
+    match = _CENTURY.match(text, end)
+    return match is not None and (match[1] is None or match[1].casefold() in words("centuries"))
 
 
 class Date(NamedTuple):
@@ -115,10 +127,12 @@ def numbers_and_dates(text: str, compares: bool = True) -> tuple[list[Quantity],
     """
     text = in_ascii(text)
     has_digits = any(map(text.__contains__, "0123456789"))
-    dated = list(_separated_dates(text)) if has_digits else []
+    dated = list(_separated_dates(text)) if has_digits and _MAY_BE_DATE.search(text) else []
     found = list(_NUMBER.finditer(text)) if has_digits else []
-    inside = {match.start() for match in found for date in dated if date.start <= match.start() < date.end}
-    found = [match for match in found if match.start() not in inside]
+    joined = list(_in_scales(text)) if has_digits and not text.isascii() else []
+    if dated or joined:
+        taken = [(each.start, each.end) for each in dated] + [(each.start, each.end) for each in joined]
+        found = [match for match in found if not any(start <= match.start() < end for start, end in taken)]
     used: set[int] = set()
     for number in range(len(found)):
         if number not in used and (named := _named_date(text, found, number)):
@@ -130,10 +144,25 @@ def numbers_and_dates(text: str, compares: bool = True) -> tuple[list[Quantity],
         for number, match in enumerate(found)
         if number not in used and (quantity := _quantity(text, match, compares))
     ]
+    quantities += joined
     quantities += _in_words(text, compares)
     if not text.isascii():
         quantities += _in_han(text, compares)
     return quantities, dated
+
+
+def _in_scales(text: str) -> Iterator[Quantity]:
+    """Numbers of several parts with a scale each: "4万2000"."""
+    for match in _IN_SCALES.finditer(text):
+        steps = _STEP.findall(match[0].replace(" ", ""))
+        if len(steps) > 1 or len(steps[0][1]) > 1:
+            total = 0.0
+            for digits, scale in steps:
+                number = float(digits.replace(",", "").rstrip("."))
+                for sign in scale:
+                    number *= 10 ** scales()[sign][0]
+                total += number
+            yield Quantity(match.start(), match.end(), (value_of(str(round(total))),), False)
 
 
 def _separated_dates(text: str) -> Iterator[Dated]:
@@ -172,10 +201,12 @@ def _named_date(text: str, found: list[re.Match[str]], number: int) -> tuple[Dat
         month = months().get(after[1].casefold(), 0) if after else 0
         if after and month:
             year = year_behind(after.end())
-            end = later.end() if year and later else after.end()
+            end = later.end() if year and later else after.end(1)
             return Dated(match.start(), end, (Date(year, month, value),)), [number + 1] if year else []
     before = _WORD_BEFORE.search(text, max(0, match.start() - 24), match.start())
     month = months().get(before[1].casefold(), 0) if before else 0
+    if before and before[2].startswith(".") and (len(before[1]) > 4 or before[1].casefold() in _WHOLE_MONTHS):
+        return None  # the end of a sentence
     if not before or not month:
         return None
     if len(written) == 4:
@@ -196,12 +227,12 @@ def _quantity(text: str, match: re.Match[str], compares: bool) -> Quantity | Non
     readings = _readings(written)
     values = [value_of(reading) for reading in readings]
     is_bare = written.isdigit()
-    behind = _CJK_SCALE.match(text, end) or _BEHIND.match(text, end)
+    behind = _JOINED_SCALE.match(text, end) or _BEHIND.match(text, end)
     word = (behind[1] or "").casefold() if behind else ""
     if behind and (powers := scales().get(word)):
         scaled = [value_of(reading, power) for reading in readings for power in powers]
         # A lone letter may be a unit; of a document both are taken.
-        values = scaled if len(word) > 1 or word in "百千万萬亿億兆만억조" else scaled + values
+        values = scaled if len(word) > 1 or not word.isascii() else scaled + values
         end, is_bare = behind.end(1), False
     elif is_bare and len(written) == 4 and _DECADE.match(text, end):
         values = [value_of(written[:3], 1)]
@@ -231,11 +262,12 @@ def _only_counts(text: str, start: int, end: int, before: str, written: str) -> 
 def _in_words(text: str, compares: bool) -> Iterator[Quantity]:
     """Numbers written as words: "two hundred and fourteen", "fünfundzwanzig", "treinta y cinco"."""
     small, large = small_numbers(), scales()
-    if compares and _telling().isdisjoint(_WORD.findall(text.casefold())):
+    if compares and _telling().isdisjoint(map(str.casefold, _WORD.findall(text))):
         return
     total = part = 0
     start = end = -1
-    for match in _WORD.finditer(text):
+    found = [match for match in _WORD.finditer(text) if match[0] in _any_case()]
+    for match in found:
         word = match[0].casefold()
         number = small.get(word)
         powers = large.get(word) if number is None and start >= 0 else None
@@ -249,8 +281,10 @@ def _in_words(text: str, compares: bool) -> Iterator[Quantity]:
         if start < 0:
             start = match.start()
         if number is not None:
-            # A number does not go on with one as large: "in nineteen thirty".
-            if part and (part % 100 != 0 and not (part % 10 == 0 and number < 10)):
+            goes_on = part % 100 == 0 or (part % 10 == 0 and number < 10) or (part in (60, 80) and number < 20)
+            if word.startswith("vingt") and part == 4:  # "quatre-vingts"
+                number = 76
+            elif not goes_on:  # "in nineteen thirty"
                 yield from _worded(start, end, total + part, compares)
                 start, total, part = match.start(), 0, 0
             part += number
@@ -262,6 +296,13 @@ def _in_words(text: str, compares: bool) -> Iterator[Quantity]:
         end = match.end()
     if start >= 0:
         yield from _worded(start, end, total + part, compares)
+
+
+@cache
+def _any_case() -> frozenset[str]:
+    """The words of numbers as they stand in texts."""
+    words = {*small_numbers(), *scales()}
+    return frozenset(form for word in words for form in (word, word.capitalize(), word.upper()))
 
 
 @cache

@@ -392,7 +392,7 @@ async def _run_method(
                     break
                 with naming(Path(output.records.name)):
                     output.records.write(orjson.dumps(record.to_json() | made_from) + b"\n")
-                    checked = source.check(turns_of(record))
+                    checked = source.check(turns_of(record.text, record.messages))
                     output.findings.add(record, checked.findings)
                 count.note(checked)
                 kept += 1

@@ -8,6 +8,7 @@ from smt_plugin.config import RunFile
 from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import Document, comparable, read_documents, split_document
 from smt_plugin.errors import BadInput
+from smt_plugin.faithfulness.check import Source, turns_of
 from smt_plugin.files import as_row, read_jsonl
 from smt_plugin.generation.asker import messages_about
 from smt_plugin.generation.completions import Completion, completion_key, look_at_some, look_up
@@ -73,6 +74,7 @@ def show_records(
             f"{record.model}, {record.sampling}\n"
             f"{_shown_prompt(made_from[0], parts[record.part :][:1], prompts, full)}\n"
             f"--- record {record.id}\n{shown_record(record)}\n"
+            f"{_findings(record, parts[record.part])}"
         )
 
 
@@ -94,6 +96,13 @@ def shown_completion(completion: Completion, parts: list[Document], prompts: Pro
 def shown_record(record: Record) -> str:
     """Return the text of a record, or its messages with their roles."""
     return record.text or "\n\n".join(f"{turn.get('role')}: {turn.get('content')}" for turn in record.messages or [])
+
+
+def _findings(record: Record, part: Document) -> str:
+    """What a record says that its document, as it is now, does not: a line, empty without findings."""
+    found = Source(part).check(turns_of(record.text, record.messages)).findings
+    said = ", ".join(f"{finding.kind} {finding.said!r}" for finding in found)
+    return f"--- not in its document: {said}\n" if said else ""
 
 
 def _documents(run_file: RunFile, ids: list[str]) -> dict[str, Document]:

@@ -97,6 +97,23 @@ class ArmResult:
         return ARMS[split_arm(self.arm)[0]][0]
 
 
+@dataclass(slots=True)
+class Faithfulness:
+    """How many of a method's records were compared with their documents, and how many say what these do not.
+
+    Attributes:
+        findings: kind of what a document lacks -> records that say some.
+        unchecked: what could not be compared -> records.
+    """
+
+    method: str
+    records: int = 0
+    checked: int = 0
+    unfaithful: int = 0
+    findings: Counter[str] = field(default_factory=Counter)
+    unchecked: Counter[str] = field(default_factory=Counter)
+
+
 @dataclass(frozen=True, slots=True)
 class RunResults:
     """All that the report of a run is made of.
@@ -104,6 +121,7 @@ class RunResults:
     Attributes:
         facts: name -> value of what a reader should know about the run.
         changes: what `smt retention` found; empty where it has not run through.
+        faithfulness: what `smt generate` found in the records, by method.
         outdated: arms whose settings, model, mix, data or tasks have changed since they were answered.
         unready: a sentence for each trained model that is not there or not up to date.
     """
@@ -112,6 +130,7 @@ class RunResults:
     arms: list[ArmResult]
     facts: dict[str, str] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
+    faithfulness: list[Faithfulness] = field(default_factory=list)
     outdated: list[str] = field(default_factory=list)
     unready: list[str] = field(default_factory=list)
 
@@ -147,7 +166,7 @@ def read_results(settings: RunFile, section: EvaluateSection, outdated: list[str
             "again"
         )
     unready = [sentence for training in trainings if (sentence := training.unready())]
-    return RunResults(run, results, facts, retention_results(run, trainings), outdated, unready)
+    return RunResults(run, results, facts, retention_results(run, trainings), faithfulness_of(run), outdated, unready)
 
 
 def arm_results(
@@ -282,6 +301,21 @@ def run_facts(run_file: RunFile) -> dict[str, str]:
     if (run_file.run / "leaks.json").is_file():
         facts["leaks"] = leaks_text(run_file.run, run_file.mix.sources)
     return facts
+
+
+def faithfulness_of(run: Path) -> list[Faithfulness]:
+    """Add up what `smt generate` counted when it compared records with their documents, over all shards."""
+    methods: dict[str, Faithfulness] = {}
+    for folder in generated_folders(run):
+        for name, count in read_generated(folder)["methods"].items():
+            found = methods.setdefault(name, Faithfulness(name))
+            found.records += count["records"]
+            # An older version compared nothing.
+            found.checked += count.get("checked", 0)
+            found.unfaithful += count.get("unfaithful", 0)
+            found.findings.update(count.get("findings", {}))
+            found.unchecked.update(count.get("unchecked", {}))
+    return list(methods.values())
 
 
 def leaks_text(run: Path, sources: Mapping[str, Path] | None = None) -> str:

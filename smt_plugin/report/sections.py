@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smt_plugin.evaluation.intervals import Estimate
+from smt_plugin.faithfulness.check import KINDS
 from smt_plugin.report.plots import accuracy_plot, scaling_plot
 from smt_plugin.report.results import REFERENCE, RunResults
 
@@ -171,7 +172,34 @@ def forgotten(results: RunResults) -> Section:
     )
 
 
-SECTIONS = (accuracy, scaling, scoring, reading, leaks, forgotten)
+def faithfulness(results: RunResults) -> Section:
+    """How many records of each method say what their documents do not, as far as code alone can tell."""
+    rows = [
+        (
+            found.method,
+            f"{found.checked:,} of {found.records:,}",
+            f"{found.unfaithful:,} ({found.unfaithful / found.checked:.1%})",
+            *(f"{found.findings[kind]:,}" for kind in KINDS),
+            "; ".join(f"{reason} ({number:,})" for reason, number in found.unchecked.items()) or "nothing",
+        )
+        for found in results.faithfulness
+        if found.checked
+    ]
+    return Section(
+        "What records say and their documents do not",
+        ("method", "compared", "with a finding", *(f"a {kind}" for kind in KINDS), "not compared"),
+        rows,
+        note="faithfulness/<method>.jsonl in the run folder has them, the worst first. Nothing was left out for it.",
+        explanation=(
+            "Records in which numbers, dates, quoted passages or names stand that the document lacks, found by code. "
+            "It does not see a number or a name of the document in the wrong place, nor what is wrong in other words; "
+            "and it names what somebody reckoned from the document."
+        ),
+        data={"faithfulness": results.faithfulness},
+    )
+
+
+SECTIONS = (accuracy, scaling, scoring, reading, leaks, faithfulness, forgotten)
 
 
 def sections_of(results: RunResults) -> list[Section]:
