@@ -1,6 +1,7 @@
 """How many injected errors does the free check of records find, and how many true records does it name?
 
     python benchmarks/faithfulness.py [--missed] [--alarms]
+    python benchmarks/faithfulness.py --questions FOLDER   (a benchmark's questions with their right answers as records)
     python benchmarks/faithfulness.py --speed 2000
 
 Records that say nothing but what their documents say:
@@ -36,6 +37,7 @@ from smt_plugin.microworld.scripted import ScriptedBackend
 from smt_plugin.microworld.words import PERSON_NAMES, STYLES
 from smt_plugin.microworld.world import documents as microworld_documents
 from smt_plugin.prompts import Prompts
+from smt_plugin.question import read_questions
 
 HERE = Path(__file__).parent
 ERRORS = 4  # of a kind that are put into one record, each alone
@@ -75,6 +77,13 @@ def leak_samples() -> Iterator[Sample]:
         if row["leaks"] is None and row["doc_id"] in found and row["form"] == "clean":
             turns = (row["text"],) if row.get("text") else tuple(turn["content"] for turn in row["messages"])
             yield Sample("benchmarks/leaks", found[row["doc_id"]], turns)
+
+
+def question_samples(folder: Path) -> Iterator[Sample]:
+    found = {document.id: document for document in read_documents(folder)}
+    for question in read_questions(folder / "questions.jsonl", found.values()):
+        answer = question.options[question.answer] if question.options else question.answer  # type: ignore[index]
+        yield Sample(folder.name, found[question.doc_id], (question.question, str(answer)))
 
 
 def microworld_samples(per_document: int) -> Iterator[Sample]:
@@ -124,7 +133,8 @@ def with_error(sample: Sample, kind: str, draw: random.Random) -> tuple[tuple[st
 _MONTHS = "January February March April May June July August September October November December".split()
 _DATES = re.compile(
     rf"(?<=\d )(?:{'|'.join(_MONTHS)})\b|\b(?:{'|'.join(_MONTHS)})(?= \d)|(?<=\d[年년])\s?\d{{1,2}}(?=[月월])"
-    r"|(?<=\d\. )August|(?<=\d )(?:février|июля|октября|julio|aprile|febbraio|februari|maja|dezembro|मार्च|अगस्त)\b"
+    r"|(?:(?<= \d\. )|(?<= \d\d\. ))(?:August|November)\b"
+    r"|(?<=\d )(?:février|octobre|июля|октября|julio|aprile|febbraio|februari|juni|maja|dezembro|Şubat|मार्च|अगस्त)\b"
     r"|(?<=\bde )(?:julio|dezembro)\b"
 )
 _QUOTES = re.compile('[“„«「"]([^“”„«»「」"]{12,})[”“»」"]')
@@ -165,7 +175,7 @@ def _other(sample: Sample, kind: str, old: str, draw: random.Random) -> str | No
             return str((int(old) + draw.randrange(1, 11)) % 12 + 1)
         groups = [
             _MONTHS,
-            "janvier février mars avril mai juin juillet".split(),
+            "janvier février mars avril mai juin juillet octobre".split(),
             "января марта июня июля сентября октября".split(),
             "enero marzo abril julio".split(),
             "gennaio aprile ottobre".split(),
@@ -173,6 +183,7 @@ def _other(sample: Sample, kind: str, old: str, draw: random.Random) -> str | No
             "stycznia maja lipca".split(),
             "janeiro abril dezembro".split(),
             "जनवरी मार्च अगस्त".split(),
+            "Ocak Şubat Mart Nisan".split(),
         ]
         group = next(group for group in groups if old in group)
         return draw.choice([month for month in group if month not in sample.document.text and month != old] or [None])  # type: ignore[list-item]
@@ -255,13 +266,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--missed", action="store_true", help="print the errors that are not found")
     parser.add_argument("--alarms", action="store_true", help="print the true records that are named")
+    parser.add_argument("--questions", type=Path, help="a folder with documents.jsonl and questions.jsonl")
     parser.add_argument("--speed", type=int, help="only measure what so many records cost")
     parser.add_argument("--per-document", type=int, default=8, help="rounds about each document of the microworld")
     arguments = parser.parse_args()
     if arguments.speed:
         speed(arguments.speed)
         return
-    samples = [*own_samples(), *leak_samples(), *microworld_samples(arguments.per_document)]
+    if arguments.questions:
+        samples = [*question_samples(arguments.questions)]
+    else:
+        samples = [*own_samples(), *leak_samples(), *microworld_samples(arguments.per_document)]
     counts = measure(iter(samples), arguments.missed, arguments.alarms)
     print(f"{'':24}{'true records named':>22}", *(f"{kind + 's found':>22}" for kind in KINDS))
     for name, count in counts.items():

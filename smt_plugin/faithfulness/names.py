@@ -128,7 +128,10 @@ class KnownNames:
         start, _ = found[telling[0]]
         previous = _PREVIOUS.search(text, max(0, start - _LOOKBACK), start)
         before = previous[2] if previous else ""
-        if not previous or before.casefold() in words("titles"):
+        # In a list, or with a sign before it, it is rather a noun.
+        if not previous:
+            return False
+        if before.casefold() in words("titles"):
             return True
         lower, earlier = before.casefold(), (previous[1] or "").casefold()
         determiners = words("german_determiners")
@@ -185,7 +188,7 @@ def _is_heading(text: str, start: int, end: int) -> bool:
         return True
     match = _LINE.match(text, begin)
     line = match[0] if match else ""
-    if ":" in text[begin:start]:
+    if ":" in text[begin:start] and not line.startswith("#"):
         return False
     named = [word for word in _WORD.findall(line) if len(word) > 3]
     return len(named) == sum(word[0].isupper() for word in named) and len(named) > (1 if line.startswith("#") else 2)

@@ -331,7 +331,9 @@ def _in_han(text: str, compares: bool) -> Iterator[Quantity]:
             if sign in _HAN_SCALES:
                 scale = _HAN_SCALES[sign]
                 if scale >= 10**4:
-                    total, part, digit = (total + part + digit) * scale, 0, 0
+                    # 亿 counts what is before it in 万, 万 only what follows 亿.
+                    above, below = (total, part + digit) if total >= scale else (0, total + part + digit)
+                    total, part, digit = above + below * scale, 0, 0
                 else:
                     part, digit = part + (digit or 1) * scale, 0
             else:
@@ -353,6 +355,9 @@ def rounded(values: Iterable[Quantity]) -> Iterator[Value]:
     """What numbers are when they are rounded to fewer digits, two at least; a year is not rounded."""
     for quantity in values:
         for mantissa, exponent in quantity.values:
+            # "3,345" is taken for thousands here, or a table's numbers would make nearly any small number.
+            if exponent < 0 and (mantissa, exponent + 3) in quantity.values:
+                continue
             if quantity.is_bare and 1000 <= mantissa * 10 ** min(max(exponent, 0), 4) < 2200:
                 continue
             digits = len(str(mantissa))

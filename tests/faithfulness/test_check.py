@@ -92,7 +92,10 @@ def test_what_cannot_be_compared_is_said() -> None:
     assert german.unchecked == [OTHER_LANGUAGE]
 
 
-@pytest.mark.parametrize("entry", OWN, ids=[entry["title"] for entry in OWN])
+CHOSEN_ON = [entry for entry in OWN if entry["set"] == "chosen on"]
+
+
+@pytest.mark.parametrize("entry", CHOSEN_ON, ids=[entry["title"] for entry in CHOSEN_ON])
 def test_true_records_in_many_languages_have_no_finding(entry: dict) -> None:
     document = Document(entry["title"], entry["title"], entry["text"])
     for record in entry["records"]:

@@ -15,6 +15,7 @@ from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.generate import CACHE_SHARE, generate_run, methods_of
+from smt_plugin.generation.show import show_records
 from smt_plugin.generation.summary import Summary
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import generated_folders, record_files
@@ -79,6 +80,34 @@ def test_running_again_asks_nothing_and_writes_the_same_records(tmp_path: Path, 
     assert endpoint.bodies == []
     assert summary.asked == 0
     assert before == {method: sorted(map(str, records(tmp_path / "run", method))) for method in ALL}
+
+
+def test_every_record_is_compared_with_its_document_and_the_worst_are_listed_first(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(
+        json.dumps({"doc_id": "d", "title": "Holm", "text": "Holm has 214 steps and a lamp. " * 9}) + "\n"
+    )
+
+    def prepare(endpoint: Endpoint) -> None:
+        said = iter(["Holm has 215 steps. ", "Holm has 214 steps. ", "Anna Kepler counted 216 steps. "] * 20)
+        endpoint.answer = lambda prompt, sample: next(said) + f"So it is told, {'again and ' * int(sample[-1:] or 0)}."
+
+    summary, _ = run_generate(tmp_path / "run", corpus, {"wrap": 200}, prepare)
+    count = summary.methods["wrap"]
+    rows = records(tmp_path / "run", "wrap")
+    listed = [json.loads(line) for line in (tmp_path / "run/faithfulness/wrap.jsonl").read_text().splitlines()]
+    wrong = {row["id"] for row in rows if "214" not in row["text"]}
+    assert {row["id"] for row in listed} == wrong
+    assert 0 < len(wrong) < len(rows) == count.checked == count.records
+    assert (count.unfaithful, count.findings["number"]) == (len(wrong), len(wrong))
+    first = {row["id"]: row["text"] for row in rows}[listed[0]["id"]]
+    assert [finding["said"] for finding in listed[0]["findings"]] == ["Anna Kepler", "216"]
+    assert first.startswith("Anna Kepler")
+    said = f"wrap: {len(wrong)} of {len(rows)} records"
+    assert any(line.startswith(said) and f"a number in {len(wrong)}" in line for line in summary.text.splitlines())
+    assert "faithfulness/<method>.jsonl, the worst first" in summary.text
+    show = show_records(run_file(tmp_path / "run", corpus, {"wrap": 200}), "wrap", len(rows))
+    assert sum("--- not in its document: " in text for text in show) == len(wrong)
 
 
 def test_a_restart_asks_about_a_new_document_before_it_has_read_the_old_ones_again(tmp_path: Path) -> None:

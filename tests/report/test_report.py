@@ -12,8 +12,8 @@ from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.leaks import find_leaks
 from smt_plugin.question import Question
 from smt_plugin.report.report import table_of, write_report
-from smt_plugin.report.results import RunResults, arm_results, leaks_text
-from smt_plugin.report.sections import Section, accuracy, doubts, leaks, reading, scoring, sections_of
+from smt_plugin.report.results import RunResults, arm_results, faithfulness_of, leaks_text
+from smt_plugin.report.sections import Section, accuracy, doubts, faithfulness, leaks, reading, scoring, sections_of
 from tests.evaluation.test_leaks import pair, write_records
 
 ARMS = ["base", "base_rag", "trained"]
@@ -96,6 +96,23 @@ def test_an_arm_that_was_not_run_or_not_finished_is_missing_and_never_0(tmp_path
     assert html.count('class="missing"') == 2
     assert "<svg" in html
     assert "&lt;b&gt;x" in html
+
+
+def test_what_records_say_and_documents_do_not_is_added_up_over_shards_and_of_older_runs_not_told(
+    tmp_path: Path,
+) -> None:
+    new = {"records": 40, "checked": 40, "unfaithful": 3, "findings": {"number": 2, "name": 1}, "unchecked": {}}
+    for number, unchecked in enumerate(({}, {"names: the script has no capitals": 5}), start=1):
+        folder = tmp_path / "shards" / f"{number}-of-2"
+        (folder / "records").mkdir(parents=True)
+        (folder / "records" / "wrap.jsonl").touch()
+        methods = {"wrap": new | {"unchecked": unchecked}, "spa": {"records": 7}}
+        (folder / "generate.json").write_text(json.dumps({"methods": methods}))
+    section = faithfulness(RunResults(tmp_path, [], faithfulness=faithfulness_of(tmp_path)))
+    (row,) = section.rows
+    assert row[:3] == ("wrap", "80 of 80", "6 (7.5%)")
+    assert (cell(section, "a number"), cell(section, "a name"), cell(section, "a date")) == ("4", "2", "0")
+    assert cell(section, "not compared") == "names: the script has no capitals (5)"
 
 
 def test_arms_that_answered_different_questions_are_not_compared(tmp_path: Path) -> None:
