@@ -55,7 +55,7 @@ $(@D)/bin/uv pip install $(UV) -q --python $(@D)/bin/python $(CONSTRAINTS) $(PAC
   || $(@D)/bin/pip install --progress-bar off -q $(CONSTRAINTS) $(PACKAGES)
 endef
 
-.venv/ready: PACKAGES = -e '.[train,eval,rag,vectors,ray,dev]'
+.venv/ready: PACKAGES = -e '.[train,eval,rag,vectors,ray,documents,dev]'
 .venv/ready: pyproject.toml $(TRAIN)
 	$(install)
 	touch $@

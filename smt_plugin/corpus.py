@@ -1,24 +1,37 @@
-"""Read a corpus (a folder of text files, one text file, or JSONL) as documents."""
+"""Read a corpus (a folder of files, one file, or JSONL) as documents.
 
+A folder may hold `corpus.yaml`, which says how it is to be read: see `Reading`.
+"""
+
+import codecs
 import io
+import logging
 import math
 import os
 import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import regex
+import yaml
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from smt_plugin.converters import CONVERTERS, Unreadable, convert, seems
 from smt_plugin.errors import BadInput, first_line
-from smt_plugin.files import Text, as_row, content_hash, not_utf8, read_bytes, read_jsonl
+from smt_plugin.files import Text, as_row, content_hash, not_utf8, read_jsonl, read_text, write_text
+from smt_plugin.files import reading as opened
 from smt_plugin.sentences import SCRIPTS_END
 
+log = logging.getLogger(__name__)
 TEXT_SUFFIXES = (".txt", ".md")
+SUFFIXES = (*TEXT_SUFFIXES, *CONVERTERS)
+READING_FILE = "corpus.yaml"
 _MOST_LISTED = 1000  # bad documents that are named, of a file or a folder
 # The questions about the documents, and what `smt questions` writes with them.
 _QUESTIONS = ("questions.jsonl", "questions.manifest.json", "questions.dropped.jsonl", "questions.html")
@@ -26,7 +39,14 @@ _QUESTIONS = ("questions.jsonl", "questions.manifest.json", "questions.dropped.j
 # Where a long document may be split, the best places first: pages, headings, paragraphs, lines, sentences, words.
 _BREAKS = [
     regex.compile(pattern, regex.VERSION1)
-    for pattern in (r"\f", r"\n(?=#{1,6} )", r"\n\s*\n", r"\n", rf"(?<=[.!?])\s+|{SCRIPTS_END}\s*", r"\s+")
+    for pattern in (
+        r"\f|\n(?=\[page \d+\]\n)",
+        r"\n(?=#{1,6} )",
+        r"\n\s*\n",
+        r"\n",
+        rf"(?<=[.!?])\s+|{SCRIPTS_END}\s*",
+        r"\s+",
+    )
 ]
 # Parts are this much smaller than they may be, and vary by as much, so that there is a choice of places.
 _SLACK = 0.1
@@ -111,15 +131,15 @@ def read_documents(path: Path) -> Iterator[Document]:
     """Yield the documents of a corpus, in a stable order, without holding them all.
 
     Args:
-        path: a folder of .txt and .md files (id = path below the folder, title = file name; links are
-            followed, names that begin with a dot left out), one such file, or a .jsonl file with `doc_id`, `title`,
-            `text` and optionally `source` and `meta` on each line; a folder that holds `documents.jsonl` is read
-            through that file.
+        path: a folder of .txt, .md, .pdf, .docx, .pptx, .html and .epub files (id = path below the folder, title =
+            what a converted document calls itself, else the file name; links are followed, names that begin with a dot
+            left out), one such file, or a .jsonl file with `doc_id`, `title`, `text` and optionally `source` and `meta`
+            on each line; a folder that holds `documents.jsonl` is read through that file.
 
     Raises:
-        BadInput: nothing there, a file or folder that cannot be read or is no UTF-8, a document without a letter or
-            digit or with NUL characters, a field missing, or two ids that are the same or look it. One error lists all
-            such documents, at the end; from the first of them on none is yielded.
+        BadInput: nothing there, a file or folder that cannot be read, converted or decoded, a document without a letter
+            or digit or with NUL characters, a field missing, or two ids that are the same or look it. One error lists
+            all such documents, at the end; from the first of them on none is yielded.
     """
     if path.is_dir() and (path / "documents.jsonl").is_file():
         path = path / "documents.jsonl"
@@ -127,10 +147,12 @@ def read_documents(path: Path) -> Iterator[Document]:
         found = _from_folder(path)
     elif path.suffix == ".jsonl":
         found = _from_jsonl(path)
-    elif path.suffix.lower() in TEXT_SUFFIXES and path.is_file():
-        found = iter([_from_text_file(path, path.name)])
+    elif path.suffix.lower() in SUFFIXES and path.is_file():
+        found = iter([_from_file(path, path.name, Reading())])
     elif path.exists():
-        raise BadInput(f"corpus {path}: unknown kind of file; use .jsonl, .txt or .md, or a folder of them.")
+        raise BadInput(
+            f"corpus {path}: unknown kind of file; use .jsonl or {', '.join(SUFFIXES)}, or a folder of them."
+        )
     else:
         raise BadInput(f"corpus {path} does not exist; set `corpus` to a folder or a .jsonl file.")
     seen: dict[str, str] = {}
@@ -148,7 +170,7 @@ def read_documents(path: Path) -> Iterator[Document]:
         rest = [f"{len(problems) - _MOST_LISTED:,} more of its documents are as bad."]
         raise BadInput(*problems[:_MOST_LISTED], *(rest if len(problems) > _MOST_LISTED else []))
     if not seen:
-        raise BadInput(f"corpus {path} holds no documents; put .txt or .md files or a documents.jsonl there.")
+        raise BadInput(f"corpus {path} holds no documents; put {', '.join(SUFFIXES)} files or a documents.jsonl there.")
 
 
 class SteadyCorpus:
@@ -195,8 +217,9 @@ def other_files(path: Path) -> Counter[str]:
     """Count the files of a corpus folder that are no documents, by the ending of their names; hidden ones are none."""
     if not path.is_dir() or (path / "documents.jsonl").is_file():
         return Counter()
-    others = (file for file in _files(path) if file.suffix.lower() not in TEXT_SUFFIXES)
-    return Counter(file.suffix.lower() or file.name for file in others if file.name not in _QUESTIONS)
+    others = (file for file in _files(path) if file.suffix.lower() not in SUFFIXES)
+    no_documents = (*_QUESTIONS, READING_FILE)
+    return Counter(file.suffix.lower() or file.name for file in others if file.name not in no_documents)
 
 
 def comparable(identifier: str) -> str:
@@ -222,9 +245,72 @@ def clash(what: str, identifier: str, seen: dict[str, str]) -> str:
     )
 
 
+class Reading(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a folder is to be read, as `corpus.yaml` in it says.
+
+    Attributes:
+        encoding: of text files that are not UTF-8, as Python names it, e.g. cp1252.
+        leave_out: files that are no documents, by their path below the folder -> why not, which is told to people.
+    """
+
+    encoding: str = ""
+    leave_out: dict[str, str] = {}
+
+
+def read_reading(folder: Path) -> Reading:
+    """Read `corpus.yaml` of a folder; the defaults if there is none.
+
+    Raises:
+        BadInput: it has another form, or an unknown encoding.
+    """
+    path = folder / READING_FILE
+    if not os.path.lexists(path):
+        return Reading()
+    try:
+        value = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise BadInput(f"{path} is no valid YAML ({first_line(error)}); correct it.") from None
+    reading = as_row(value or {}, Reading, str(path))
+    try:
+        codecs.lookup(reading.encoding or "utf-8")
+    except LookupError:
+        raise BadInput(f"{path}: encoding: {reading.encoding!r} is unknown; name one as Python does.") from None
+    return reading
+
+
+def leave_out_bad(folder: Path) -> dict[str, str]:
+    """Enter the files of a folder that cannot be read into its `corpus.yaml`, and return them with the reasons.
+
+    Raises:
+        BadInput: `corpus.yaml` has another form or cannot be written.
+    """
+    reading = read_reading(folder)
+    bad = {found.document_id: str(found) for found in _from_folder(folder) if isinstance(found, _BadFile)}
+    if bad:
+        value = {"encoding": reading.encoding} if reading.encoding else {}
+        text = yaml.safe_dump({**value, "leave_out": reading.leave_out | bad}, allow_unicode=True, sort_keys=False)
+        try:
+            write_text(folder / READING_FILE, f"# How smt reads this folder.\n{text}")
+        except OSError as error:
+            raise BadInput(f"{folder / READING_FILE} cannot be written ({error.strerror}).") from None
+    return bad
+
+
+class _BadFile(BadInput):
+    """A file that gives no document."""
+
+    def __init__(self, document_id: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.document_id = document_id
+
+
 def _from_folder(folder: Path) -> Iterator[Document | BadInput]:
-    for path in sorted(path for path in _files(folder) if path.suffix.lower() in TEXT_SUFFIXES):
-        yield _from_text_file(path, path.relative_to(folder).as_posix())
+    reading = read_reading(folder)
+    left_out = set(map(comparable, reading.leave_out))
+    for path in sorted(path for path in _files(folder) if path.suffix.lower() in SUFFIXES):
+        document_id = path.relative_to(folder).as_posix()
+        if comparable(document_id) not in left_out and path.name not in _QUESTIONS:
+            yield _from_file(path, document_id, reading)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -244,24 +330,66 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
-def _from_text_file(path: Path, document_id: str) -> Document | BadInput:
+def _from_file(path: Path, document_id: str, reading: Reading) -> Document | BadInput:
     """Read a file as a document, or return what is wrong with it."""
     try:
         document_id.encode()
     except UnicodeEncodeError:
         return BadInput(f"the name of {str(path)!r} is not UTF-8; rename it.")
+    is_text = path.suffix.lower() in TEXT_SUFFIXES
     try:
-        content = read_bytes(path)
+        with opened(path) as file:
+            content = file.read() if is_text else b""
     except BadInput as error:
-        return error
-    try:
-        # A byte order mark is no part of the text, and all line ends are alike.
-        text = io.StringIO(content.decode("utf-8-sig"), newline=None).read()
-    except UnicodeDecodeError:
-        text = ""
+        return _BadFile(document_id, str(error))
+    if not is_text:
+        return _converted(path, document_id)
+    text = _decoded(content, reading.encoding)
     if problem := (not_utf8(content) if "\0" in text or not text else "") or _no_text(text):
-        return BadInput(f"{path} {problem}")
+        if "ITS-ENCODING" in problem and (encoding := seems(content)):
+            problem += f" It seems to be {encoding}, which `encoding: {encoding}` in {READING_FILE} beside it reads."
+        return _BadFile(document_id, f"{path} {problem}")
     return Document(id=document_id, title=path.stem.replace("_", " "), text=text, source=str(path.name))
+
+
+def _decoded(content: bytes, encoding: str) -> str:
+    """The text of a file with all line ends alike; empty where it is in neither UTF-8 nor the other encoding."""
+    texts = []
+    # A byte order mark is no part of the text.
+    for name in ["utf-8-sig", *([encoding] if encoding else [])]:
+        with suppress(UnicodeDecodeError):
+            texts.append(io.StringIO(content.decode(name), newline=None).read())
+    return next((text for text in texts if "\0" not in text), texts[0] if texts else "")
+
+
+def _converted(path: Path, document_id: str) -> Document | BadInput:
+    try:
+        found = convert(path)
+    except Unreadable as error:
+        return _BadFile(document_id, f"{path} {error}")
+    if found.without_text:
+        _tell(path, tuple(found.without_text), found.pages)
+    meta = {"pages": found.pages, "pages_without_text": found.without_text, "converter": found.converter}
+    meta = {name: value for name, value in meta.items() if value}
+    title = found.title or path.stem.replace("_", " ")
+    return Document(id=document_id, title=title, text=found.text, source=str(path.name), meta=meta)
+
+
+@cache
+def _tell(path: Path, numbers: tuple[int, ...], total: int) -> None:
+    """Say once which pages of a document are missing from its text."""
+    log.warning("%s: pages without text, as scans have none, are left out: %s of %s", path, _ranges(numbers), total)
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """1, 3-5 for (1, 3, 4, 5)."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [number]
+        else:
+            ranges.append([number])
+    return ", ".join("-".join(map(str, each)) for each in ranges)
 
 
 def _no_text(text: str) -> str:

@@ -25,17 +25,17 @@ def test_files_that_are_no_documents_are_counted_by_kind(tmp_path: Path) -> None
     for name in (
         "a.txt",
         "b/c.MD",
-        "d.pdf",
-        "b/e.PDF",
-        "f.html",
+        "d.odt",
+        "b/e.ODT",
+        "f.png",
         "Makefile",
-        ".hidden.pdf",
+        ".hidden.odt",
         ".git/x.pdf",
         "questions.jsonl",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("Text.")
-    assert other_files(tmp_path) == {".pdf": 2, ".html": 1, "Makefile": 1}
+    assert other_files(tmp_path) == {".odt": 2, ".png": 1, "Makefile": 1}
     assert not other_files(tmp_path / "a.txt")
 
 

@@ -12,7 +12,7 @@ from smt_plugin.errors import BadInput
 from smt_plugin.files import read_bytes, read_json_if_there
 from smt_plugin.question import documents_hash, frozen_manifest, questions_file, read_questions
 
-WANTED = "questions.jsonl beside your .txt or .md files"
+WANTED = "questions.jsonl beside your documents"
 
 
 class _Frozen(TypedDict):

@@ -16,13 +16,26 @@ from smt_plugin.errors import BadInput
 @command("smt init documents/ --output smt.yaml")
 @click.argument("corpus", type=PATH)
 @click.option("--output", type=PATH, default=Path("smt.yaml"), show_default=True, help="run file to write")
-def init(corpus: Path, output: Path) -> None:
-    """Check a corpus and write a commented run file for it."""
+@click.option("--skip-bad", is_flag=True, help="enter files that cannot be read into corpus.yaml, and go on without")
+def init(corpus: Path, output: Path, skip_bad: bool) -> None:
+    """Check a corpus and write a commented run file for it.
+
+    A folder may hold text, Markdown, PDF, Word, PowerPoint, HTML and EPUB files.
+    """
     from smt_plugin.config import example_run_file
-    from smt_plugin.corpus import estimate_tokens, other_files, read_documents
+    from smt_plugin.corpus import READING_FILE, estimate_tokens, leave_out_bad, other_files, read_documents
     from smt_plugin.files import check_target, write_text
     from smt_plugin.question import questions_file, read_questions
 
+    if skip_bad and corpus.is_dir():
+        bad = leave_out_bad(corpus)
+        for sentence in bad.values():
+            click.echo(f"left out: {sentence}", err=True)
+        if bad:
+            click.echo(f"{len(bad):,} files are left out by {corpus / READING_FILE}")
+        if os.path.lexists(output):
+            click.echo(f"{output} is there already, and stays as it is")
+            return
     if os.path.lexists(output):
         raise BadInput(f"{output} is there already; remove it or give another --output.")
     check_target(output)
@@ -38,7 +51,7 @@ def init(corpus: Path, output: Path) -> None:
     click.echo(f"{documents:,} documents, {characters:,} characters (about {tokens:,.0f} tokens)")
     if others := other_files(corpus):
         named = ", ".join(f"{count:,} {ending}" for ending, count in others.most_common(5))
-        click.echo(f"left out, since only .txt and .md are read: {named}", err=True)
+        click.echo(f"left out, since no text is read from such files: {named}", err=True)
     name = shlex.quote(str(output))
     if questions:
         click.echo(f"{len(questions):,} questions to evaluate with, in {path}")
