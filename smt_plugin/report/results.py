@@ -307,14 +307,13 @@ def faithfulness_of(run: Path) -> list[Faithfulness]:
     """Add up what `smt generate` counted when it compared records with their documents, over all shards."""
     methods: dict[str, Faithfulness] = {}
     for folder in generated_folders(run):
-        for name, count in read_generated(folder)["methods"].items():
+        for name, count in read_generated(folder).methods.items():
             found = methods.setdefault(name, Faithfulness(name))
-            found.records += count["records"]
-            # An older version compared nothing.
-            found.checked += count.get("checked", 0)
-            found.unfaithful += count.get("unfaithful", 0)
-            found.findings.update(count.get("findings", {}))
-            found.unchecked.update(count.get("unchecked", {}))
+            found.records += count.records
+            found.checked += count.checked  # 0 of an older version, which compared nothing
+            found.unfaithful += count.unfaithful
+            found.findings.update(count.findings)
+            found.unchecked.update(count.unchecked)
     return list(methods.values())
 
 

@@ -101,12 +101,19 @@ def test_an_arm_that_was_not_run_or_not_finished_is_missing_and_never_0(tmp_path
 def test_what_records_say_and_documents_do_not_is_added_up_over_shards_and_of_older_runs_not_told(
     tmp_path: Path,
 ) -> None:
-    new = {"records": 40, "checked": 40, "unfaithful": 3, "findings": {"number": 2, "name": 1}, "unchecked": {}}
+    new = {
+        "budget": 9,
+        "records": 40,
+        "checked": 40,
+        "unfaithful": 3,
+        "findings": {"number": 2, "name": 1},
+        "unchecked": {},
+    }
     for number, unchecked in enumerate(({}, {"names: the script has no capitals": 5}), start=1):
         folder = tmp_path / "shards" / f"{number}-of-2"
         (folder / "records").mkdir(parents=True)
         (folder / "records" / "wrap.jsonl").touch()
-        methods = {"wrap": new | {"unchecked": unchecked}, "spa": {"records": 7}}
+        methods = {"wrap": new | {"unchecked": unchecked}, "spa": {"budget": 9, "records": 7}}
         (folder / "generate.json").write_text(json.dumps({"methods": methods}))
     section = faithfulness(RunResults(tmp_path, [], faithfulness=faithfulness_of(tmp_path)))
     (row,) = section.rows
