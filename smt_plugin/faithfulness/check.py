@@ -23,7 +23,8 @@ from smt_plugin.faithfulness.numbers import (
     units_of,
     value_of,
 )
-from smt_plugin.words import stop_words, words_of
+from smt_plugin.languages import SIGN_WITHOUT_CAPITALS, has_no_capitals, language_of
+from smt_plugin.words import words_of
 
 NUMBER, DATE, QUOTATION, NAME = "number", "date", "quotation", "name"
 KINDS = (NUMBER, DATE, QUOTATION, NAME)
@@ -42,29 +43,6 @@ _OMISSION = re.compile(r"\.\.\.|…|\[[^\]]*\]|⋯")
 _SPACED = re.compile(r"\d+(?: \d{3})+")
 _YEAR = re.compile(r"(?<![\d.,])\d{4}(?![\d]|[.,]\d)")
 _MARK = re.compile('[“„«»‹「『"‘]')
-# Scripts without capitals, by which a text's language is known, too.
-_SCRIPTS = {
-    "he": "\u0590-\u05ff",
-    "ar": "\u0600-\u077f\u08a0-\u08ff\ufb50-\ufdff\ufe70-\ufeff",
-    "indic": "\u0900-\u0dff",
-    "th": "\u0e00-\u0e7f",
-    "lo": "\u0e80-\u0eff",
-    "bo": "\u0f00-\u0fff",
-    "my": "\u1000-\u109f",
-    "ka": "\u10a0-\u10ff",
-    "am": "\u1200-\u137f",
-    "km": "\u1780-\u17ff",
-    "ja": "\u3040-\u30ff",
-    "zh": "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",
-    "ko": "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af",
-}
-_SCRIPT = {name: re.compile(f"[{signs}]") for name, signs in _SCRIPTS.items()}
-_NO_CAPITALS = re.compile(f"[{''.join(_SCRIPTS.values())}]")
-_SHARE_OF_SCRIPT = 0.3  # of the signs; Japanese is told from Chinese by less kana
-_SHARE_OF_KANA = 0.05
-_SHARE_OF_STOP_WORDS = 0.15  # of the words, and so many times the next language's
-_LEAST_STOP_WORDS = 4
-_AHEAD = 1.3
 
 
 class Finding(NamedTuple):
@@ -105,10 +83,10 @@ class Source:
         for turn, text in enumerate(turns):
             claims = [*self._numbers(text)]
             rest = [(QUOTATION, start, end) for start, end in self._quotations(text)]
-            if _has_no_capitals(text):
+            if has_no_capitals(text):
                 unchecked[NO_CAPITALS] = None
             if rest or unchecked or self._names.may_have_unknown(text):
-                languages = languages or [_language("\n".join(turns))]
+                languages = languages or [language_of("\n".join(turns))]
                 if languages[0] and self._language and languages[0] != self._language:
                     unchecked[OTHER_LANGUAGE] = None
                     rest = []
@@ -179,7 +157,7 @@ class Source:
             group = match.lastindex or 0
             pieces = [words_of(piece) for piece in _OMISSION.split(match[group])]
             count = sum(map(len, pieces))
-            least = _LEAST_SIGNS - 1 if _NO_CAPITALS.search(match[group]) else _LEAST_WORDS
+            least = _LEAST_SIGNS - 1 if SIGN_WITHOUT_CAPITALS.search(match[group]) else _LEAST_WORDS
             if count >= least and not all(f" {' '.join(piece)} " in self._running for piece in pieces if piece):
                 yield match.span(group)
 
@@ -228,33 +206,10 @@ class Source:
 
     @cached_property
     def _language(self) -> str:
-        return _language(self._text)
+        return language_of(self._text)
 
 
 def _parts(written: str) -> list[Value]:
     """The numbers that "20 300" may be; none where no space divides it."""
     match = _SPACED.match(in_ascii(written))
     return [value_of(part) for part in match[0].split()] if match else []
-
-
-def _has_no_capitals(text: str) -> bool:
-    if text.isascii():
-        return False
-    return len(_NO_CAPITALS.findall(text)) > _SHARE_OF_SCRIPT * len("".join(text.split()))
-
-
-def _language(text: str) -> str:
-    """The language of a text by its script or its commonest words; empty where neither tells."""
-    if _has_no_capitals(text):
-        signs = {name: len(pattern.findall(text)) for name, pattern in _SCRIPT.items()}
-        if signs["ja"] > _SHARE_OF_KANA * sum(signs.values()):
-            return "ja"
-        return max(signs, key=lambda name: signs[name])
-    terms = words_of(text[:20_000])
-    counts = sorted(
-        ((sum(map(known.__contains__, terms)), language) for language, known in stop_words().items()), reverse=True
-    )
-    (best, language), (second, _) = counts[:2]
-    return (
-        language if best >= max(_LEAST_STOP_WORDS, _SHARE_OF_STOP_WORDS * len(terms)) and best > _AHEAD * second else ""
-    )
