@@ -11,7 +11,7 @@ import os
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -378,18 +378,18 @@ def _converted(path: Path, document_id: str) -> Document | BadInput:
 @cache
 def _tell(path: Path, numbers: tuple[int, ...], total: int) -> None:
     """Say once which pages of a document are missing from its text."""
-    log.warning("%s: pages without text, as scans have none, are left out: %s of %s", path, _ranges(numbers), total)
+    log.warning("%s: pages without text, as scans have none, are left out: %s of %s", path, ranges(numbers), total)
 
 
-def _ranges(numbers: tuple[int, ...]) -> str:
-    """1, 3-5 for (1, 3, 4, 5)."""
-    ranges: list[list[int]] = []
+def ranges(numbers: Iterable[int]) -> str:
+    """Write ascending numbers as ranges: 1, 3-5 for (1, 3, 4, 5)."""
+    found: list[list[int]] = []
     for number in numbers:
-        if ranges and number == ranges[-1][-1] + 1:
-            ranges[-1][1:] = [number]
+        if found and number == found[-1][-1] + 1:
+            found[-1][1:] = [number]
         else:
-            ranges.append([number])
-    return ", ".join("-".join(map(str, each)) for each in ranges)
+            found.append([number])
+    return ", ".join("-".join(map(str, each)) for each in found)
 
 
 def _no_text(text: str) -> str:

@@ -25,7 +25,7 @@ SIGN_WITHOUT_CAPITALS = re.compile(f"[{''.join(_SCRIPTS.values())}]")
 """A sign of a script without capitals."""
 _SHARE_OF_SCRIPT = 0.3  # of the signs; Japanese is told from Chinese by less kana
 _SHARE_OF_KANA = 0.05
-_SHARE_OF_STOP_WORDS = 0.15  # of the words, and so many times the next language's
+_SHARE_OF_STOP_WORDS = 0.1  # of the words, and so many times the next language's
 _LEAST_STOP_WORDS = 4
 _AHEAD = 1.3
 _CHARACTERS = 20_000
@@ -46,7 +46,7 @@ def language_of(text: str) -> str:
         if signs["ja"] > _SHARE_OF_KANA * sum(signs.values()):
             return "ja"
         return max(signs, key=lambda name: signs[name])
-    terms = words_of(text)
+    terms = [word for word in words_of(text) if not word.isdigit()]
     counts = sorted(
         ((sum(map(known.__contains__, terms)), language) for language, known in stop_words().items()), reverse=True
     )

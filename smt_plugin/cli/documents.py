@@ -1,7 +1,8 @@
-"""Commands that prepare documents and questions: init, benchmark, questions."""
+"""Commands that prepare documents and questions: inspect, init, benchmark, questions."""
 
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -59,6 +60,37 @@ def init(corpus: Path, output: Path, skip_bad: bool) -> None:
     if not questions:
         click.echo(f"  smt questions {name}   (before all else, unless you have questions to evaluate with)")
     click.echo(f"  smt plan {name} && smt generate {name}")
+
+
+@command("smt inspect documents/", name="inspect")
+@click.argument("corpus", type=PATH)
+@click.option("--output", type=PATH, default=Path("inspect.html"), show_default=True, help="page to write")
+def inspect_documents(corpus: Path, output: Path) -> None:
+    """Look at a corpus before it is paid for.
+
+    Sizes, languages, copies, lines that are repeated over documents, pages that are empty or odd.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from smt_plugin.files import check_target
+    from smt_plugin.inspection import inspect_corpus, tables, write_inspection
+
+    check_target(output)
+    found = inspect_corpus(corpus)
+    console = Console(width=max(shutil.get_terminal_size().columns, 80), markup=False, color_system=None)
+    for shown in tables(found):
+        if shown.rows:
+            table = Table(title=shown.title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+            table.caption, table.caption_justify = shown.note or None, "left"
+            for column in shown.columns:
+                table.add_column(column, overflow="fold")
+            for row in shown.rows:
+                table.add_row(*row)
+            console.print(table, "")
+    write_inspection(output, corpus, found)
+    click.echo(f"wrote {output}")
 
 
 @command("smt benchmark longhealth --data LongHealth/data --output corpus/")
