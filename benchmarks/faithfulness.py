@@ -7,7 +7,7 @@
 Records that say nothing but what their documents say:
 
 - of the microworld, by the scripted generator at strength 1, which makes no mistakes;
-- `benchmarks/faithfulness.yaml`: invented documents in fifteen languages with true records about each. The rules were
+- `benchmarks/faithfulness.yaml`: invented documents in 17 languages with true records about each. The rules were
   made with some of them in sight; they are counted apart from the others;
 - `benchmarks/leaks/`: rewrites and answers about six invented documents, written for another purpose.
 

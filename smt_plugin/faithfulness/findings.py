@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import orjson
 
+from smt_plugin.errors import naming
 from smt_plugin.faithfulness.check import NAME, Finding
 from smt_plugin.files import make_folder, whole
 from smt_plugin.records import Record
@@ -43,7 +44,7 @@ class FindingsFile:
 
     def write(self) -> None:
         """Write `<folder>/faithfulness/<method>.jsonl`, a line a record; the file appears whole or not at all."""
-        with whole(self._path) as file:
+        with naming(self._path), whole(self._path) as file:
             file.writelines(self._worst_first())
 
     def __enter__(self) -> Self:
