@@ -157,6 +157,8 @@ def _slides(path: Path) -> str:
     """The paragraphs of a presentation by themselves, slide by slide; empty where it is none."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:  # unpacked
+                return ""
             order = ElementTree.fromstring(archive.read("ppt/presentation.xml")).iter(f"{_SHOWN}sldId")
             relations = ElementTree.fromstring(archive.read("ppt/_rels/presentation.xml.rels"))
             targets = {relation.get("Id"): relation.get("Target", "") for relation in relations}
