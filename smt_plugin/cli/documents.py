@@ -139,6 +139,7 @@ def questions(run_file: Path, per_document: int, free_form: bool, unknown_only: 
     from smt_plugin.evaluation.question_plan import plan_questions, questions_plan_text
     from smt_plugin.evaluation.questions_page import sentences
     from smt_plugin.generation.generate import backend_of
+    from smt_plugin.generation.summary import Summary
     from smt_plugin.progress import Progress
     from smt_plugin.question import questions_file, questions_page
 
@@ -147,9 +148,14 @@ def questions(run_file: Path, per_document: int, free_form: bool, unknown_only: 
         found = stop.run(plan_questions(settings, backend_of(settings), per_document, free_form))
         click.echo(questions_plan_text(found, settings))
         return
-    with Progress("documents", sum(1 for _ in read_documents(settings.corpus))) as progress:
-        backend = backend_of(settings)
-        making = make_questions(settings, backend, per_document, free_form, unknown_only, progress.at)
+    total = sum(1 for _ in read_documents(settings.corpus))
+    with Progress("documents", total) as progress:
+
+        def show(done: int, summary: Summary) -> None:
+            asked = f"{summary.asked:,} completions ({summary.reused:,} reused), {summary.rejected:,} rejected"
+            progress.at(done, total, f"{done:,} of {total:,} documents, {asked}")
+
+        making = make_questions(settings, backend_of(settings), per_document, free_form, unknown_only, show)
         manifest = stop.run(making)
     for sentence in sentences(manifest):
         click.echo(sentence)

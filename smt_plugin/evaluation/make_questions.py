@@ -48,7 +48,7 @@ from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import fitting
 from smt_plugin.generation.generate import keep_busy
 from smt_plugin.generation.summary import Summary
-from smt_plugin.methods.base import Ask, Unparsable, json_list, json_object, json_text, parse_items
+from smt_plugin.methods.base import Answer, Ask, Unparsable, json_list, json_object, json_text, parse_items
 from smt_plugin.prompts import Prompts
 from smt_plugin.question import (
     Question,
@@ -119,7 +119,7 @@ async def make_questions(
     per_document: int,
     free_form: bool = False,
     unknown_only: bool = False,
-    on_document: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int, Summary], None] = lambda done, summary: None,
 ) -> dict[str, Any]:
     """Ask a backend for questions about each document, check them, and write questions.jsonl and what goes with it.
 
@@ -135,7 +135,7 @@ async def make_questions(
         per_document: questions wanted about each.
         free_form: questions that are answered in a few words, which need a judge; else four options each.
         unknown_only: drop the questions to which every answer without the document is right.
-        on_document: called with the number of documents done.
+        on_progress: called after each reply, with the number of documents done and what was asked so far.
 
     Returns:
         The manifest: counts, model, prompts, sampling, the documents' and the file's hash, the time (Unix seconds),
@@ -163,11 +163,16 @@ async def make_questions(
         part_tokens = fitting(run_file.max_document_tokens, backend.context, int(SAMPLING["max_tokens"]))
         asker = Asker(backend, store, prompts, summary, retry_refused=False, tells_repeats=False)
 
+        async def ask(call: Ask) -> Answer | None:
+            answer = await asker.ask(call)
+            on_progress(len(filled), summary)
+            return answer
+
         async def run_document(document: Document) -> None:
             parts = split_document(document, part_tokens)
-            await _fill(sets[document.id], parts, per_document, free_form, unknown_only, asker.ask)
+            await _fill(sets[document.id], parts, per_document, free_form, unknown_only, ask)
             filled.add(document.id)
-            on_document(len(filled))
+            on_progress(len(filled), summary)
 
         try:
             while unfilled := {

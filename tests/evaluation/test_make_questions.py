@@ -23,6 +23,7 @@ from smt_plugin.evaluation.question_answers import KNOWN, OTHERWISE
 from smt_plugin.evaluation.question_faults import LONGEST, POINTS_AT_TEXT, Fault, read_draft
 from smt_plugin.evaluation.questions_page import sentences
 from smt_plugin.files import write_jsonl
+from smt_plugin.generation.summary import Summary
 from smt_plugin.methods.base import Unparsable
 from tests.endpoint import MODEL, Endpoint, serve, serve_in_thread
 from tests.endpoint import answer as training_answer
@@ -88,6 +89,7 @@ def ask(
     per_document: int = 6,
     free_form: bool = False,
     unknown_only: bool = False,
+    on_progress: Callable[[int, Summary], None] = lambda done, summary: None,
     **settings: Any,
 ) -> tuple[dict[str, Any], Endpoint]:
     async def main() -> tuple[dict[str, Any], Endpoint]:
@@ -97,7 +99,8 @@ def ask(
             backend = OpenAIBackend([endpoint.url], MODEL)
             written = {"run": run, "corpus": corpus, "backend": {"kind": "microworld"}, "methods": {"wrap": {}}}
             run_file = RunFile.model_validate(written | settings)
-            return await make_questions(run_file, backend, per_document, free_form, unknown_only), endpoint
+            made = await make_questions(run_file, backend, per_document, free_form, unknown_only, on_progress)
+            return made, endpoint
 
     return asyncio.run(main())
 
@@ -121,6 +124,15 @@ def test_each_document_gets_its_questions_with_one_right_option_in_changing_plac
     assert sum("response_format" in body for body in endpoint.bodies) == 8
     # Each is answered three times with the document and three times without.
     assert sum("<document>" in prompt for prompt in answering(endpoint)) == len(answering(endpoint)) / 2 == 24 * 3
+
+
+def test_progress_tells_every_reply_long_before_a_document_is_done(tmp_path: Path, corpus: Path) -> None:
+    told: list[tuple[int, int]] = []
+    _, endpoint = ask(tmp_path / "run", corpus, on_progress=lambda done, sofar: told.append((done, sofar.asked)))
+    assert told == sorted(told)
+    assert told[-1] == (4, len(endpoint.bodies))
+    # A document takes two calls for questions and 36 for answers.
+    assert len({asked for done, asked in told if not done}) > 10
 
 
 def test_a_long_document_is_asked_about_part_by_part(tmp_path: Path) -> None:
