@@ -21,12 +21,13 @@ _OTHER_MARKS = [
         r"^(?:[-*][ \t]+)?(?=\*\*[^*\n]+\*\*)",
     )
 ]
-# A heading of a number, with nothing below it, tells a writer nothing.
-_NUMBER_ALONE = re.compile(r"\W*(?:strategy)?\W*\d*\W*", re.IGNORECASE)
+# The number of a heading. With nothing below it, it tells a writer nothing; and weak models list the same strategy
+# under one number after another.
+_NUMBER = re.compile(r"\W*(?:strategy)?\W*\d*\W*", re.IGNORECASE)
 # A model that never stops listing must not multiply the calls of its document.
 MAX_STRATEGIES = 30
 # Eight strategies, our guess.
-_EXAMPLE = "\n".join(f"## Strategy {n}\nAs it says." for n in range(8))
+_EXAMPLE = "\n".join(f"## Strategy {n}\nAs {n:02} says." for n in range(8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,9 @@ def strategies_ask(method: Sampled, document: Document, r: int) -> Ask:
 
 
 def parse_strategies(reply: Reply) -> list[str]:
-    """Return the distinct strategies of a reply, one from each `## ` heading to the next, heading included.
+    """Return the strategies of a reply, one from each `## ` heading to the next, heading included.
+
+    Those that differ in their leading numbers alone are one.
 
     Where there is none, other headings, or else at least two bold lines or numbers, begin the strategies. The last one
     of a reply that was cut is left out if there are others.
@@ -77,7 +80,11 @@ def parse_strategies(reply: Reply) -> list[str]:
     parts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
     if was_cut(reply) and len(parts) > 1:
         parts.pop()
-    strategies = list(dict.fromkeys(part.strip() for part in parts if not _NUMBER_ALONE.fullmatch(part)))
+    distinct: dict[str, str] = {}
+    for part in parts:
+        if said := _NUMBER.sub("", part, count=1).strip():
+            distinct.setdefault(said, part.strip())
+    strategies = list(distinct.values())
     if not strategies:
         raise Unparsable("headings without a strategy")
     return strategies[:MAX_STRATEGIES]

@@ -248,16 +248,18 @@ def parse_text(reply: Reply) -> str:
     """Return a free text; one that was cut off is cut after its last whole sentence, or before a loop.
 
     Raises:
-        Unparsable: it is empty, or was cut before its first sentence ended.
+        Unparsable: it is empty, or was cut or began to loop before its first sentence ended.
     """
     text = reply.text.strip()
     if was_cut(reply):
         # Where the server saw a loop, one sentence that comes again is the loop's.
-        text = _before_loop(text, 1 if _was_loop(reply) else _FEWEST_REPEATS)
-        ends = list(SENTENCE_END.finditer(text))
+        before = _before_loop(text, 1 if _was_loop(reply) else _FEWEST_REPEATS)
+        ends = list(SENTENCE_END.finditer(before))
+        if not ends and before != text:
+            raise Unparsable(f"says the same over and over until {_what_cut(reply)}")
         if not ends:
             raise Unparsable(f"cut off by {_what_cut(reply)} before a first sentence ended")
-        text = text[: ends[-1].end()]
+        text = before[: ends[-1].end()]
     if not text:
         raise Unparsable("empty reply")
     return text

@@ -33,6 +33,13 @@ def test_a_heading_of_a_number_alone_is_no_strategy() -> None:
         parse_strategies(reply("##\n### Strategy 1\n\n### Strategy 2\n"))
 
 
+def test_a_strategy_that_comes_again_under_another_number_is_asked_once() -> None:
+    text = "### 1. \nThe man who is right\n\n### 2.\nThe mill\n\n### 3.\nThe man who is right\n"
+    assert parse_strategies(reply(text)) == ["1. \nThe man who is right", "2.\nThe mill"]
+    years = "## 1871: tell the year\nAs a story.\n## 1903: tell the year\nAs a letter.\n"
+    assert len(parse_strategies(reply(years))) == 2
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -114,6 +121,14 @@ def test_a_text_that_was_cut_off_ends_with_the_last_whole_sentence_of_any_script
 def test_a_text_that_was_cut_off_in_a_loop_ends_where_the_loop_begins(text: str, kept: str) -> None:
     assert parse_text(reply(text, "length")) == kept
     assert parse_text(reply(text)) == text.strip()
+
+
+def test_a_text_of_a_loop_alone_is_rejected_as_one_and_not_as_too_long() -> None:
+    looped = Reply("The man who is right:\n" * 9, "length", 1, 0, 9)
+    with pytest.raises(Unparsable, match="over and over until max_tokens"):
+        parse_text(looped)
+    with pytest.raises(Unparsable, match="before a first sentence ended"):
+        parse_text(Reply("The man who is right and the", "length", 1, 0, 9))
 
 
 def test_a_text_in_a_loop_is_counted_as_such_whatever_the_server_calls_its_end() -> None:
