@@ -1,6 +1,7 @@
 """Order the found chunks anew: a cross-encoder, Qwen3-Reranker among them, or a model at an endpoint."""
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ from smt_plugin.errors import BadInput, require
 from smt_plugin.prompts import Prompts
 from smt_plugin.retrieval.likelihood import Rerank, cannot_load, question_likelihood
 
+log = logging.getLogger(__name__)
 API_KEY_VARIABLE = "SMT_RERANKER_API_KEY"
+# Our choice: the same share of a server's empty answers is an error of an evaluation.
+_MOST_UNREAD = 0.2
 # The form that Qwen3-Reranker was trained on (its model card); sentence-transformers reads yes against no behind it.
 _QWEN3_TEMPLATE = (
     "<|im_start|>system\n"
@@ -95,19 +99,34 @@ def language_model(endpoint: str, name: str, options: dict[str, Any] = NO_THINKI
 
     Raises, when called:
         BadInput: the endpoint cannot be reached or refuses.
-        RuntimeError: no reply names any text in some attempts.
+        RuntimeError: for more than a fifth of the queries, no reply named any text in some attempts. The texts of
+            fewer keep their order, with a warning.
     """
 
+    queries = unread = 0
+
     def scores(asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+        nonlocal queries, unread
         with ThreadPoolExecutor(1) as thread:
-            return thread.submit(asyncio.run, _ask_all(asked, endpoint, name, options)).result()
+            answers = thread.submit(asyncio.run, _ask_all(asked, endpoint, name, options)).result()
+        queries += len(asked)
+        if replies := [reply for order, reply in answers if not order]:
+            unread += len(replies)
+            said = (
+                f"the reranker {name} named no passage in {MAX_ATTEMPTS} attempts for {unread} of {queries} queries; "
+                f"it said: {replies[0][-200:]!r}"
+            )
+            if unread > queries * _MOST_UNREAD:
+                raise RuntimeError(said)
+            log.warning("%s; their passages stay in the order in which they were found.", said)
+        return [_scores(order, len(texts)) for (order, _), (_, texts) in zip(answers, asked, strict=True)]
 
     return scores
 
 
 async def _ask_all(
     asked: Sequence[tuple[str, Sequence[str]]], endpoint: str, name: str, options: dict[str, Any]
-) -> list[list[float]]:
+) -> list[tuple[list[int], str]]:
     backend = OpenAIBackend([endpoint], name, os.environ.get(API_KEY_VARIABLE) or None, max_concurrency=64)
     prompts = Prompts()
     try:
@@ -119,7 +138,8 @@ async def _ask_all(
 
 async def _ask(
     query: str, texts: Sequence[str], options: dict[str, Any], backend: OpenAIBackend, prompts: Prompts
-) -> list[float]:
+) -> tuple[list[int], str]:
+    """The texts that the model named, best first, none where it never named one; and its last reply."""
     # The system text is for writing about a document, which a reranker does not do.
     messages = prompts.messages("rerank/order", query=query, passages=list(texts))[1:]
     try:
@@ -128,13 +148,13 @@ async def _ask(
         )
     except Refused as error:
         raise BadInput(f"the reranker {backend.model} refused a request ({error}); use fewer candidates.") from None
-    if order is None:
-        raise RuntimeError(
-            f"the reranker {backend.model} named no passage in {MAX_ATTEMPTS} attempts; it said: {reply[-200:]!r}"
-        )
-    # What the model named, in its order; then the rest, in theirs.
-    places = {index: place for place, index in enumerate(dict.fromkeys([*order, *range(len(texts))]))}
-    return [-float(places[index]) for index in range(len(texts))]
+    return order or [], reply
+
+
+def _scores(order: list[int], count: int) -> list[float]:
+    """A score for each text: those named first, in their order, then the rest in theirs."""
+    places = {index: place for place, index in enumerate(dict.fromkeys([*order, *range(count)]))}
+    return [-float(places[index]) for index in range(count)]
 
 
 def order_in(reply: str, count: int) -> list[int]:

@@ -162,6 +162,21 @@ def test_a_reply_without_an_order_is_asked_for_again_and_then_an_error() -> None
         language_model("http://127.0.0.1:9/v1", MODEL)([("?", ["a", "b"])])
 
 
+def test_a_few_queries_without_an_order_keep_theirs_and_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    def says(prompt: str, count: str) -> str:
+        return "I like the lamp." if "odd one" in prompt else "2, 1"
+
+    texts = ["a", "b"]
+    with serve_in_thread(says) as server:
+        scores = language_model(server.url, MODEL)
+        assert scores([("odd one", texts), *[("?", texts)] * 9]) == [[-0.0, -1.0], *[[-1.0, -0.0]] * 9]
+        assert "named no passage in 3 attempts for 1 of 10 queries; it said: 'I like the lamp.'" in caplog.text
+        # Counted over all batches: a small last one is no error of its own.
+        assert scores([("odd one", texts)]) == [[-0.0, -1.0]]
+        with pytest.raises(RuntimeError, match="for 3 of 12 queries"):
+            scores([("odd one", texts)])
+
+
 def test_numbers_are_read_from_the_last_line_that_has_any_in_range() -> None:
     assert order_in("1, 2\n\n[3] > [1] > [3] > [9]\nThat is all.", 3) == [2, 0]
     assert order_in("<think>1</think> none", 3) == []
