@@ -12,6 +12,7 @@ from aiohttp import web
 from smt_plugin.config import RunFile
 from smt_plugin.generation.contradictions import Cut
 from smt_plugin.generation.show import show_records
+from smt_plugin.generation.summary import MethodCount, Summary
 from tests.endpoint import MODEL, Endpoint, answer
 from tests.generation.test_generate import records, run_generate
 
@@ -212,6 +213,13 @@ def test_of_many_tiny_documents_some_wait_and_a_larger_budget_reaches_the_same_a
     assert server.bodies == []
     assert again.methods == summary.methods
     assert "documents wait for a larger budget" in summary.text
+
+
+def test_a_method_that_falls_short_while_documents_wait_is_said_to() -> None:
+    near = Summary({"wrap": MethodCount(1000, tokens=950, waiting=3)}, 10, 10).text
+    short = Summary({"wrap": MethodCount(800, tokens=442, waiting=7)}, 10, 10).text
+    assert "wrap: 3 of 10 documents wait for a larger budget: this one is less than a round for each\n" in near + "\n"
+    assert "for each; the rounds were smaller than the first ones told, and came to 55% of it" in short
 
 
 @pytest.mark.parametrize(
