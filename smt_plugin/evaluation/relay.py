@@ -87,7 +87,9 @@ class _Relay:
 
     def __init__(self, arm: Arm, endpoint: str) -> None:
         key = os.environ.get("OPENAI_API_KEY") or None
-        self._backend = OpenAIBackend([endpoint], arm.model, key, patience=_PATIENCE)
+        # lm_eval asks for `model`, where that is given, and not for `pretrained`.
+        model = str(arm.model_arguments.get("model") or arm.model)
+        self._backend = OpenAIBackend([endpoint], model, key, patience=_PATIENCE)
         self.key = secrets.token_hex(16)
         self._stamp = arm.stamp()
         self._path = _kept_in(arm)

@@ -27,18 +27,30 @@ from tests.quality_data import write_own
 QUESTIONS, SAMPLES = 4, 8
 
 
-def served(tmp_path: Path, url: str) -> Arm:
+def served(tmp_path: Path, url: str, base_model: str = MODEL, more: str = "") -> Arm:
     section = EvaluateSection(
         benchmark="quality",
         data=write_own(tmp_path / "data"),
         arms=["base"],
         limit=QUESTIONS,
         model="local-chat-completions",
-        model_args=f"base_url={url}/chat/completions,num_concurrent=4,max_retries=1,tokenizer_backend=None",
+        model_args=f"base_url={url}/chat/completions,num_concurrent=4,max_retries=1,tokenizer_backend=None{more}",
         batch_size="1",
     )
-    ((arm,), _) = ready_arms(tmp_path / "run", section, MODEL, [])
+    ((arm,), _) = ready_arms(tmp_path / "run", section, base_model, [])
     return arm
+
+
+def test_the_server_is_asked_for_the_model_that_model_args_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with in_thread(Failing()) as server, caplog.at_level(logging.WARNING):
+        with relay.relayed(served(tmp_path, server.url, "a/base-model", f",model={MODEL}"), {}):
+            pass
+        assert "lists the models" not in caplog.text
+        with relay.relayed(served(tmp_path, server.url, "a/base-model"), {}):
+            pass
+        assert f"lists the models {MODEL} and not 'a/base-model'" in caplog.text
 
 
 class Failing(Endpoint):
