@@ -1,6 +1,7 @@
 """What an arm's lm_eval run left behind, read back."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -12,7 +13,7 @@ from smt_plugin.evaluation.arms import Arm, TokenCounts, marker_path, read_marke
 from smt_plugin.evaluation.context_window import context_of, tokenizer_of
 from smt_plugin.files import Text, read_json, read_rows
 
-_MOST_EMPTY = 0.2  # our choice: a part of the answers that may be missing without hiding what the others say
+_MOST_EMPTY = 0.2  # our choice: a part of answers or verdicts that may be missing without hiding what the others say
 _Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -129,9 +130,10 @@ def check_answers(arm: Arm) -> int:
     """Return how many answers a server left empty; a few count as unparsed.
 
     Raises:
-        RuntimeError: over a fifth of the answers are empty, all samples of each question are the same, or there are
-            none.
+        RuntimeError: over a fifth of the answers are empty, or have no verdict of the judge, all samples of each
+            question are the same, or there are none.
     """
+    _check_verdicts(arm)
     samples = _samples(arm.folder)  # a local model's must be there, too
     if arm.is_local:
         return 0
@@ -152,6 +154,19 @@ def check_answers(arm: Arm) -> int:
             f"arm {arm.name}: all samples of each question are the same; its server fixes a seed or ignores temperature"
         )
     return empty
+
+
+def _check_verdicts(arm: Arm) -> None:
+    states: Counter[str] = Counter()
+    for sample in _samples(arm.folder):
+        readings = sample.doc.get("readings")  # other people's tasks may have anything there
+        if arm.is_ours and isinstance(readings, list):
+            states.update(reading["state"] for reading in readings)
+    if states["no_verdict"] > _MOST_EMPTY * states.total():
+        raise RuntimeError(
+            f"arm {arm.name}: the judge gave no verdict on {states['no_verdict']} of {states.total()} answers; use a "
+            "model that follows the prompt judge/verdict (the verdicts that it gave are kept)"
+        )
 
 
 def count_tokens(arm: Arm) -> TokenCounts | None:

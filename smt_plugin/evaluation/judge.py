@@ -4,10 +4,12 @@ Without a judge there is no score: nothing here falls back to comparing texts.
 """
 
 import asyncio
+import logging
 import os
 import re
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -29,7 +31,10 @@ from smt_plugin.evaluation.same_number import same_number
 from smt_plugin.files import Text, cache_dir, content_hash, make_file, read_rows
 from smt_plugin.prompts import Prompts
 
+log = logging.getLogger(__name__)
 API_KEY_VARIABLE = "SMT_JUDGE_API_KEY"
+# Our choice, as of a server's empty answers; of fewer replies the share would say too little.
+_MOST_UNREAD, _FEWEST_UNREAD = 0.2, 5
 _Result = TypeVar("_Result")
 _Asked = TypeVar("_Asked", bound=Hashable)
 _VERDICT = re.compile(r"VERDICT\W+(CORRECT|WRONG|INCORRECT)\b", re.IGNORECASE)
@@ -64,12 +69,14 @@ def judge_settings(values: Any) -> JudgeSection:
         raise BadInput(first_problem(error, "judge")) from None
 
 
-def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
+def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool | None]:
     """Return whether each answer is correct, in order; each different one is asked about once, ever.
+
+    None stands for an answer on which the judge gave no verdict in several attempts; the next call asks again.
 
     Raises:
         BadInput: the endpoint cannot be reached, refuses the key, a request or the model.
-        RuntimeError: the judge gives no verdict, or no answer at all.
+        RuntimeError: no reply comes, or over a fifth of those to this process, and five at least, hold no verdict.
     """
     prompts = Prompts()
     by_code = {answer: answer.verdict_by_code for answer in answers}
@@ -80,7 +87,8 @@ def judge(answers: Sequence[Answer], settings: JudgeSection) -> list[bool]:
         if verdict is None
     }
     verdicts = ask_judge(messages, settings, verdict_of, "verdict")
-    return [bool(verdicts[answer] if answer in messages else by_code[answer]) for answer in answers]
+    found = by_code | {answer: bool(verdict) for answer, verdict in verdicts.items()}
+    return [found[answer] for answer in answers]
 
 
 def ask_judge(
@@ -89,7 +97,7 @@ def ask_judge(
     read: Callable[[str], int | None],
     prompt: str,
 ) -> dict[_Asked, int]:
-    """Ask the judge each of the messages that it was never asked, and return what its replies say.
+    """Ask the judge each of the messages that it never answered, and return what its replies say, if anything.
 
     Args:
         read: makes a number of a reply, or None of one that cannot be used.
@@ -108,6 +116,7 @@ def ask_judge(
             for (number,) in kept.execute("SELECT correct FROM verdicts WHERE key = ?", (key,))
         }
         missing = [asked for asked in keys if asked not in found]
+        unread: list[str] = []
         if missing:
 
             async def ask_all(backend: OpenAIBackend) -> list[BaseException | None]:
@@ -115,16 +124,38 @@ def ask_judge(
                 return await asyncio.gather(*(ask(asked, backend) for asked in missing), return_exceptions=True)
 
             async def ask(asked: _Asked, backend: OpenAIBackend) -> None:
-                found[asked], reply = await _ask(messages[asked], settings, backend, read, prompt)
-                row = (keys[asked], found[asked], reply)
-                kept.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", row)
+                number, reply = await _ask(messages[asked], settings, backend, read)
+                if number is None:
+                    unread.append(reply)
+                    return
+                found[asked] = number
+                kept.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (keys[asked], number, reply))
 
             for error in _with_backend(settings, ask_all):
                 if isinstance(error, BackendDown):
                     raise RuntimeError(f"judge: {error}")
                 if error is not None:
                     raise error
+    _count_unread(len(keys), unread, settings.model, prompt)
     return found
+
+
+_counts: Counter[str] = Counter()
+
+
+def _count_unread(asked: int, unread: list[str], model: str, prompt: str) -> None:
+    """Warn of replies without a verdict, or a choice; where they are too many of all in this process, raise."""
+    _counts.update({f"{prompt} asked": asked, f"{prompt} unread": len(unread)})
+    if not unread:
+        return
+    number, total = _counts[f"{prompt} unread"], _counts[f"{prompt} asked"]
+    said = (
+        f"the judge {model} gave no {prompt} in {MAX_ATTEMPTS} attempts for {number} of {total} answers; it said: "
+        f"{unread[-1][-200:]!r}"
+    )
+    if number >= _FEWEST_UNREAD and number > _MOST_UNREAD * total:
+        raise RuntimeError(f"{said}; use a model that follows the prompt judge/{prompt}")
+    log.warning("%s; they count as unparsed.", said)
 
 
 def check_judge(settings: JudgeSection) -> None:
@@ -231,20 +262,13 @@ async def _ask(
     settings: JudgeSection,
     backend: OpenAIBackend,
     read: Callable[[str], int | None],
-    prompt: str,
-) -> tuple[int, str]:
-    """What a reply says, and the reply."""
+) -> tuple[int | None, str]:
+    """What a reply says, None if none could be used, and the last reply."""
     try:
-        found, reply = await first_usable(backend, messages, settings.options, "judge", read)
+        return await first_usable(backend, messages, settings.options, "judge", read)
     except Refused as error:
         place = settings.endpoint or settings.model
         raise BadInput(f"judge: {place} refused a request ({error}); fix the judge's `options` or `model`.") from None
-    if found is None:
-        raise RuntimeError(
-            f"the judge {settings.model} gave no {prompt} in {MAX_ATTEMPTS} attempts; it said: "
-            f"{reply[-200:]!r}; use a model that follows the prompt judge/{prompt}"
-        )
-    return found, reply
 
 
 def verdict_of(reply: str) -> bool | None:
@@ -280,13 +304,17 @@ class _Label(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How verdicts compare with labels, in numbers of answers; `by_code` are those that needed no model."""
+    """How verdicts compare with labels, in numbers of answers; `by_code` are those that needed no model.
+
+    `no_verdict` are left out of all the others.
+    """
 
     both_correct: int
     both_wrong: int
     judge_alone: int
     label_alone: int
     by_code: int
+    no_verdict: int
 
     @property
     def text(self) -> str:
@@ -299,6 +327,7 @@ class Agreement:
         return (
             f"{total:,} answers: judge and label agree on {agreed:.1%} (Cohen's kappa {kappa}); the judge alone calls "
             f"{self.judge_alone} correct, the label alone {self.label_alone}; {self.by_code} were decided by code"
+            + (f"; on {self.no_verdict} more the judge gave no verdict" if self.no_verdict else "")
         )
 
 
@@ -307,6 +336,7 @@ def agreement(path: Path, settings: JudgeSection) -> Agreement:
 
     Raises:
         BadInput: a field is missing or of the wrong kind, or there are no lines; else as `judge`.
+        RuntimeError: as `judge`, and where it gave no verdict on any.
     """
     answers, labels = [], []
     for row, _ in read_rows(path, _Label):
@@ -314,11 +344,15 @@ def agreement(path: Path, settings: JudgeSection) -> Agreement:
         labels.append(row.correct)
     if not answers:
         raise BadInput(f"{path} holds no labelled answers; give one JSON object a line.")
-    pairs = list(zip(judge(answers, settings), labels, strict=True))
+    verdicts = judge(answers, settings)
+    if set(verdicts) == {None}:
+        raise RuntimeError(f"the judge {settings.model} gave no verdict on any of the answers; use another model")
+    pairs = list(zip(verdicts, labels, strict=True))
     return Agreement(
         both_correct=pairs.count((True, True)),
         both_wrong=pairs.count((False, False)),
         judge_alone=pairs.count((True, False)),
         label_alone=pairs.count((False, True)),
         by_code=sum(answer.verdict_by_code is not None for answer in answers),
+        no_verdict=verdicts.count(None),
     )

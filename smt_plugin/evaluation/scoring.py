@@ -86,27 +86,27 @@ def process_results(doc: dict[str, Any], results: list[list[Any]]) -> dict[str, 
     """lm-eval's hook for one question: `results` holds one list, with all n sampled answers.
 
     `doc`, which lm-eval writes into its file of samples, gets `readings`: for each sample `read`, the letter of the
-    option or the answer that was read (None: none), `state`: right, wrong, nothing or no_option, and `by_judge` where
-    the judge's model read the option.
+    option or the answer that was read (None: none), `state`: right, wrong, nothing, no_option or no_verdict (of the
+    judge), and `by_judge` where the judge's model read the option.
 
     Returns:
         acc: share of the samples that state the right answer (0 to 1); what cannot be read is wrong.
-        unparsed: share of the samples of which no answer could be read.
+        unparsed: share of the samples of which no answer could be read, or on which the judge gave no verdict.
         no_option: the part of these that states something, but none of the options; 0 for free-form questions.
         by_judge: share of the samples whose option the judge's model read, since code could not; 0 unless it is asked.
 
     Raises:
-        BadInput, RuntimeError: the judge gave no reply that can be used; see `judge`.
+        BadInput, RuntimeError: the judge cannot be asked, or too many of its replies cannot be used; see `judge`.
     """
     samples = [_text_of(sample) for sample in results[0]]
     _count_empty(samples)
     readings = _chosen(doc, samples) if doc["options"] else _judged(doc, samples)
     doc["readings"] = readings
     states = [reading["state"] for reading in readings]
-    nothing, no_option = states.count("nothing"), states.count("no_option")
+    no_option = states.count("no_option")
     return {
         "acc": states.count("right") / len(states),
-        "unparsed": (nothing + no_option) / len(states),
+        "unparsed": (no_option + states.count("nothing") + states.count("no_verdict")) / len(states),
         "no_option": no_option / len(states),
         "by_judge": sum("by_judge" in reading for reading in readings) / len(states),
     }
@@ -159,5 +159,6 @@ def _judged(doc: dict[str, Any], samples: list[str]) -> list[dict[str, Any]]:
     stated = [free_answer(sample) for sample in samples]
     answers = [Answer(doc["identity"], doc["question"], doc["gold"], answer) for answer in stated if answer is not None]
     verdicts = iter(judge(answers, judge_settings(orjson.loads(doc["judge"]))))
-    states = ["nothing" if answer is None else "right" if next(verdicts) else "wrong" for answer in stated]
+    said = {True: "right", False: "wrong", None: "no_verdict"}
+    states = ["nothing" if answer is None else said[next(verdicts)] for answer in stated]
     return [{"read": answer, "state": state} for answer, state in zip(stated, states, strict=True)]

@@ -19,7 +19,8 @@ def read_by_judge(
 ) -> dict[str, Stated]:
     """Return what each reply states, by the judge's reading; each different reply is asked about once, ever.
 
-    A reply without text, or with nothing but thoughts, states nothing and is not asked about.
+    A reply without text, or with nothing but thoughts, states nothing and is not asked about; one that the judge could
+    not read states nothing either.
 
     Raises:
         BadInput, RuntimeError: as `judge.judge`.

@@ -141,10 +141,11 @@ async def generate_run(
         async def run_method(part: Document, source: Source, name: str, fraction: float) -> None:
             (method, budget), count, reach = methods[name], summary.methods[name], reaches[name]
             if await reach.has(part):
+                count.waiting -= goes_further
                 budget_here, output = budget * fraction, outputs[name]
                 await _run_method(part, source, method, budget_here, rounds_ahead, asker, count, output, reach)
             else:
-                count.waiting += 1
+                count.waiting += not goes_further
 
         async def look() -> None:
             summary.cache = await backend.cache_use()
@@ -183,9 +184,25 @@ async def generate_run(
                     if in_shard(document, shard) and (stored.get(document.id, 0) > wanted * _DONE_SHARE) == done:
                         yield from filter(is_wanted, split_document(document, part_tokens))
 
+        def is_short(name: str) -> bool:
+            count = summary.methods[name]
+            is_open = count.waiting > 0 and not count.stopped and not summary.deferred
+            return reaches[name].extend(count.tokens if is_open else count.budget)
+
+        def further_parts() -> Iterator[Document]:
+            for document in corpus:
+                if in_shard(document, shard):
+                    for part in split_document(document, part_tokens):
+                        if any(reach.reaches(part) for reach in reaches.values()):
+                            yield part
+
+        goes_further = False
         try:
             await look()
             await keep_busy(parts(), run_part, asker, backend, summary)
+            while any([is_short(name) for name in reaches]):
+                goes_further = True
+                await keep_busy(further_parts(), run_part, asker, backend, summary)
             await look()
         finally:
             await cancel_all([ticker])

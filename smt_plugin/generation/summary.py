@@ -11,9 +11,6 @@ from smt_plugin.backends.base import CacheUse
 from smt_plugin.faithfulness.check import KINDS, Checked
 from smt_plugin.files import read_json_if_there
 
-# Below this part of its budget a method is said to have fallen short (our choice).
-_NEAR_BUDGET = 0.9
-
 
 @dataclass(slots=True)
 class MethodCount:
@@ -176,7 +173,7 @@ class Summary:
             )
         lines += [
             f"{name}: {count.waiting:,} of {self.num_parts:,} documents wait for a larger budget: this one is less "
-            f"than a round for each{_fell_short(count)}"
+            "than a round for each"
             for name, count in self.methods.items()
             if count.waiting
         ]
@@ -188,13 +185,6 @@ class Summary:
             lines.append("lost on the way, of replies that could be used:")
             lines += [f"{number:>8,} x {what}" for what, number in self.losses.items()]
         return "\n".join(lines)
-
-
-def _fell_short(count: MethodCount) -> str:
-    """What to add where rounds turned out much smaller than the first ones, by which documents were chosen."""
-    if count.tokens >= _NEAR_BUDGET * count.budget:
-        return ""
-    return f"; the rounds were smaller than the first ones told, and came to {count.tokens / count.budget:.0%} of it"
 
 
 def generated_path(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 A round is asked for as a whole and kept as a whole, so of documents whose part of the budget is smaller than a round,
 only some are asked about: as many as there are rounds in the budget, chosen by a hash, the longer ones more often. A
-larger budget asks about the same ones and more.
+larger budget asks about the same ones and more. Where rounds turn out smaller than the first ones told, more follow.
 """
 
 import asyncio
@@ -17,6 +17,8 @@ from smt_plugin.corpus import Document
 _FEW, _MEASURED = 5, 16
 # More than a round has, in tokens: thirty strategies, applied at our usual length of texts.
 _MOST_ROUND = 25_000
+# Below this part of its budget a method goes on to documents that wait (our choice).
+NEAR_BUDGET = 0.9
 
 
 def rank_of(part: Document) -> float:
@@ -53,7 +55,8 @@ class Reach:
         # Tokens of the first rounds about them, None where their answers are put off.
         self._told: dict[int, int | None] = {}
         self._is_known = [asyncio.Event(), asyncio.Event()]
-        self._rank = math.inf
+        # Documents up to the first rank were asked about before the last time that the budget reached further.
+        self._before, self._rank = -math.inf, math.inf
         self.round_tokens = round_tokens
         if round_tokens:
             self._reach_to(rank_reached(budget, total_length, round_tokens))
@@ -66,8 +69,20 @@ class Reach:
         return self._is_known[1].is_set()
 
     def reaches(self, part: Document) -> bool:
-        """Whether the budget reaches a document, once that is known."""
-        return rank_of(part) <= self._rank
+        """Whether the budget reaches a document that was not asked about before, once that is known."""
+        return self._before < rank_of(part) <= self._rank
+
+    def extend(self, tokens: int) -> bool:
+        """Reach further, and only to what is further, if all rounds so far came to far less than the budget.
+
+        Returns:
+            Whether it does: after more than NEAR_BUDGET of the budget, and after all documents, it does not.
+        """
+        self._before = self._rank
+        if tokens >= NEAR_BUDGET * self._budget or self._rank == math.inf:
+            return False
+        self._rank = self._rank * self._budget / tokens if tokens else math.inf
+        return True
 
     async def has(self, part: Document) -> bool:
         """Return whether the budget reaches a document, when the first rounds about those before it have told."""

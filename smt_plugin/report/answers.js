@@ -65,12 +65,13 @@ async function containing(text, numbers, isOld) {
   return kept;
 }
 
-const SIGNS = { right: "✓", wrong: "✗", nothing: "–", no_option: "?", unknown: "·" };
+const SIGNS = { right: "✓", wrong: "✗", nothing: "–", no_option: "?", no_verdict: "?", unknown: "·" };
 const SAID = {
   right: "right",
   wrong: "wrong",
   nothing: "states nothing",
   no_option: "states no option",
+  no_verdict: "the judge gave no verdict",
   unknown: "what was read is not known",
 };
 

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -142,17 +143,26 @@ def test_the_model_judges_what_code_cannot_and_is_asked_once_for_ever() -> None:
         assert "chat_template_kwargs" not in server.bodies[-1]
 
 
-def test_a_judge_that_answers_nonsense_is_asked_three_times_and_then_refused() -> None:
+def test_an_answer_on_which_the_judge_says_nonsense_three_times_has_no_verdict_and_too_many_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("smt_plugin.evaluation.judge._counts", Counter())
     with judge_server(lambda prompt, count: "Who can say?" if int(count) < 3 else YES) as server:
         assert judge(answers("plums"), judge_settings({"endpoint": server.url, "model": MODEL})) == [True]
     with judge_server(lambda prompt, count: NO if "kites" in prompt else "Who can say?") as server:
         settings = judge_settings({"endpoint": server.url, "model": MODEL})
-        with pytest.raises(RuntimeError, match=r"gave no verdict in 3 attempts; it said: 'Who can say"):
-            judge(answers("pears", "kites"), settings)
+        assert judge(answers("pears", "kites"), settings) == [None, False]
+        assert "gave no verdict in 3 attempts for 1 of 3 answers; it said: 'Who can say" in caplog.text
         # What was paid for is kept all the same.
         asked = len(server.bodies)
         assert judge(answers("kites"), settings) == [False]
         assert len(server.bodies) == asked
+        assert judge(answers("pears"), settings) == [None]
+        assert len(server.bodies) == asked + 3
+        with pytest.raises(
+            RuntimeError, match=r"gave no verdict in 3 attempts for 5 of 8 answers.*prompt judge/verdict"
+        ):
+            judge(answers("figs", "dates", "limes"), settings)
 
 
 def test_a_judge_that_is_not_there_refuses_or_lacks_the_model_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

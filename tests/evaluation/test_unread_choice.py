@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import orjson
@@ -77,12 +78,16 @@ def test_a_reading_is_the_last_choice_named_of_those_that_there_are(reply: str, 
     assert choice_of(reply, 4) == choice
 
 
-def test_a_judge_that_names_no_choice_is_an_error_that_names_the_prompt() -> None:
-    with (
-        serve_in_thread(lambda prompt, count: "I like it.") as endpoint,
-        pytest.raises(RuntimeError, match=r"gave no choice in 3 attempts; it said: 'I like it.'.*judge/choice"),
-    ):
-        process_results(doc(endpoint.url), [SAMPLES])
+def test_what_the_judge_cannot_read_either_states_nothing_and_too_much_of_it_is_an_error_that_names_the_prompt(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("smt_plugin.evaluation.judge._counts", Counter())
+    unread = [f"Hm, {n}." for n in range(5)]
+    with serve_in_thread(lambda prompt, count: "I like it.") as endpoint:
+        assert process_results(doc(endpoint.url), [unread[:1]])["unparsed"] == 1
+        assert "gave no choice in 3 attempts for 1 of 1 answers; it said: 'I like it.'" in caplog.text
+        with pytest.raises(RuntimeError, match=r"gave no choice in 3 attempts for 5 of 5 answers.*judge/choice"):
+            process_results(doc(endpoint.url), [unread[1:]])
 
 
 def test_questions_carry_the_judge_only_where_it_is_to_read(tmp_path: Path) -> None:

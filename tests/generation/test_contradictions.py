@@ -10,9 +10,10 @@ import pytest
 from aiohttp import web
 
 from smt_plugin.config import RunFile
+from smt_plugin.corpus import read_documents
 from smt_plugin.generation.contradictions import Cut
 from smt_plugin.generation.show import show_records
-from smt_plugin.generation.summary import MethodCount, Summary
+from smt_plugin.generation.waiting import first_in_rank
 from tests.endpoint import MODEL, Endpoint, answer
 from tests.generation.test_generate import records, run_generate
 
@@ -215,11 +216,25 @@ def test_of_many_tiny_documents_some_wait_and_a_larger_budget_reaches_the_same_a
     assert "documents wait for a larger budget" in summary.text
 
 
-def test_a_method_that_falls_short_while_documents_wait_is_said_to() -> None:
-    near = Summary({"wrap": MethodCount(1000, tokens=950, waiting=3)}, 10, 10).text
-    short = Summary({"wrap": MethodCount(800, tokens=442, waiting=7)}, 10, 10).text
-    assert "wrap: 3 of 10 documents wait for a larger budget: this one is less than a round for each\n" in near + "\n"
-    assert "for each; the rounds were smaller than the first ones told, and came to 55% of it" in short
+@pytest.mark.parametrize("others", [20, 2])
+def test_where_later_rounds_are_smaller_than_the_first_ones_told_documents_that_wait_are_asked_about(
+    tmp_path: Path, others: int
+) -> None:
+    corpus = write_corpus(tmp_path, [80] * 300)
+    first = [part.text.strip() for part in first_in_rank(read_documents(corpus))]
+    server = Endpoint()
+    server.answer = lambda prompt, sample: " ".join(
+        f"Sentence {n} of {sample}." for n in range(100 if any(text in prompt for text in first) else others)
+    )
+    summary, _ = run_generate(tmp_path / "run", corpus, {"wrap": 20_000}, server=server)
+    count, rows = summary.methods["wrap"], records(tmp_path / "run", "wrap")
+    assert count.waiting == 300 - len({row["doc_id"] for row in rows})
+    assert len(rows) == len({row["id"] for row in rows})
+    assert 0 < count.waiting < 250
+    assert count.tokens == pytest.approx(20_000, rel=0.12)
+    again, server = run_generate(tmp_path / "run", corpus, {"wrap": 20_000})
+    assert server.bodies == []
+    assert again.methods == summary.methods
 
 
 @pytest.mark.parametrize(
