@@ -94,10 +94,17 @@ def scripted(folder: Path, code: str, model: str = "hf") -> Scripted:
     return Scripted("base", "x", settings, "quality_smt_rag", asset_dir("lm_eval_tasks"), None, folder, 0, code=code)
 
 
-def answering(folder: Path, answers: list[list[str]], model: str = "local-chat-completions") -> Scripted:
-    """An arm whose command writes the samples that lm-eval would write for these answers."""
+def answering(
+    folder: Path, answers: list[list[str]], model: str = "local-chat-completions", states: tuple[str, ...] = ()
+) -> Scripted:
+    """An arm whose command writes the samples that lm-eval would write for these answers.
+
+    Args:
+        states: what was made of those to each question.
+    """
+    doc = {"doc_id": "d", "question": "?", "readings": [{"read": "a", "state": state} for state in states]}
     rows = [
-        {"doc": {"question_id": f"q{n}", "doc_id": "d", "question": "?"}, "resps": [texts], "acc": 0.5, "unparsed": 0.0}
+        {"doc": {"question_id": f"q{n}"} | doc, "resps": [texts], "acc": 0.5, "unparsed": 0.0}
         | {"arguments": {"gen_args_0": {"arg_0": "Who?"}}}
         for n, texts in enumerate(answers)
     ]
@@ -129,6 +136,20 @@ def test_a_few_empty_answers_are_told_and_do_not_lose_an_arm(tmp_path: Path) -> 
     assert said[-1] == "arm base: 1 answers came back empty and count as unparsed"
     assert json.loads((arm.folder / "arm.json").read_text())["empty"] == 1
     assert len(read_arm(arm.folder) or []) == 2
+
+
+@pytest.mark.parametrize("model", ["local-chat-completions", "hf"])
+def test_a_judge_that_gives_no_verdict_on_many_answers_is_an_error_and_on_few_is_not(
+    tmp_path: Path, model: str
+) -> None:
+    states = ("right", "wrong", "nothing", "right", "no_verdict")
+    few = answering(tmp_path / "few", [list("abcde")], model, states)
+    evaluate([few], lambda text: None)
+    assert len(read_arm(few.folder) or []) == 1
+    many = answering(tmp_path / "many", [list("abcde")], model, (*states[1:], "no_verdict"))
+    with pytest.raises(RuntimeError, match=r"arm base: the judge gave no verdict on 2 of 5 answers; use a model that"):
+        evaluate([many], lambda text: None)
+    assert read_arm(many.folder) is None
 
 
 def test_an_arm_goes_on_where_a_server_answers_one_request_with_an_error(tmp_path: Path) -> None:
