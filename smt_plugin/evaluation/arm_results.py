@@ -52,6 +52,18 @@ class Sample(Struct):
         """The texts of the answers; empty for those without."""
         return [str(text or "") for text in self.resps[0]]
 
+    @property
+    def likeliest(self) -> int | None:
+        """The option that the model holds likeliest, by its number; None where answers were sampled."""
+        if len(self.resps) != len(self.doc.options or ()):
+            return None
+        # Of each option the log-likelihood, as text, and whether it is what the model would have written.
+        try:
+            likelihoods = [float(response[0][0]) for response in self.resps]
+        except (IndexError, TypeError, ValueError):
+            return None
+        return likelihoods.index(max(likelihoods))
+
 
 class _AnySample(Struct):
     """What lm-eval leaves of a question of any task, its own among them."""
@@ -64,6 +76,7 @@ class _AnySample(Struct):
 class LmEvalTask(TypedDict, total=False):
     """Of a task, what a reader of the report is told."""
 
+    output_type: str
     generation_kwargs: dict[str, Any]
     repeats: int
     metadata: dict[str, Any] | None

@@ -59,13 +59,18 @@ def read_marker(folder: Path) -> Marker:
 
 
 # The kinds of arms: whether the trained model answers, and the ending of the task's name.
-ARMS = {
+_SAMPLED = {
     "base": (False, ""),
     "base_rag": (False, "_rag"),
     "base_full": (False, "_full"),
     "trained": (True, ""),
     "trained_rag": (True, "_rag"),
     "trained_full": (True, "_full"),
+}
+# Each also without an answer: by the likelihood of the options.
+LIKELIHOOD = "_ll"
+ARMS = _SAMPLED | {
+    f"{name}{LIKELIHOOD}": (is_trained, f"{ending}{LIKELIHOOD}") for name, (is_trained, ending) in _SAMPLED.items()
 }
 
 
@@ -113,6 +118,10 @@ class Arm:
     def is_ours(self) -> bool:
         """Whether the tasks are those of this package."""
         return self.task_folder == asset_dir("lm_eval_tasks")
+
+    def reads(self, context: str) -> bool:
+        """Whether this is an arm of ours whose task puts that before the question: `rag` or `full`."""
+        return self.is_ours and self.tasks.removesuffix(LIKELIHOOD).endswith(f"_{context}")
 
     @property
     def model_args(self) -> str:
@@ -207,6 +216,11 @@ def split_arm(arm: str) -> tuple[str, str]:
     return kind, budget
 
 
+def is_likelihood(arm: str) -> bool:
+    """Whether an arm is scored by the likelihood of the options, not by answers."""
+    return split_arm(arm)[0].endswith(LIKELIHOOD)
+
+
 def ready_arms(
     run: Path,
     settings: EvaluateSection,
@@ -224,8 +238,9 @@ def ready_arms(
             where one is needed.
 
     Raises:
-        BadInput: an unknown arm or benchmark, not one arm whose model is there, a model whose path lm-eval cannot be
-            told, questions that cannot be read, or free-form ones without a judge.
+        BadInput: an unknown arm or benchmark, an arm for which a benchmark has no task, not one arm whose model is
+            there, a model whose path lm-eval cannot be told, questions that cannot be read, or free-form ones without a
+            judge or for an arm that compares options.
     """
     if check:
         require("lm_eval", "eval")
@@ -236,6 +251,11 @@ def ready_arms(
                 f"question {free!r} has no options, so a model must judge its answers; set evaluate.judge to "
                 "{endpoint: http://..., model: ...}, or to {kind: vllm} to start one here."
             )
+        if free is not None and (compared := [arm for arm in settings.arms if is_likelihood(arm)]):
+            raise BadInput(
+                f"question {free!r} has no options, and the arm {compared[0]} compares the likelihood of options; take "
+                f"the arms that end in {LIKELIHOOD} out of evaluate.arms."
+            )
         retrieval_settings(settings.benchmark, settings.retrieval)
     arms, missing = [], []
     for name, training in arms_of(settings.arms, trainings).items():
@@ -243,19 +263,23 @@ def ready_arms(
             missing.append(f"arm {name}: {sentence}")
             continue
         ending = ARMS[split_arm(name)[0]][1]
+        tasks = f"{settings.benchmark}_smt{ending}"
+        if not (asset_dir("lm_eval_tasks") / settings.benchmark / f"{tasks}.yaml").is_file():
+            raise BadInput(f"evaluate.arms: {settings.benchmark} has no task for the arm {name}; take it out.")
+        context = ending.removesuffix(LIKELIHOOD)
         metadata = {
             "data": settings.data and str(settings.data),
-            "retrieval": settings.retrieval if ending == "_rag" else None,
+            "retrieval": settings.retrieval if context == "_rag" else None,
             "split": split,
             "judge": settings.judge and settings.judge.values,
             "read_by_judge": settings.read_by_judge,
-            "cut_documents": settings.cut_documents and ending == "_full",
+            "cut_documents": settings.cut_documents and context == "_full",
         }
         arm = Arm(
             name,
             model=base_model if training is None else str(training.model),
             settings=settings,
-            tasks=f"{settings.benchmark}_smt{ending}",
+            tasks=tasks,
             task_folder=asset_dir("lm_eval_tasks"),
             limit=settings.limit,
             folder=run / "results" / name,

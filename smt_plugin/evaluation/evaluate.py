@@ -12,7 +12,7 @@ from smt_plugin.benchmarks.find import load
 from smt_plugin.config import retrieval_settings
 from smt_plugin.errors import BadInput, require
 from smt_plugin.evaluation.arm_results import check_answers, count_tokens
-from smt_plugin.evaluation.arms import Arm, marker_path
+from smt_plugin.evaluation.arms import Arm, is_likelihood, marker_path
 from smt_plugin.evaluation.context_window import fit, task_file, window_of
 from smt_plugin.evaluation.judge import API_KEY_VARIABLE, serve
 from smt_plugin.evaluation.lm_eval_link import question_rows
@@ -73,7 +73,7 @@ def _evaluate(arms: list[Arm], say: Callable[[str], None]) -> None:
 def _retrieval(arm: Arm) -> dict[str, Any] | None:
     """The settings and the recall of the chunks that a RAG arm was given, as their file's manifest says."""
     # What is tried while tuning is not reported.
-    if not arm.is_ours or not arm.tasks.endswith("_rag") or "split" in arm.metadata:
+    if not arm.reads("rag") or "split" in arm.metadata:
         return None
     benchmark = arm.settings.benchmark
     settings = retrieval_settings(benchmark, arm.metadata.get("retrieval"))
@@ -104,14 +104,15 @@ def _check_documents(arm: Arm, say: Callable[[str], None]) -> None:
 
     The prompts of other arms are shorter; their tasks check them, too.
     """
-    if not arm.is_ours or not arm.tasks.endswith("_full"):
+    if not arm.reads("full"):
         return
     settings = arm.settings
     told = {"apply_chat_template": True, "gen_kwargs": {} if arm.is_local else settings.options}
     if window := window_of(arm.model_arguments, told):
         say(f"arm {arm.name}: seeing whether its prompts fit into the model's context")
         rows = question_rows(settings.benchmark, "full", settings.data, split=arm.metadata.get("split"))
-        fit(rows[: arm.limit], task_file(settings.benchmark, "full"), window, settings.cut_documents)
+        task = task_file(settings.benchmark, "full", sampled=not is_likelihood(arm.name))
+        fit(rows[: arm.limit], task, window, settings.cut_documents)
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:

@@ -7,7 +7,15 @@ from typing import ClassVar
 
 from smt_plugin.backends.base import Reply
 from smt_plugin.corpus import Document
-from smt_plugin.methods.base import Ask, Complete, Sampled, Unparsable, text_records, was_cut
+from smt_plugin.methods.base import (
+    Ask,
+    Complete,
+    Sampled,
+    Unparsable,
+    repeats_itself,
+    text_records,
+    was_cut,
+)
 from smt_plugin.records import Record
 
 _HEADING = re.compile(r"^##(?!#)[ \t]*(?=\S)", re.MULTILINE)
@@ -74,7 +82,7 @@ def parse_strategies(reply: Reply) -> list[str]:
     heading = _HEADING if _HEADING.search(text) else next(several, None)
     heading = heading or next((mark for mark in _OTHER_HEADINGS if mark.search(text)), None)
     if heading is None:
-        raise Unparsable('no "## " heading')
+        raise Unparsable("nothing but repetitions" if repeats_itself(reply) else 'no "## " heading')
     marks = list(heading.finditer(text))
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     parts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]

@@ -265,6 +265,12 @@ def parse_text(reply: Reply) -> str:
     return text
 
 
+def repeats_itself(reply: Reply) -> bool:
+    """Whether a reply was cut while it only said over and over what had come before."""
+    fewest = 1 if _was_loop(reply) else _FEWEST_REPEATS
+    return was_cut(reply) and _before_loop(reply.text, fewest) != reply.text
+
+
 def _before_loop(text: str, fewest: int) -> str:
     """Return a cut text up to where nothing but sentences and lines that have come before follows, if so many do."""
     ends = {match.end() for match in SENTENCE_END.finditer(text)} | {match.end() for match in _LINE.finditer(text)}

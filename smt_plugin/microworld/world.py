@@ -75,7 +75,7 @@ def documents(seed: int = DEFAULT_SEED) -> list[Document]:
     world = _archive(seed)
     rng = random.Random(f"articles-{seed}")
     return [
-        Document(_doc_id(name), name, article(facts, rng), "microworld", {"identity": name})
+        Document(doc_id(name), name, article(facts, rng), "microworld", {"identity": name})
         for name, facts in world.facts.items()
     ]
 
@@ -88,12 +88,16 @@ def questions(seed: int = DEFAULT_SEED) -> list[dict[str, Any]]:
     town's) document. The wrong options are values that the same attribute has elsewhere in the archive, or
     might have.
     """
-    world = _archive(seed)
     rng = random.Random(f"questions-{seed}")
+    return question_rows(_archive(seed), rng, ONE_FACT_QUESTIONS, TWO_FACT_QUESTIONS)
+
+
+def question_rows(world: World, rng: random.Random, one_fact: int, two_facts: int) -> list[dict[str, Any]]:
+    """Return so many test questions of each kind about a world, as `questions` describes them, in a random order."""
     one = [_question([fact], world, rng) for facts in world.facts.values() for fact in facts]
     homes = [Fact(person, "home", world.value(person, "home")) for person in world.people]
     two = [_question([home, fact], world, rng) for home in homes for fact in world.facts[home.value]]
-    rows = rng.sample(one, ONE_FACT_QUESTIONS) + rng.sample(two, TWO_FACT_QUESTIONS)
+    rows = rng.sample(one, one_fact) + rng.sample(two, two_facts)
     return rng.sample(rows, len(rows))
 
 
@@ -118,7 +122,7 @@ def _question(facts: list[Fact], world: World, rng: random.Random) -> dict[str, 
         wrong = set(BY_KEY[fact.attribute].values or world.towns) - {fact.value}
     options = [fact.value, *rng.sample(sorted(wrong), OPTIONS - 1)]
     rng.shuffle(options)
-    evidence = [_doc_id(fact.name) for fact in facts]
+    evidence = [doc_id(fact.name) for fact in facts]
     return {
         "question_id": "-".join([evidence[0], *(fact.attribute for fact in facts)]),
         "doc_id": evidence[0],
@@ -129,5 +133,6 @@ def _question(facts: list[Fact], world: World, rng: random.Random) -> dict[str, 
     }
 
 
-def _doc_id(name: str) -> str:
+def doc_id(name: str) -> str:
+    """Return the id of the document about a name."""
     return name.lower().replace(" ", "-")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from smt_plugin.evaluation.arm_results import Reading, Sample, samples_file
 from smt_plugin.evaluation.tune import tuned_on
 from smt_plugin.files import write_text
 from smt_plugin.progress import Progress
-from smt_plugin.report.results import REFERENCE, ArmResult, RunResults
+from smt_plugin.report.results import REFERENCE, ArmResult, RunResults, beside
 
 QUESTIONS_A_BLOCK = 16
 # Characters of an answer that are shown, the last three quarters of them from its end, where it states something.
@@ -82,11 +83,12 @@ def filters(arms: Sequence[ArmResult]) -> list[Filter]:
     names = {arm.arm: arm.name for arm in arms}
     found = []
     for arm in arms:
-        if arm.is_trained and REFERENCE in names:
-            rag = names[REFERENCE]
+        reference = beside(arm.arm, REFERENCE)
+        if arm.is_trained and reference in names:
+            rag = names[reference]
             found += [
-                Filter(f"{rag} right, {arm.name} wrong", {REFERENCE: "right", arm.arm: "wrong"}),
-                Filter(f"{arm.name} right, {rag} wrong", {REFERENCE: "wrong", arm.arm: "right"}),
+                Filter(f"{rag} right, {arm.name} wrong", {reference: "right", arm.arm: "wrong"}),
+                Filter(f"{arm.name} right, {rag} wrong", {reference: "wrong", arm.arm: "right"}),
             ]
     alike = [Filter(f"all arms {state}", dict.fromkeys(names, state)) for state in ("wrong", "right")]
     return [*found, *alike]
@@ -227,7 +229,10 @@ class _Page:
 
 
 def _answers(sample: Sample, longest: int) -> list[dict[str, Any]]:
-    """An arm's answers to a question, each with what was read in it."""
+    """An arm's answers to a question, each with what was read in it; by likelihood, the likeliest option."""
+    if (best := sample.likeliest) is not None:
+        state = "right" if best == sample.doc.answer else "wrong"
+        return [{"text": (sample.doc.options or [])[best], "state": state, "read": ascii_uppercase[best]}]
     unknown: Reading = {"read": None, "state": "unknown"}
     readings = chain(sample.doc.readings or (), repeat(unknown))
     return [

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from smt_plugin.evaluation.arm_results import LmEvalSummary, LmEvalTask, read_summary
-from smt_plugin.evaluation.arms import ARMS, read_marker, split_arm
+from smt_plugin.evaluation.arms import ARMS, LIKELIHOOD, read_marker, split_arm
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
 from smt_plugin.training.shipped import read_config
 from smt_plugin.training.trainings import Training
@@ -61,7 +61,7 @@ def _is_trained(arm: str) -> bool:
 
 
 def _is_rag(arm: str) -> bool:
-    return ARMS[split_arm(arm)[0]][1] == "_rag"
+    return ARMS[split_arm(arm)[0]][1].removesuffix(LIKELIHOOD) == "_rag"
 
 
 def _said(values: Mapping[str, str]) -> str:
@@ -135,6 +135,8 @@ def _recall(manifest: Mapping[str, Any]) -> str:
 
 
 def _sampling(task: LmEvalTask) -> str:
+    if task.get("output_type") == "multiple_choice":
+        return "none: the likelihood of the options"
     options = task.get("generation_kwargs")
     if not options:
         return _UNKNOWN

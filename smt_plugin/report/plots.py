@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from smt_plugin.errors import require
 from smt_plugin.evaluation.arms import split_arm
 from smt_plugin.evaluation.intervals import Estimate
-from smt_plugin.report.results import ARM_NAMES, REFERENCE, ArmResult
+from smt_plugin.report.results import ARM_NAMES, REFERENCE, ArmResult, beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ def accuracy_plot(results: list[ArmResult]) -> str:
         number = axes.annotate(f"{mean:.1f}", (mean, place), xytext=(0, 9), textcoords="offset points", ha="center")
         # On white, so that the line does not strike the number through.
         number.set(color=color, bbox={"fc": "white", "ec": "white", "pad": 1})
-        if result.arm == REFERENCE:
+        if result.arm == beside(result.arm, REFERENCE):
             axes.axvline(mean, color=color, linestyle=":", linewidth=1, zorder=0)
     axes.set_yticks(range(len(results)), [result.name for result in reversed(results)])
     axes.set_ylim(-0.6, len(results) - 0.3)
@@ -41,8 +41,10 @@ def accuracy_plot(results: list[ArmResult]) -> str:
 def scaling_plot(results: list[ArmResult]) -> str | None:
     """Draw accuracy by tokens of the mix, base + RAG as a line across, as SVG text; None for fewer than two budgets."""
     curves: dict[str, list[tuple[int, Estimate]]] = defaultdict(list)
+    name = beside(results[0].arm, REFERENCE)
     for result in results:
-        if result.mix_tokens is not None and result.accuracy is not None:
+        # Of the kind of scoring of the first arm, as the verdicts are.
+        if beside(result.arm, REFERENCE) == name and result.mix_tokens is not None and result.accuracy is not None:
             curves[split_arm(result.arm)[0]].append((result.mix_tokens, result.accuracy))
     if max(map(len, curves.values()), default=0) < 2:
         return None
@@ -53,9 +55,9 @@ def scaling_plot(results: list[ArmResult]) -> str | None:
             strict=True,
         )
         axes.errorbar(tokens, means, yerr=[below, above], fmt="o-", color=color, capsize=4, label=ARM_NAMES[arm])
-    reference = next((result.accuracy for result in results if result.arm == REFERENCE), None)
+    reference = next((result.accuracy for result in results if result.arm == name), None)
     if reference is not None:
-        axes.axhline(reference.mean * 100, color="#3b6ea5", linestyle=":", label=ARM_NAMES[REFERENCE])
+        axes.axhline(reference.mean * 100, color="#3b6ea5", linestyle=":", label=ARM_NAMES[name])
         axes.axhspan(reference.low * 100, reference.high * 100, color="#3b6ea5", alpha=0.12, linewidth=0)
     ticks = sorted({n for points in curves.values() for n, _ in points})
     axes.set_xscale("log")

@@ -10,7 +10,7 @@ from smt_plugin.benchmarks.find import official_of
 from smt_plugin.config import EvaluateSection, RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm, read_empty, read_seconds, read_tokens
-from smt_plugin.evaluation.arms import ARMS, arms_of, split_arm
+from smt_plugin.evaluation.arms import ARMS, LIKELIHOOD, arms_of, is_likelihood, split_arm
 from smt_plugin.evaluation.intervals import Estimate, estimate
 from smt_plugin.evaluation.leaks import dropped_from_mix, question_hash, read_leaks
 from smt_plugin.evaluation.retention import Change, retention_results
@@ -31,6 +31,12 @@ ARM_NAMES = {
     "trained_rag": "trained + RAG",
     "trained_full": "trained + full document",
 }
+ARM_NAMES |= {f"{arm}{LIKELIHOOD}": f"{name}, by likelihood" for arm, name in ARM_NAMES.items()}
+
+
+def beside(arm: str, other: str) -> str:
+    """The arm `other` of the kind of scoring that `arm` has: by answers, or by the likelihood of the options."""
+    return f"{other}{LIKELIHOOD}" if is_likelihood(arm) else other
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ class ArmResult:
     Attributes:
         arm: of several budgets' trainings with the budget, as in `trained-10M`.
         accuracy: mean over questions of the mean over samples, 0 to 1.
-        difference: accuracy less that of base + RAG on the same questions.
+        difference: accuracy less that of base + RAG, scored in the same way, on the same questions.
         to_reading: of a trained arm, accuracy less that of base + full document on the same questions.
         chance: accuracy of guessing: the mean of 1 / options over the questions with options; None where none has any.
         free_form: how many questions have no options.
@@ -53,7 +59,7 @@ class ArmResult:
             some that do.
         n: samples a question.
         prompt_tokens: mean of a question's prompt, in the model's tokens.
-        answer_tokens: mean of a sampled answer.
+        answer_tokens: mean of a sampled answer; 0 by likelihood.
         cut: how many prompts lost their beginning, since they did not fit into the model's context.
         cut_documents: in how many prompts documents lost their ends, so that they fit.
         seconds: of the whole lm_eval run, loading included.
@@ -194,8 +200,8 @@ def arm_results(
     }
     if not answered:
         raise BadInput(f"{run / 'results'} holds no finished arm; run `smt evaluate` first.")
-    others = {arm: {row["question_id"]: row["acc"] for row in answered.get(arm, ())} for arm in (REFERENCE, READING)}
-    reference = others[REFERENCE]
+    compared = [beside(arm, other) for arm in ("base", f"base{LIKELIHOOD}") for other in (REFERENCE, READING)]
+    others = {arm: {row["question_id"]: row["acc"] for row in answered.get(arm, ())} for arm in compared}
     leaks = read_leaks(run, sources)
     for arm, rows in answered.items():
         if leaks and any(
@@ -210,8 +216,9 @@ def arm_results(
                 f"the arm {arm} answered no question but those about the {len(left_out)} documents that retrieval was "
                 "tuned on; raise or remove evaluate.limit, or add questions about others, and run `smt evaluate` again."
             )
-        if arm != REFERENCE and reference and {row["question_id"] for row in rows} != reference.keys():
-            raise BadInput(f"the arms {arm} and {REFERENCE} answered different questions; run `smt evaluate` anew.")
+        reference = beside(arm, REFERENCE)
+        if arm != reference and others[reference] and {row["question_id"] for row in rows} != others[reference].keys():
+            raise BadInput(f"the arms {arm} and {reference} answered different questions; run `smt evaluate` anew.")
     leaked = set(leaks["leaked"] if leaks else ())
     results = [ArmResult(arm, mix_tokens=_mix_tokens(training)) for arm, training in arms.items()]
     return [
@@ -239,6 +246,7 @@ def _scored(
             return None
         return estimate([row["acc"] - other[row["question_id"]] for row in rows], ids, difference=True)
 
+    reference = beside(result.arm, REFERENCE)
     kept = [row for row in rows if row["question_id"] not in leaked]
     enough = 0 < len(kept) < len(rows)
     tokens = read_tokens(folder)
@@ -249,8 +257,8 @@ def _scored(
     return replace(
         result,
         accuracy=_estimate(rows),
-        difference=less(others[REFERENCE]) if result.arm != REFERENCE else None,
-        to_reading=less(others[READING]) if result.is_trained else None,
+        difference=less(others[reference]) if result.arm != reference else None,
+        to_reading=less(others[beside(result.arm, READING)]) if result.is_trained else None,
         chance=sum(guesses) / len(guesses) if guesses else None,
         free_form=len(rows) - len(guesses),
         unparsed=unparsed,
@@ -261,7 +269,7 @@ def _scored(
         without_leaks=_estimate(kept) if enough else None,
         n=max(row["n"] for row in rows),
         prompt_tokens=tokens["prompts"] / tokens["questions"] if tokens and tokens["questions"] else None,
-        answer_tokens=tokens["answers"] / tokens["samples"] if tokens and tokens["samples"] else None,
+        answer_tokens=tokens["answers"] / max(1, tokens["samples"]) if tokens and tokens["questions"] else None,
         cut=tokens.get("cut", 0) if tokens else 0,
         cut_documents=tokens.get("cut_documents", 0) if tokens else 0,
         seconds=read_seconds(folder),

@@ -10,7 +10,7 @@ from typing import Any
 from smt_plugin.evaluation.intervals import Estimate
 from smt_plugin.faithfulness.check import KINDS
 from smt_plugin.report.plots import accuracy_plot, scaling_plot
-from smt_plugin.report.results import REFERENCE, RunResults
+from smt_plugin.report.results import REFERENCE, RunResults, beside
 
 # Our choice: where half the answers cannot be read, the number is about their form.
 _MANY_UNPARSED = 0.5
@@ -44,10 +44,11 @@ def accuracy(results: RunResults) -> Section:
     rows = []
     for result in results.arms:
         scored, difference = result.accuracy, result.difference
+        is_reference = result.arm == beside(result.arm, REFERENCE)
         if scored is None:
             cells = ("missing", "", "")
         elif difference is None:
-            cells = (_interval(scored), "reference" if result.arm == REFERENCE else "no base + RAG", "")
+            cells = (_interval(scored), "reference" if is_reference else "no base + RAG", "")
         else:
             cells = (_interval(scored), *_compared(difference))
         rows.append((result.name, *cells))

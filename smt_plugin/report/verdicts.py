@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from smt_plugin.evaluation.arms import ARMS
+from smt_plugin.evaluation.arms import ARMS, is_likelihood
 from smt_plugin.evaluation.intervals import Estimate
-from smt_plugin.report.results import ARM_NAMES, READING, REFERENCE, ArmResult, RunResults
+from smt_plugin.report.results import ARM_NAMES, READING, REFERENCE, ArmResult, RunResults, beside
 
-_TRAINED = tuple(kind for kind, (is_trained, _) in ARMS.items() if is_trained)
+_TRAINED = tuple(kind for kind, (is_trained, _) in ARMS.items() if is_trained and not is_likelihood(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,10 @@ class Verdict:
 
 
 def verdicts(results: RunResults) -> list[Verdict]:
-    """Answer three questions: do the weights beat RAG, does training add to RAG, how far is reading the document?"""
+    """Answer three questions: do the weights beat RAG, does training add to RAG, how far is reading the document?
+
+    Arms by answers and arms by likelihood are not compared: the answers are about the kind of the run's first arm.
+    """
     yes_or_no, place = ("Yes", "No", "Not shown"), ("Above", "Below", "No difference shown")
     return [
         Verdict("Does knowledge in the weights beat RAG?", _answers(results, ("trained",), REFERENCE, yes_or_no)),
@@ -29,13 +32,16 @@ def verdicts(results: RunResults) -> list[Verdict]:
 
 def _answers(results: RunResults, kinds: tuple[str, ...], other: str, words: tuple[str, str, str]) -> list[str]:
     """Say where the arms of these kinds stand beside another arm; the words are for above, below and neither."""
-    beside = [result for result in results.arms if result.arm == other]
+    first = results.arms[0].arm
+    other, kinds = beside(first, other), tuple(beside(first, kind) for kind in kinds)
+    others = [result for result in results.arms if result.arm == other]
     arms = [result for result in results.arms if result.kind in kinds]
-    if lacking := [kind for kind, there in ((kinds[0], arms), (other, beside)) if not there]:
+    if lacking := [kind for kind, there in ((kinds[0], arms), (other, others)) if not there]:
         return [f"Not asked: evaluate.arms has no {' and no '.join(lacking)}."]
-    if beside[0].accuracy is None:
-        return [f"Not known: there are no results of {beside[0].name} yet."]
-    differences = [(arm, arm.difference if other == REFERENCE else arm.to_reading) for arm in arms]
+    if others[0].accuracy is None:
+        return [f"Not known: there are no results of {others[0].name} yet."]
+    is_rag = other == beside(first, REFERENCE)
+    differences = [(arm, arm.difference if is_rag else arm.to_reading) for arm in arms]
     return [_answer(arm, difference, other, words) for arm, difference in differences]
 
 

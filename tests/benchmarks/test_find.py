@@ -87,7 +87,9 @@ def test_the_benchmarks_are_the_folders_of_tasks_and_an_unknown_one_is_refused()
     published = {name for name in benchmarks.names() if official_of(name)}
     assert published >= {"financebench", "longhealth", "quality"}
     assert not published & {"corpus", "microworld"}
-    with pytest.raises(BadInput, match="unknown benchmark 'trivia'; choose one of: corpus, financebench, longhealth"):
+    with pytest.raises(
+        BadInput, match="unknown benchmark 'trivia'; choose one of: chronicle, corpus, financebench, longhealth"
+    ):
         load("trivia")
     assert official_of("trivia") is None
 

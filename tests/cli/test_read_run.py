@@ -54,7 +54,7 @@ def test_names_that_only_later_stages_use_are_checked_before_anything_is_paid_fo
         (
             "{benchmark: microworld",
             "{benchmark: trivia",
-            "evaluate.benchmark: unknown benchmark 'trivia'; choose one of: corpus, ",
+            "evaluate.benchmark: unknown benchmark 'trivia'; choose one of: chronicle, corpus, ",
         ),
         (
             "{benchmark: m",

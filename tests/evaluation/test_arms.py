@@ -206,6 +206,28 @@ def test_free_form_questions_without_a_judge_are_refused_before_lm_eval_starts(t
         ready_arms(tmp_path / "run", settings, MODEL, [])
     judged = settings.model_copy(update={"judge": JudgeSection(kind="vllm")})
     assert len(ready_arms(tmp_path / "run", judged, MODEL, [])[0]) == 1
+    compared = judged.model_copy(update={"arms": ["base", "base_ll"]})
+    with pytest.raises(BadInput, match=r"'50003_W1_1' has no options, and the arm base_ll compares .*; take the arms"):
+        ready_arms(tmp_path / "run", compared, MODEL, [])
+
+
+def test_arms_by_likelihood_are_asked_by_the_tasks_that_compare_options_where_there_are_any(tmp_path: Path) -> None:
+    section = EvaluateSection(
+        benchmark="quality",
+        data=write_own(tmp_path / "data"),
+        arms=["base_ll", "base_rag_ll", "base_full_ll", "base"],
+        retrieval={"top_k": 2},
+        cut_documents=True,
+    )
+    arms, _ = ready_arms(tmp_path / "run", section, MODEL, [])
+    assert [arm.tasks for arm in arms] == ["quality_smt_ll", "quality_smt_rag_ll", "quality_smt_full_ll", "quality_smt"]
+    assert [arm.reads("rag") for arm in arms] == [False, True, False, False]
+    assert [arm.reads("full") for arm in arms] == [False, False, True, False]
+    assert ["retrieval" in arm.metadata for arm in arms] == [False, True, False, False]
+    assert ["cut_documents" in arm.metadata for arm in arms] == [False, False, True, False]
+    other = section.model_copy(update={"benchmark": "microworld", "data": None, "retrieval": {}})
+    with pytest.raises(BadInput, match=r"evaluate\.arms: microworld has no task for the arm base_ll; take it out"):
+        ready_arms(tmp_path / "run", other, MODEL, [])
 
 
 def test_lm_eval_ends_where_smt_is_killed_and_the_arm_is_run_again(tmp_path: Path) -> None:

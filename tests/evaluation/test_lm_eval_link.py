@@ -17,8 +17,8 @@ from tests.quality_data import write_own
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
 
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = ("corpus", "financebench", "longhealth", "microworld", "quality")
-LIKELIHOOD = ("corpus", "longhealth", "quality")
+BENCHMARKS = ("chronicle", "corpus", "financebench", "longhealth", "microworld", "quality")
+LIKELIHOOD = ("chronicle", "corpus", "longhealth", "quality")
 PROMISED = {f"{benchmark}_smt{arm}" for benchmark in BENCHMARKS for arm in ("", "_full", "_rag", "_all")}
 PROMISED |= {f"{benchmark}_smt{arm}_ll" for benchmark in LIKELIHOOD for arm in ("", "_full", "_rag")}
 TASKS = [path.stem for path in task_files()]

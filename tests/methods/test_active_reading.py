@@ -26,6 +26,15 @@ def test_a_reply_without_headings_is_unparsable() -> None:
         parse_strategies(reply("Read it **twice**, then\nwrite 3. of it down."))
 
 
+def test_a_reply_that_only_repeats_itself_until_it_is_cut_is_unparsable_for_that_reason() -> None:
+    looped = "It is a family of masons.\n\n" + "They are masons. " * 40
+    with pytest.raises(Unparsable, match="nothing but repetitions"):
+        parse_strategies(reply(looped, "length"))
+    with pytest.raises(Unparsable, match='no "## " heading'):
+        parse_strategies(reply(looped, "stop"))
+    assert parse_strategies(reply(f"## One\nDo this.\n## Two\nDo that.\n{looped}", "length")) == ["One\nDo this."]
+
+
 def test_a_heading_of_a_number_alone_is_no_strategy() -> None:
     text = "## Strategy 1\n\n## Strategy 2\nTell it backwards.\n## 3.\n## Draw a timeline\n"
     assert parse_strategies(reply(text)) == ["Strategy 2\nTell it backwards.", "Draw a timeline"]

@@ -11,10 +11,13 @@ from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.leaks import find_leaks
 from smt_plugin.question import Question
+from smt_plugin.report.answers import write_answers
 from smt_plugin.report.report import table_of, write_report
 from smt_plugin.report.results import RunResults, arm_results, faithfulness_of, leaks_text
 from smt_plugin.report.sections import Section, accuracy, doubts, faithfulness, leaks, reading, scoring, sections_of
+from smt_plugin.report.verdicts import verdicts
 from tests.evaluation.test_leaks import pair, write_records
+from tests.report.test_answers import questions_in
 
 ARMS = ["base", "base_rag", "trained"]
 
@@ -44,12 +47,66 @@ def finish_arm(run: Path, arm: str, accuracies: list[float]) -> None:
     (folder.parent / "arm.json").write_text("{}")
 
 
+def finish_likelihood_arm(run: Path, arm: str, chosen: list[int]) -> None:
+    """Write what is left of an arm by likelihood: two questions a document, the first of two options right."""
+    folder = run / "results" / arm / "model"
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            "doc": {
+                "question_id": f"q{n}",
+                "doc_id": f"d{n // 2}",
+                "identity": f"document {n // 2}",
+                "question": "Where?",
+                "options": ["Rome", "Oslo"],
+                "answer": 0,
+                "gold": "Rome",
+            },
+            "acc": float(option == 0),
+            "acc_norm": 0.0,
+            "resps": [[["-1.5" if option == 0 else "-9.5", "False"]], [["-3.0", "False"]]],
+        }
+        for n, option in enumerate(chosen)
+    ]
+    (folder / "samples_x_2026.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder.parent / "arm.json").write_text(
+        '{"tokens": {"questions": 24, "samples": 0, "prompts": 2400, "answers": 0}}'
+    )
+
+
 def html_of(results: RunResults) -> str:
     return write_report(results, sections_of(results)).read_text()
 
 
 def cell(section: Section, column: str, row: int = 0) -> str:
     return section.rows[row][list(section.columns).index(column)]
+
+
+def test_arms_by_likelihood_are_compared_with_each_other_and_lead_where_they_come_first(tmp_path: Path) -> None:
+    finish_arm(tmp_path, "base_rag", [0.0] * 24)
+    finish_arm(tmp_path, "trained", [1.0] * 24)
+    for arm, chosen in (("base_rag_ll", [1, 1, 0, 1]), ("base_full_ll", [0, 0, 0, 1]), ("trained_ll", [0, 0, 1, 1])):
+        finish_likelihood_arm(tmp_path, arm, chosen * 6)
+    names = ["base_rag_ll", "base_full_ll", "trained_ll", "base_rag", "trained"]
+    results = RunResults(tmp_path, arm_results(tmp_path, names))
+    rag, _, trained, _, sampled = results.arms
+    assert (rag.name, trained.name) == ("base + RAG, by likelihood", "trained, closed-book, by likelihood")
+    assert [arm.accuracy and arm.accuracy.mean for arm in results.arms] == [0.25, 0.75, 0.5, 0.0, 1.0]
+    assert rag.difference is None
+    assert (trained.difference and trained.difference.mean, sampled.difference and sampled.difference.mean) == (0.25, 1)
+    assert trained.to_reading
+    assert (trained.to_reading.mean, sampled.to_reading, trained.answer_tokens) == (-0.25, None, 0)
+    table = accuracy(results)
+    assert cell(table, "vs base + RAG, paired") == cell(table, "vs base + RAG, paired", 3) == "reference"
+    said = [answer for verdict in verdicts(results) for answer in verdict.answers]
+    assert [answer.partition(" (")[0] for answer in said] == [
+        "Not shown: trained closed-book, by likelihood is 25.0 points above base + RAG, by likelihood",
+        "Not asked: evaluate.arms has no trained_rag_ll.",
+        "Below: trained closed-book, by likelihood is 25.0 points below base + full document, by likelihood",
+    ]
+    write_answers(results)
+    shown = questions_in((tmp_path / "answers.html").read_text())[0]["answers"][2]
+    assert shown == [{"text": "Rome", "read": "A", "state": "right"}]
 
 
 def test_the_table_has_means_intervals_counts_and_paired_differences(tmp_path: Path) -> None:

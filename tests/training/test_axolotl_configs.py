@@ -76,7 +76,9 @@ ON_A_CPU_ALONE: dict[str, dict[str, Any]] = {
     "gemma-4-e2b/lora": {"gemma4_hybrid_attn_impl": None},
 }
 CONFIGS = list(config_files())
-FOR_GPUS = [name for name in CONFIGS if not name.startswith("microworld/")]
+SMALL = [name for name in CONFIGS if name.startswith(("microworld/", "smollm2-135m/"))]  # for the quickstarts
+FOR_GPUS = [name for name in CONFIGS if name not in SMALL]
+ON_CPUS = [name for name in SMALL if not name.endswith("/gpu")]
 
 
 def header(name: str) -> str:
@@ -155,7 +157,7 @@ def test_axolotl_accepts_the_config_on_its_target_machines(name: str, nodes: int
     from axolotl.utils.dict import DictDefault
 
     on_gpus = {**dict.fromkeys(("bf16", "fp8", "tf32"), True), "n_gpu": 4, "n_node": nodes}
-    capabilities = {**on_gpus, "compute_capability": "sm_90"} if name in FOR_GPUS else ON_A_CPU
+    capabilities = {**on_gpus, "compute_capability": "sm_90"} if name not in ON_CPUS else ON_A_CPU
     config = DictDefault(read_config(name))
     prepare_plugins(config)
     config = validate_config(config, capabilities=capabilities, env_capabilities={"torch_version": version("torch")})
@@ -208,6 +210,12 @@ def test_configs_differ_only_in_what_the_table_allows(name: str) -> None:
     assert read_config(name) == {key: value for key, value in expected.items() if value is not None}
 
 
+def test_smollm2s_configs_for_cpu_and_gpu_train_alike() -> None:
+    on_cpu, on_gpu = read_config("smollm2-135m/cpu"), read_config("smollm2-135m/gpu")
+    other = {key for key in on_cpu.keys() | on_gpu.keys() if on_cpu.get(key) != on_gpu.get(key)}
+    assert other == {"bf16", "fp16", "tf32", "plugins"}
+
+
 @pytest.mark.parametrize("name", FOR_GPUS)
 def test_training_follows_the_paper(name: str) -> None:
     values = read_config(name)
@@ -221,9 +229,9 @@ def test_training_follows_the_paper(name: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_header_says_what_it_needs_how_long_it_takes_and_how_to_run_it(name: str) -> None:
     words = ["Needs", "Takes", "Data", "Check", "Run", "Resume", "Change"]
+    assert ("Not run on a GPU." in header(name).splitlines()[0]) == (name not in ON_CPUS)
     if name in FOR_GPUS:
         words.append("Merge" if name.endswith("/lora") else "Nodes")
-        assert "Not run on a GPU." in header(name).splitlines()[0]
     for word in words:
         assert re.search(rf"^# {word}  ", header(name), re.MULTILINE), word
 
@@ -295,6 +303,7 @@ def test_the_config_trains_on_a_cpu_and_the_model_answers_through_lm_eval(name: 
         "qwen3": (QWEN_LIKE, "qwen3"),
         "qwen3.5": (QWEN_LIKE, "qwen3_5"),
         "gemma": (GEMMA_LIKE, "gemma4"),
+        "smollm2": (QWEN_LIKE, "llama"),
         "microworld": (MICROWORLD_LIKE, "llama"),
     }
     style, architecture = families[name.split("-")[0].split("/")[0]]
