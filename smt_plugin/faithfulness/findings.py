@@ -43,7 +43,13 @@ class FindingsFile:
             self._kept.write(_line(row | {"findings": [finding._asdict() for finding in findings]}))
 
     def write(self) -> None:
-        """Write `<folder>/faithfulness/<method>.jsonl`, a line a record; the file appears whole or not at all."""
+        """Write `<folder>/faithfulness/<method>.jsonl`, a line a record; the file appears whole or not at all.
+
+        Where nothing was found there is no such file.
+        """
+        if not self._places:
+            self._path.unlink(missing_ok=True)
+            return
         with naming(self._path), whole(self._path) as file:
             file.writelines(self._worst_first())
 

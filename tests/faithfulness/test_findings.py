@@ -27,3 +27,11 @@ def test_what_was_not_written_leaves_nothing_behind(tmp_path: Path) -> None:
     with FindingsFile(tmp_path, "wrap") as file:
         file.add(record(0), [Finding("number", "7", 0, 0)])
     assert os.listdir(tmp_path / "faithfulness") == []
+
+
+def test_where_nothing_is_found_any_more_there_is_no_file(tmp_path: Path) -> None:
+    for findings in ([Finding("number", "7", 0, 0)], []):
+        with FindingsFile(tmp_path, "wrap") as file:
+            file.add(record(0), findings)
+            file.write()
+        assert findings_path(tmp_path, "wrap").is_file() == bool(findings)
