@@ -6,6 +6,7 @@ Each is killed ten times; `SMT_TEST_KILLS=50` says how often.
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections import Counter
@@ -273,9 +274,11 @@ def test_kills_of_each_command_leave_no_half_file_and_a_rerun_ends_as_if_left_al
         in_place = [name for name in alone["written"] if not name.endswith(own_ways) and ".partial" not in name]
         wrong += [(command, "written in place", name) for name in in_place]
         rng = random.Random(" ".join(command))
-        plans = [(point,) for point in sorted(rng.sample(range(1, changes + 1), min(KILLS, changes)))]
+        # Some more, since a run may end before the point: with threads, changes come in another order.
+        most = KILLS + KILLS // 10 + 1
+        plans = [(point,) for point in sorted(rng.sample(range(1, changes + 1), min(most, changes)))]
         # A short command is killed on its way again, too.
-        plans += [(rng.randint(1, changes), rng.randint(1, changes)) for _ in range(KILLS - len(plans))]  # type: ignore[misc]
+        plans += [(rng.randint(1, changes), rng.randint(1, changes)) for _ in range(most - len(plans))]  # type: ignore[misc]
         kills = 0
         for plan in plans:
             folder.put_back()
@@ -288,7 +291,9 @@ def test_kills_of_each_command_leave_no_half_file_and_a_rerun_ends_as_if_left_al
             paid = folder.paid()
             again = runs.smt(*command)
             # A file that is never written over was there, whole, when the command was killed just after.
-            if again["status"] != alone["status"] and "is there already" not in again["said"]:
+            if again["status"] != alone["status"] and not re.search(
+                "is there already|holds requests already", again["said"]
+            ):
                 wrong.append((command, plan, again["said"]))
             state = folder.state()
             if state != left_alone:
@@ -298,7 +303,7 @@ def test_kills_of_each_command_leave_no_half_file_and_a_rerun_ends_as_if_left_al
                 wrong.append((command, plan, "an arm that was done was asked again"))
             if len(endpoint.bodies) - asked > asked_alone + 2 * len(plan):
                 wrong.append((command, plan, "more was asked again than was under way"))
-        assert kills >= len(plans)
+        assert kills >= KILLS
         wrong_now = [each for each in wrong if each[0] == command]
         print(
             f"{' '.join(command)}: {changes} changes, {kills} kills, {time.monotonic() - started:.0f} s, {wrong_now}",
