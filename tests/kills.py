@@ -75,9 +75,9 @@ def _watch(root: str, kill_at: int | None, report: int) -> None:
             path, _, flags = arguments
             if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
                 return
-            if flags & os.O_TMPFILE == os.O_TMPFILE:  # it never has a name
-                return
             name = name_of(path)
+            if os.path.isdir(name):  # a file in it that never has a name
+                return
         elif event in _CHANGES:
             name = name_of(arguments[0], arguments[1] if event in ("os.remove", "os.rmdir") else -1)
         else:
