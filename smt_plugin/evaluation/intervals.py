@@ -67,7 +67,7 @@ def estimate(values: Sequence[float], doc_ids: Sequence[str], *, difference: boo
     highest = max(1.0, float(np.abs(y).max()))
     lowest = -highest if difference or y.min() < 0 else 0.0
     effective = float(effective_documents(sizes))
-    if refusal := _refusal(documents, effective):
+    if refusal := refusal_of(documents, effective):
         return Estimate(mean, lowest, highest, 1.0, len(y), documents, "refused", effective, refusal)
     low, high, p_value, freedom = (float(x) for x in intervals(sums, sizes, lowest, highest))
     method = f"cluster-robust t, {freedom:.1f} degrees of freedom"
@@ -85,7 +85,8 @@ def effective_documents(sizes: Floats) -> Floats:
     return np.asarray(sizes.sum(-1) ** 2 / (sizes**2).sum(-1))
 
 
-def _refusal(documents: int, effective: float) -> str | None:
+def refusal_of(documents: int, effective: float) -> str | None:
+    """Say why nothing can be said from so many documents, or as many effective ones; None where it can."""
     if effective >= LEAST_DOCUMENTS:
         return None
     needed = ceil(documents * LEAST_DOCUMENTS / effective)
@@ -115,16 +116,16 @@ def intervals(sums: Floats, sizes: Floats, lowest: float, highest: float) -> tup
         lowest, highest: bounds of a value; the lowest is 0 of accuracies and -highest of differences.
     """
     weight = 1 + ((sizes**2).sum(-1, keepdims=True) / sizes.sum(-1, keepdims=True) - 1) * PSEUDO_CORRELATION
-    low, high, p_value, freedom = _t_interval(sums, sizes, weight, lowest, highest)
+    low, high, p_value, freedom = t_interval(sums, sizes, weight, lowest, highest)
     if lowest < 0:
-        near_low, near_high, p_value, freedom = _t_interval(sums, sizes, np.ones_like(weight), lowest, highest)
+        near_low, near_high, p_value, freedom = t_interval(sums, sizes, np.ones_like(weight), lowest, highest)
         total = sums.sum(-1)
         low = np.where(total > 0, near_low, np.minimum(low, near_low))
         high = np.where(total < 0, near_high, np.maximum(high, near_high))
     return low, high, p_value, freedom
 
 
-def _t_interval(
+def t_interval(
     sums: Floats, sizes: Floats, weight: Floats, lowest: float, highest: float
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """The interval with invented documents of a weight: variance CR2, Satterthwaite's degrees of freedom.
