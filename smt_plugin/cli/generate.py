@@ -13,14 +13,15 @@ from smt_plugin.cli.signals import stop
 from smt_plugin.errors import BadInput
 
 
-def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+def part_of(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Read `1/4`, the first of four."""
     if value is None:
         return None
     if found := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value):
         number, count = int(found[1]), int(found[2])
         if 1 <= number <= count:
             return number, count
-    raise click.BadParameter(f"{value!r} is no shard; write e.g. 1/4 for the first of four.")
+    raise click.BadParameter(f"{value!r} is no {param.name}; write e.g. 1/4 for the first of four.")
 
 
 @command("smt plan smt.yaml", "smt plan smt.yaml --probe 60")
@@ -52,7 +53,7 @@ def plan(run_file: Path, seconds: int | None) -> None:
 @RUN_FILE
 @click.option("--method", "methods", multiple=True, help="only this method of the run file; may be given again")
 @click.option("--retry-failed", is_flag=True, help="ask again what the backend refused before")
-@click.option("--shard", metavar="I/N", callback=_shard, help="only the i-th of n shards of the documents, e.g. 1/4")
+@click.option("--shard", metavar="I/N", callback=part_of, help="only the i-th of n shards of the documents, e.g. 1/4")
 @click.option("--preview", is_flag=True, help="one round of each method on two documents, printed and kept")
 def generate(
     run_file: Path, methods: tuple[str, ...], retry_failed: bool, shard: tuple[int, int] | None, preview: bool

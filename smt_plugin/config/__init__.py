@@ -12,6 +12,7 @@ from smt_plugin.config.sections import (
     Price,
     RunFile,
 )
+from smt_plugin.config.study_file import StudyFile, read_study_file
 from smt_plugin.config.values import NO_THINKING, first_problem, parse_tokens
 
 __all__ = [
@@ -29,12 +30,14 @@ __all__ = [
     "Price",
     "RetrievalSettings",
     "RunFile",
+    "StudyFile",
     "example_run_file",
     "first_problem",
     "load_yaml",
     "parse_tokens",
     "parse_yaml",
     "read_run_file",
+    "read_study_file",
     "retrieval_settings",
     "write_resolved",
 ]

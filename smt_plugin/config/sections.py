@@ -72,6 +72,9 @@ class VLLMServers(_Client):
         return self
 
 
+BackendSection = Annotated[MicroworldBackend | OpenAIEndpoints | VLLMServers, Field(discriminator="kind")]
+
+
 class Price(Section):
     """What a completion costs: by tokens at somebody's endpoint, or by the hour for GPUs of one's own."""
 
@@ -296,7 +299,7 @@ class RunFile(Section):
 
     run: RunPath = Field(description="the run folder; made if it is not there")
     corpus: RunPath
-    backend: Annotated[MicroworldBackend | OpenAIEndpoints | VLLMServers, Field(discriminator="kind")]
+    backend: BackendSection
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
     max_document_tokens: Tokens = Field(default=16_000, description="longer documents are split into parts")
     prompts: RunPath | None = Field(default=None, description="your own prompts, searched before the shipped ones")

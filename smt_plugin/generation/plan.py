@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from smt_plugin.backends.base import Backend, CacheUse, Deferred, Keep, Reply, Request
-from smt_plugin.config import RunFile
+from smt_plugin.config import Price, RunFile
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.generation.asker import messages_about
@@ -197,14 +197,11 @@ def cost_lines(plan: Plan, run_file: RunFile, how_to_measure: str) -> list[str]:
         how_to_measure: what to do where no speed is known, as the end of a sentence.
     """
     lines = []
-    new, cached, output = (plan.total(name) for name in ("new_tokens", "cached_tokens", "output_tokens"))
-    hours, source = _gpu_hours(plan, output)
+    hours, source = gpu_hours(plan)
     if hours is not None:
         lines.append(f"time: {hours:,.2f} GPU-hours ({source})" if plan.gpus or "published" in source else source)
-    size = _SIZE.search(plan.model)
-    if size:
-        # Needs no measurement (Han et al. 2026).
-        flop = 2 * float(size[2] or size[1]) * 1e9 * output
+    flop = flop_of(plan)
+    if flop is not None:
         lines.append(
             f"for reference, M parameters and D tokens out: C = 2 M D = {flop:.2e} FLOP, "
             f"{flop / (UTILIZATION * PEAK_FLOPS) / 3600:,.2f} H100-hours at {UTILIZATION * 100:.0f} % of "
@@ -214,17 +211,35 @@ def cost_lines(plan: Plan, run_file: RunFile, how_to_measure: str) -> list[str]:
     if price is None:
         lines.append("money: set `price` in the run file to see it.")
     else:
-        seconds = (hours or 0.0) * 3600 / price.gpus if price.gpus else 0.0
         if price.gpus and hours is None:
             lines.append(f"money: without a speed the GPUs' price is left out; {how_to_measure}.")
-        least, most = (price.of(new + cached, hits, output, seconds) for hits in (cached, 0))
+        least, most = money_of(plan, price)
         more = f", {most:,.2f} where no prompt comes from a cache" if most > least else ""
         lines.append(f"money: {least:,.2f} {price.currency}{more}")
     return lines
 
 
-def _gpu_hours(plan: Plan, output: float) -> tuple[float | None, str]:
-    """GPU-hours for so many output tokens, and where the speed comes from."""
+def money_of(plan: Plan, price: Price) -> tuple[float, float]:
+    """What is left to pay, with all and without any of the prompts from a cache; without GPUs whose speed is not known.
+
+    It is in the price's currency.
+    """
+    new, cached, output = (plan.total(name) for name in ("new_tokens", "cached_tokens", "output_tokens"))
+    hours, _ = gpu_hours(plan)
+    seconds = (hours or 0.0) * 3600 / price.gpus if price.gpus else 0.0
+    least, most = (price.of(new + cached, hits, output, seconds) for hits in (cached, 0))
+    return least, most
+
+
+def flop_of(plan: Plan) -> float | None:
+    """C = 2 M D for D output tokens of M parameters (Han et al. 2026); None where the model's name tells no size."""
+    size = _SIZE.search(plan.model)
+    return None if size is None else 2 * float(size[2] or size[1]) * 1e9 * plan.total("output_tokens")
+
+
+def gpu_hours(plan: Plan) -> tuple[float | None, str]:
+    """GPU-hours for the output tokens of a plan, if a speed is known, and where that comes from."""
+    output = plan.total("output_tokens")
     if plan.tokens_per_second is not None:
         seconds = output / plan.tokens_per_second
         said = f"{plan.tokens_per_second:,.0f} output tokens/s in the probe"

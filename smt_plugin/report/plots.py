@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def accuracy_plot(results: list[ArmResult]) -> str:
     """Draw the arms with their intervals, base + RAG as a line across, and return the picture as SVG text."""
-    figure, axes = _axes(0.6 * len(results) + 1.2)
+    figure, axes = axes_of(0.6 * len(results) + 1.2)
     for place, result in enumerate(reversed(results)):
         color = "#b5532a" if result.is_trained else "#3b6ea5"
         accuracy = result.accuracy
@@ -35,7 +35,7 @@ def accuracy_plot(results: list[ArmResult]) -> str:
     axes.set_ylim(-0.6, len(results) - 0.3)
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy, %, with 95 % interval")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def scaling_plot(results: list[ArmResult]) -> str | None:
@@ -48,7 +48,7 @@ def scaling_plot(results: list[ArmResult]) -> str | None:
             curves[split_arm(result.arm)[0]].append((result.mix_tokens, result.accuracy))
     if max(map(len, curves.values()), default=0) < 2:
         return None
-    figure, axes = _axes(4.5)
+    figure, axes = axes_of(4.5)
     for (arm, points), color in zip(curves.items(), ("#b5532a", "#5b8a3c", "#7a5195"), strict=False):
         tokens, means, below, above = zip(
             *((n, e.mean * 100, (e.mean - e.low) * 100, (e.high - e.mean) * 100) for n, e in sorted(points)),
@@ -68,11 +68,11 @@ def scaling_plot(results: list[ArmResult]) -> str | None:
     axes.set_xlabel("tokens of the mix")
     axes.set_ylabel("accuracy, %, with 95 % interval")
     axes.legend(frameon=False)
-    return _svg(figure)
+    return svg_of(figure)
 
 
-def _axes(height: float) -> "tuple[Figure, Axes]":
-    """A figure of so many inches' height, and its axes."""
+def axes_of(height: float) -> "tuple[Figure, Axes]":
+    """Return a figure of so many inches' height, and its axes."""
     require("matplotlib", "eval")
     from matplotlib.figure import Figure
 
@@ -82,7 +82,8 @@ def _axes(height: float) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
-def _svg(figure: "Figure") -> str:
+def svg_of(figure: "Figure") -> str:
+    """Return a figure as SVG text."""
     figure.tight_layout()
     picture = io.StringIO()
     figure.savefig(picture, format="svg", metadata={"Date": None})

@@ -1,6 +1,6 @@
 """Write `report.html` and `report.json`, and set a section's table for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from smt_plugin.evaluation.arms import marker_path
 from smt_plugin.files import file_hash, write_json, write_text
 from smt_plugin.report.results import RunResults
 from smt_plugin.report.sections import Section, doubts
-from smt_plugin.report.verdicts import verdicts
+from smt_plugin.report.verdicts import Verdict, verdicts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,9 +22,14 @@ def write_report(results: RunResults, sections: Sequence[Section]) -> Path:
     `report.json` holds the facts, the outdated arms, the data of the sections: `arms`, `retention`, and by their hashes
     the `arm.json` files that it tells of.
     """
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    html = environment.get_template("report.html.jinja").render(
-        facts=results.facts, verdicts=verdicts(results), doubts=doubts(results), sections=sections
+    html = page(
+        "smt report",
+        "Did training beat retrieval?",
+        results.facts,
+        sections,
+        doubts(results),
+        verdicts=verdicts(results),
+        answers="answers.html",
     )
     path = results.run / "report.html"
     write_text(path, html)
@@ -38,6 +43,34 @@ def write_report(results: RunResults, sections: Sequence[Section]) -> Path:
         data |= section.data
     write_json(results.run / "report.json", data)
     return path
+
+
+def page(
+    title: str,
+    heading: str,
+    facts: Mapping[str, str],
+    sections: Sequence[Section],
+    doubts: Sequence[str],
+    verdicts: Sequence[Verdict] = (),
+    answers: str = "",
+) -> str:
+    """Return a self-contained HTML page of what was compared and of sections.
+
+    Args:
+        facts: name -> value of what a reader should know.
+        doubts: sentences without their full stop.
+        answers: link to the page of answers, if there is one.
+    """
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    return environment.get_template("report.html.jinja").render(
+        title=title,
+        heading=heading,
+        facts=facts,
+        sections=sections,
+        doubts=doubts,
+        verdicts=verdicts,
+        answers=answers,
+    )
 
 
 def table_of(section: Section, width: int) -> "Table":

@@ -76,7 +76,7 @@ def size(known: Known) -> Iterator[Finding]:
 def _cost(known: Known, tokens: float) -> Iterator[Finding]:
     """FLOP, hours on H100s, and memory of a training on so many tokens."""
     config, num_gpus = known.config, known.num_gpus
-    count, origin = _parameters(config.base_model)
+    count, origin = parameters_of(config.base_model)
     if count is None:
         yield Note(f"base_model {config.base_model}: {origin}, so FLOP, hours and memory are not known.")
         return
@@ -106,7 +106,7 @@ def _memory(config: Any, deepspeed: dict[str, Any], count: float, num_gpus: int)
     return f"{total}{shared}, and activations"
 
 
-def _parameters(model: str) -> tuple[float | None, str]:
+def parameters_of(model: str) -> tuple[float | None, str]:
     """How many weights a model has, and how that is known; nothing is loaded."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

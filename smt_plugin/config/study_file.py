@@ -1,0 +1,94 @@
+"""The study file: one YAML that names a run file and what varies of it, checked key by key as a run file is."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+
+from smt_plugin.config.run_file import load_yaml, read_run_file
+from smt_plugin.config.sections import BackendSection, MixSection, RunFile, TrainSection
+from smt_plugin.config.values import RunPath, Section, Tokens, first_problem
+from smt_plugin.errors import BadInput
+
+
+def _kind_of_endpoints(backend: Any) -> Any:
+    return {"kind": "openai", **backend} if isinstance(backend, dict) else backend
+
+
+def _different(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("one of them is given twice; take one out")
+    return values
+
+
+# It becomes a part of folders' names, between dots.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class MixOfStudy(Section):
+    """One of the mixes that are compared; all else of a mix is the run file's."""
+
+    shares: dict[str, float] = Field(min_length=1, description="as `mix.shares` of a run file")
+    sources: dict[str, RunPath] = Field(default={}, description="as `mix.sources` of a run file")
+
+
+class CorpusOfStudy(Section):
+    """One of the corpora, with the questions about it."""
+
+    corpus: RunPath = Field(description="as `corpus` of a run file")
+    data: RunPath | None = Field(default=None, description="as `evaluate.data`; default: the run file's")
+
+
+class StudyFile(Section):
+    """A whole study. Relative paths are relative to the study file's folder.
+
+    What is left out does not vary, and is the run file's.
+    """
+
+    study: RunPath = Field(description="the folder for everything that is made")
+    run_file: RunPath = Field(
+        description="the run file that all cells begin with; its `run` and `mix` budget are unused"
+    )
+    mixes: dict[Name, MixOfStudy] = Field(min_length=1, description="name -> shares and sources")
+    budgets: Annotated[list[Tokens], AfterValidator(_different)] = Field(
+        min_length=1, description="tokens of records, nested: a smaller mix is a part of each larger one"
+    )
+    generators: dict[Name, Annotated[BackendSection, BeforeValidator(_kind_of_endpoints)]] = Field(
+        default={}, description="name -> a section `backend`"
+    )
+    targets: dict[Name, TrainSection] = Field(default={}, description="name -> a section `train`")
+    corpora: dict[Name, CorpusOfStudy] = Field(default={}, description="name -> corpus and questions")
+    seeds: Annotated[list[Seed], AfterValidator(_different)] = Field(
+        default=[], description="of the training; default: that of the training's config, once"
+    )
+    train_arguments: list[str] = Field(default=[], description="added to `axolotl train`, e.g. [--launcher, python]")
+
+    @model_validator(mode="after")
+    def _check(self) -> "StudyFile":
+        for name, mix in self.mixes.items():
+            try:
+                MixSection(shares=mix.shares, sources=mix.sources)
+            except ValidationError as error:
+                raise ValueError(first_problem(error, "mixes", name).removesuffix(".")) from None
+        return self
+
+
+def read_study_file(path: Path) -> tuple[StudyFile, RunFile]:
+    """Read and check a study file and the run file that it names.
+
+    Raises:
+        BadInput: as `read_run_file`, of either; or the run file has no section `evaluate`.
+    """
+    content = load_yaml(path, "study file ", "write one as docs/studies.md shows it")
+    try:
+        study = StudyFile.model_validate(content, context=path.parent)
+    except ValidationError as error:
+        raise BadInput(f"study file {path}: {first_problem(error).removeprefix(': ')}") from None
+    run_file = read_run_file(study.run_file)
+    if run_file.evaluate is None:
+        raise BadInput(
+            f"run file {study.run_file}: evaluate: this key is missing; a study compares answers, so add it, with "
+            "`benchmark: corpus` in it."
+        )
+    return study, run_file

@@ -1,0 +1,214 @@
+"""What a study consists of: cells, each an ordinary run, and the runs that hold what several cells share.
+
+`<study>/generated/` has a run for every corpus and generator, `<study>/mixes/` one for every mix of these and
+tokenizer, `<study>/base/` one for every corpus and model before its training, `<study>/cells/` one for every training.
+Each stands beside its run file, so that every command that takes a run file takes these.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from smt_plugin.config import RunFile, StudyFile, write_resolved
+from smt_plugin.errors import BadInput
+from smt_plugin.evaluation.arms import ARMS
+from smt_plugin.files import make_folder, write_text
+from smt_plugin.mixing.manifest import budget_name
+from smt_plugin.training.shipped import base_model_of, read_config
+from smt_plugin.training.trainings import Training
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One training of a study.
+
+    Attributes:
+        corpus, generator, target: names in the study file; empty where it has none.
+        seed: None for that of the training's config.
+        run_file: of the training and its evaluation; its config is written by `write_cell`.
+        config: the axolotl config with the seed, which `write_cell` writes.
+        train_arguments: of `axolotl train`.
+        generated, mixed, base: the run files of what it shares with others.
+    """
+
+    name: str
+    corpus: str
+    generator: str
+    target: str
+    mix: str
+    budget: int
+    seed: int | None
+    run_file: RunFile
+    config: Path
+    train_arguments: list[str]
+    generated: RunFile
+    mixed: RunFile
+    base: RunFile
+
+    @property
+    def training(self) -> Training:
+        """Where its model is."""
+        return Training(self.run_file.run)
+
+    @property
+    def shared_mix(self) -> Training:
+        """Where its mix was made."""
+        return Training(self.mixed.run, budget_name(self.budget))
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms of the trained model."""
+        assert self.run_file.evaluate is not None
+        return [arm for arm in self.run_file.evaluate.arms if ARMS[arm][0]]
+
+    @property
+    def base_arms(self) -> list[str]:
+        """The arms of the model before its training."""
+        assert self.run_file.evaluate is not None
+        return [arm for arm in self.run_file.evaluate.arms if not ARMS[arm][0]]
+
+
+def cells_of(study: StudyFile, run_file: RunFile) -> list[Cell]:
+    """Return the cells of a study in the order of its file, the budgets of a curve beside each other.
+
+    Raises:
+        BadInput: an arm, a config or a method that is none, or no arm of a trained model.
+    """
+    assert run_file.evaluate is not None
+    arms = run_file.evaluate.arms
+    if unknown := [arm for arm in arms if arm not in ARMS]:
+        raise BadInput(
+            f"run file {study.run_file}: evaluate.arms: unknown arm {unknown[0]!r}; use some of {', '.join(ARMS)}."
+        )
+    if not any(ARMS[arm][0] for arm in arms):
+        raise BadInput(f"run file {study.run_file}: evaluate.arms: a study trains models; add `trained`.")
+    for name, of_mix in study.mixes.items():
+        for method in of_mix.shares.keys() - of_mix.sources.keys() - run_file.methods.keys():
+            raise BadInput(
+                f"mixes.{name}.shares: {method} is none of the methods in the run file {study.run_file}, nor in "
+                f"mixes.{name}.sources; correct its name, or add it there."
+            )
+    seeds: list[int | None] = [*study.seeds] or [None]
+    return [
+        _cell(study, run_file, corpus, generator, target, mix, budget, seed)
+        for corpus, generator, target, mix, seed, budget in product(
+            [*study.corpora] or [""],
+            [*study.generators] or [""],
+            [*study.targets] or [""],
+            [*study.mixes],
+            seeds,
+            sorted(study.budgets),
+        )
+    ]
+
+
+def _cell(
+    study: StudyFile,
+    run_file: RunFile,
+    corpus: str,
+    generator: str,
+    target: str,
+    mix: str,
+    budget: int,
+    seed: int | None,
+) -> Cell:
+    evaluate = run_file.evaluate
+    assert evaluate is not None
+    own: dict[str, Any] = {}
+    if corpus:
+        data = study.corpora[corpus].data or evaluate.data
+        own["corpus"] = study.corpora[corpus].corpus
+        evaluate = evaluate.model_copy(update={"data": data})
+    if generator:
+        own["backend"] = study.generators[generator]
+    train = study.targets[target] if target else run_file.train
+    model = _first_with_the_model(study, target)
+    shared = {"train": study.targets[model]} if model else {}
+
+    def run(kind: str, *parts: str, **changes: Any) -> RunFile:
+        folder = study.study / kind / (_joined(*parts) or "run")
+        return run_file.model_copy(update={**own, "train": train, "evaluate": evaluate, "run": folder, **changes})
+
+    unmixed: dict[str, Any] = {
+        "budgets": [],
+        "tokens": None,
+        "shares": dict.fromkeys(run_file.methods, 1.0),
+        "sources": {},
+    }
+    generated = run("generated", corpus, generator, mix=run_file.mix.model_copy(update=unmixed))
+    of_mix = study.mixes[mix]
+    sources = {name: generated.run / "records" / f"{name}.jsonl" for name in of_mix.shares} | of_mix.sources
+    mixing = run_file.mix.model_copy(update={"shares": of_mix.shares, "sources": sources, "tokens": None})
+    nested = mixing.model_copy(update={"budgets": sorted(study.budgets)})
+    mixed = run("mixes", corpus, generator, model, mix, mix=nested, **shared)
+    base_arms = [arm for arm in evaluate.arms if not ARMS[arm][0]]
+    base = run(
+        "base",
+        corpus,
+        model,
+        mix=run_file.mix.model_copy(update=unmixed),
+        evaluate=evaluate.model_copy(update={"arms": base_arms}),
+        **shared,
+    )
+    said = [] if seed is None else [f"seed{seed}"]
+    config = study.study / "configs" / f"{_joined(target, *said) or 'config'}.yaml"
+    name = _joined(corpus, generator, target, mix, *said, budget_name(budget))
+    cell = run(
+        "cells",
+        name,
+        mix=mixing.model_copy(update={"budgets": [], "tokens": budget}),
+        train=train.model_copy(update={"config": str(config)}),
+    )
+    return Cell(
+        name, corpus, generator, target, mix, budget, seed, cell, config, study.train_arguments, generated, mixed, base
+    )
+
+
+def _first_with_the_model(study: StudyFile, target: str) -> str:
+    """The first target with the same model and tokenizer: both have the same mixes and the same base arms."""
+    if not target:
+        return target
+
+    def key(train: Any) -> tuple[Any, Any]:
+        return base_model_of(train.config, train.base_model), read_config(train.config).get("tokenizer_config")
+
+    return next(name for name, train in study.targets.items() if key(train) == key(study.targets[target]))
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def path_of(run_file: RunFile) -> Path:
+    """Where the run file of a run of a study lies."""
+    return run_file.run.with_name(f"{run_file.run.name}.yaml")
+
+
+def write_run_file(run_file: RunFile) -> Path:
+    """Write the run file of a run of a study beside it, and return its path."""
+    path = path_of(run_file)
+    make_folder(path.parent)
+    write_resolved(run_file, path)
+    return path
+
+
+def write_cell(cell: Cell, train_config: str | Path) -> Path:
+    """Write a cell's config, the target's with the cell's seed, and its run file, and return the latter's path."""
+    values = read_config(train_config)
+    if cell.seed is not None:
+        values["seed"] = cell.seed
+    make_folder(cell.config.parent)
+    write_text(
+        cell.config,
+        f"# Written by `smt study` from the config {train_config}.\n{yaml.safe_dump(values, sort_keys=False)}",
+    )
+    return write_run_file(cell.run_file)
+
+
+def of_each(cells: Sequence[Cell], shared: Callable[[Cell], RunFile]) -> list[RunFile]:
+    """The runs that cells share, each once, in the order of the cells."""
+    return list({shared(cell).run: shared(cell) for cell in cells}.values())

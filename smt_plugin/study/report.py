@@ -1,0 +1,234 @@
+"""A study's report: sections for a terminal and for one HTML page, SVG figures, CSV and JSON."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from smt_plugin.evaluation.intervals import Estimate
+from smt_plugin.files import write_json, write_text
+from smt_plugin.mixing.manifest import budget_name
+from smt_plugin.report.report import page
+from smt_plugin.report.sections import Section
+from smt_plugin.study.figures import scaling_figure
+from smt_plugin.study.laws import LEAST_BUDGETS
+from smt_plugin.study.results import CurveResult, Law, StudyResults, Value
+
+# Below this a bend is told; as for all our intervals.
+_LEVEL = 0.05
+
+
+def sections_of(results: StudyResults) -> list[Section]:
+    """Return the report's sections in their order: a figure for every group, laws, comparisons, cells."""
+    groups = list(dict.fromkeys(curve.group for curve in results.curves))
+    figures = [
+        Section(
+            f"Accuracy over tokens: {group}",
+            plot=scaling_figure([c for c in results.curves if c.group == group], results.reference.get(group)),
+            note=_trainings(results.curves),
+        )
+        for group in groups
+    ]
+    return [*figures, _laws(results.curves), _comparisons(results), _cells(results)]
+
+
+def write_report(results: StudyResults, sections: Sequence[Section]) -> Path:
+    """Write `report.html` (self-contained), `report.json`, `cells.csv`, `laws.csv` and a `figure-<group>.svg` for every
+    group into the study's folder, and return the first one's path.
+    """
+    doubts = [f"missing: {name}" for name in results.missing] + results.not_compared
+    arms = ", ".join(dict.fromkeys(result.arm for result in results.cells))
+    facts = {
+        "study": results.study.name,
+        "cells": f"{len({r.cell.name for r in results.cells})}, {len(results.missing)} of them missing",
+        "arms of the trained models": arms,
+        "variance of training": _trainings(results.curves),
+    }
+    path = results.study / "report.html"
+    write_text(path, page("smt study", "What do more tokens bring?", facts, sections, doubts))
+    for section in sections:
+        if section.plot:
+            name = re.sub(r"[^A-Za-z0-9_-]+", "-", section.title.partition(": ")[2])
+            write_text(results.study / f"figure-{name}.svg", section.plot)
+    write_text(results.study / "cells.csv", _csv(_cell_rows(results)))
+    write_text(results.study / "laws.csv", _csv(_law_rows(results)))
+    write_json(
+        results.study / "report.json",
+        {
+            "facts": facts,
+            "missing": results.missing,
+            "cells": [
+                {"name": r.cell.name, "arm": r.arm, "accuracy": r.accuracy, "difference": r.difference}
+                for r in results.cells
+            ],
+            "curves": [_curve_data(curve) for curve in results.curves],
+            "slopes": results.compared,
+            "base_rag": results.reference,
+        },
+    )
+    return path
+
+
+def _trainings(curves: Sequence[CurveResult]) -> str:
+    if all(curve.seeds == 1 for curve in curves):
+        return "There is one training a cell: the variance of training is left out of all intervals."
+    return (
+        f"{max(curve.seeds for curve in curves)} trainings a cell: the intervals of laws hold the variance of training."
+    )
+
+
+def _laws(curves: Sequence[CurveResult]) -> Section:
+    rows = []
+    for curve in curves:
+        name = f"{curve.name} ({curve.group})"
+        if curve.law is None:
+            rows.append((name, f"no law: {curve.no_law}", "", "", ""))
+            continue
+        law = curve.law
+        rows.append((name, _points(law.slope), _p(law.slope.p_value), _bend(law.bend), crossing_text(law)))
+    return Section(
+        "Laws: accuracy = a + b log2(tokens)",
+        ("curve", "points a doubling", "p", "bend, points a doubling", "reaches base + RAG at"),
+        rows,
+        note=f"With 95 % intervals over documents. {_trainings(curves)}",
+        explanation=(
+            f"No law is fitted to fewer than {LEAST_BUDGETS} budgets, to a curve with missing cells, or to too few "
+            "documents. The bend is how much the slope changes with each doubling; where its interval leaves 0 out, "
+            "the curve is no straight line, and what the line says between and beyond the budgets is off. A crossing "
+            "is looked for between the smallest and the largest budget only."
+        ),
+    )
+
+
+def crossing_text(law: Law) -> str:
+    """Say where a line reaches base + RAG."""
+    if not law.may_cross:
+        return "not in the range"
+    low = "below the range" if law.crossing_low is None else _tokens(law.crossing_low)
+    high = "beyond the range" if law.crossing_high is None else _tokens(law.crossing_high)
+    begin = "not in the range" if law.crossing is None else _tokens(law.crossing)
+    return f"{begin} ({low} to {high})"
+
+
+def _tokens(tokens: float) -> str:
+    return budget_name(int(float(f"{tokens:.2g}")))
+
+
+def _bend(bend: Value) -> str:
+    if bend.p_value >= _LEVEL:
+        return f"none shown: {_points(bend)}"
+    return f"{'flattens' if bend.mean < 0 else 'steepens'}: {_points(bend)}"
+
+
+def _comparisons(results: StudyResults) -> Section:
+    rows = [
+        (
+            f"{each.curve} less {each.other} ({each.group})",
+            _points(each.difference),
+            _p(each.difference.p_value),
+            _p(each.holm),
+        )
+        for each in results.compared
+    ]
+    return Section(
+        "Slopes compared, paired",
+        ("curve less curve", "points a doubling", "p", "p (Holm)"),
+        rows,
+        note="On the same questions; the last column is corrected for all rows of this table.",
+    )
+
+
+def _cells(results: StudyResults) -> Section:
+    rows = []
+    for result in results.cells:
+        if result.accuracy is None:
+            rows.append((result.cell.name, result.arm, "missing", "", ""))
+            continue
+        difference = result.difference
+        beside = ("no base + RAG", "") if difference is None else (_difference(difference), _p(difference.p_value))
+        rows.append((result.cell.name, result.arm, _accuracy(result.accuracy), *beside))
+    return Section(
+        "Cells, with 95 % intervals clustered by document",
+        ("cell", "arm", "accuracy", "vs base + RAG, paired", "p"),
+        rows,
+        note="The intervals leave out what training again with another seed would change.",
+        explanation="Each cell is a run of its own: `smt report` on its run file tells more, and shows its answers.",
+    )
+
+
+def _accuracy(value: Estimate) -> str:
+    if value.refusal:
+        return f"{value.mean:.1%} of {value.questions} (too few documents)"
+    return f"{value.mean:.1%} ({value.low * 100:.1f} to {value.high * 100:.1f}) of {value.questions}"
+
+
+def _difference(value: Estimate) -> str:
+    if value.refusal:
+        return f"{value.mean * 100:+.1f} (too few documents)"
+    return f"{value.mean * 100:+.1f} ({value.low * 100:+.1f} to {value.high * 100:+.1f})"
+
+
+def _points(value: Value) -> str:
+    return f"{value.mean * 100:+.1f} ({value.low * 100:+.1f} to {value.high * 100:+.1f})"
+
+
+def _p(p_value: float) -> str:
+    return f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _cell_rows(results: StudyResults) -> list[Sequence[object]]:
+    head = ("cell", "corpus", "generator", "target", "mix", "tokens", "seed", "arm", "questions", "documents")
+    numbers = ("accuracy", "low", "high", "vs_base_rag", "vs_base_rag_low", "vs_base_rag_high", "p")
+    rows: list[Sequence[object]] = [(*head, *numbers)]
+    for result in results.cells:
+        cell, accuracy, difference = result.cell, result.accuracy, result.difference
+        place = (cell.name, cell.corpus, cell.generator, cell.target, cell.mix, cell.budget, cell.seed, result.arm)
+        scored = (
+            (accuracy.questions, accuracy.documents, accuracy.mean, accuracy.low, accuracy.high) if accuracy else ()
+        )
+        paired = (difference.mean, difference.low, difference.high, difference.p_value) if difference else ()
+        values = [*scored, *paired]
+        rows.append((*place, *values, *[""] * (len(rows[0]) - len(place) - len(values))))
+    return rows
+
+
+def _law_rows(results: StudyResults) -> list[Sequence[object]]:
+    rows: list[Sequence[object]] = [
+        (
+            *("curve", "group", "seeds", "slope", "slope_low", "slope_high", "slope_p"),
+            *("bend", "bend_low", "bend_high", "bend_p", "crossing", "crossing_low", "crossing_high", "no_law"),
+        )
+    ]
+    for curve in results.curves:
+        law = curve.law
+        if law is None:
+            rows.append((curve.name, curve.group, curve.seeds, *[""] * 11, curve.no_law))
+            continue
+        values = [number for each in (law.slope, law.bend) for number in (each.mean, each.low, each.high, each.p_value)]
+        ends = (law.crossing, law.crossing_low, law.crossing_high)
+        rows.append((curve.name, curve.group, curve.seeds, *values, *("" if end is None else end for end in ends), ""))
+    return rows
+
+
+def _curve_data(curve: CurveResult) -> dict[str, object]:
+    """A curve as JSON, whose keys are texts."""
+    law = None
+    if curve.law is not None:
+        law = {name: getattr(curve.law, name) for name in Law.__slots__ if name != "at"}
+        law["at"] = [{"tokens": tokens, "height": value} for tokens, value in curve.law.at.items()]
+    return {
+        "name": curve.name,
+        "group": curve.group,
+        "seeds": curve.seeds,
+        "points": [{"tokens": budget, "trainings": found} for budget, found in curve.points.items()],
+        "missing": curve.missing,
+        "law": law,
+        "no_law": curve.no_law,
+    }

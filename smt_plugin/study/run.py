@@ -1,0 +1,257 @@
+"""Run what of a study is not done, through the commands that a user types, one cell after the other.
+
+What cells share is made when the first of them needs it, under a lock: another process that needs it, too, waits, and
+finds it made. A mix's files and the base model's answers are then linked into the cells' run folders, or copied where
+links cannot be.
+"""
+
+import fcntl
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypedDict
+
+from smt_plugin.backends.server_process import ServerProcess, tail
+from smt_plugin.config import RunFile, StudyFile
+from smt_plugin.errors import BadInput
+from smt_plugin.evaluation.arms import marker_path
+from smt_plugin.files import (
+    content_hash,
+    make_folder,
+    private,
+    read_json_if_there,
+    whole_folder,
+    write_json,
+)
+from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
+from smt_plugin.study.cells import Cell, path_of, write_cell, write_run_file
+from smt_plugin.training.axolotl_config import write_axolotl_config
+from smt_plugin.training.shipped import base_model_of, read_config
+
+_SECONDS_TO_END = 30.0
+
+
+class CellFailed(Exception):
+    """A cell cannot go on; the message says why."""
+
+
+class Done(TypedDict):
+    """What was done, told by the settings that it was done with, and how long it took."""
+
+    settings: str
+    seconds: float
+
+
+def run_cells(
+    study: StudyFile, cells: Sequence[Cell], train_configs: dict[str, str], say: Callable[[str], None]
+) -> dict[str, str]:
+    """Run the cells that are not done, and return the name of each that failed with the reason.
+
+    Args:
+        train_configs: of each target's name the config to start from; "" where the study names no target.
+    """
+    failed: dict[str, str] = {}
+    shared = _Shared(say)
+    for place, cell in enumerate(cells, 1):
+        tell = partial(_say_of, say, f"[{place}/{len(cells)}] {cell.name}")
+        if is_done(cell, train_configs[cell.target]):
+            tell("done before, skipped")
+            continue
+        started = time.monotonic()
+        try:
+            with alone(path_of(cell.run_file).with_suffix(".lock"), say):
+                _run_cell(study, cell, train_configs[cell.target], shared, tell)
+        except (CellFailed, BadInput) as error:
+            failed[cell.name] = " ".join(str(error).split())
+            tell(f"failed: {failed[cell.name]}")
+        else:
+            tell(f"done in {time.monotonic() - started:.0f} s")
+    return failed
+
+
+def _say_of(say: Callable[[str], None], name: str, line: str) -> None:
+    say(f"{name}: {line}")
+
+
+def is_done(cell: Cell, train_config: str) -> bool:
+    """Whether a cell's answers are there, of these very settings and of the mix that is there."""
+    manifest = cell.training.mix / MANIFEST_FILE
+    if not manifest.is_file() or any(
+        not marker_path(cell.run_file.run / "results" / arm).is_file() for arm in cell.arms
+    ):
+        return False
+    made = read_json_if_there(_done_path(cell), Done, "smt study run")
+    return made is not None and made["settings"] == _settings_of(cell, train_config)
+
+
+def _done_path(cell: Cell) -> Path:
+    return cell.run_file.run / "cell.json"
+
+
+def _settings_of(cell: Cell, train_config: str) -> str:
+    evaluate = cell.run_file.evaluate
+    assert evaluate is not None
+    return content_hash([_training_of(cell, train_config), cell.run_file.seed, evaluate.model_dump(mode="json")])
+
+
+def _training_of(cell: Cell, train_config: str) -> str:
+    """Tells a training from others by its config, seed, model, arguments and mix, wherever the study's folder lies."""
+    model = base_model_of(train_config, cell.run_file.train.base_model)
+    mix = read_manifest(cell.training.mix / MANIFEST_FILE)["content_hash"]
+    return content_hash([read_config(train_config), cell.seed, model, cell.train_arguments, mix])
+
+
+class _Shared:
+    """Makes what cells share, each thing once, and remembers what failed."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._made: dict[Path, str] = {}
+
+    def make(self, run_file: RunFile, command: str, is_enough: Callable[[], bool] = lambda: False) -> None:
+        """Run a command of `smt` for a shared run, unless it was run to its end for these settings.
+
+        Args:
+            is_enough: whether to go on all the same where its exit status is 1, as when a budget is not met.
+
+        Raises:
+            CellFailed: it failed, now or for an earlier cell.
+        """
+        if run_file.run not in self._made:
+            self._made[run_file.run] = ""
+            try:
+                with alone(path_of(run_file).with_suffix(".lock"), self._say):
+                    self._make(run_file, command)
+            except CellFailed as error:
+                self._made[run_file.run] = str(error)
+        if (why := self._made[run_file.run]) and not is_enough():
+            raise CellFailed(why)
+
+    def _make(self, run_file: RunFile, command: str) -> None:
+        path = run_file.run / "shared.json"
+        made = read_json_if_there(path, Done, "smt study run")
+        settings = content_hash([run_file.model_dump(mode="json", exclude={"run"}), _sources_of(run_file)])
+        if made is not None and made["settings"] == settings:
+            return
+        written = write_run_file(run_file)
+        tell = partial(_say_of, self._say, f"{run_file.run.parent.name}/{run_file.run.name}")
+        seconds = run_command(["smt", command, str(written)], written.with_suffix(".log"), tell)
+        write_json(path, {"settings": settings, "seconds": seconds})
+
+
+def _sources_of(run_file: RunFile) -> list[Any]:
+    """Tells the records that a mix is made of from those that were there before."""
+    found = (path.stat() for path in run_file.mix.sources.values() if path.exists())
+    return [[state.st_size, state.st_mtime_ns] for state in found]
+
+
+def _run_cell(study: StudyFile, cell: Cell, train_config: str, shared: _Shared, say: Callable[[str], None]) -> None:
+    needed = [path for path in cell.mixed.mix.sources.values() if path.is_relative_to(cell.generated.run)]
+    # Some prompts may have been given up, or a budget not been met, which the mix then tells.
+    shared.make(cell.generated, "generate", lambda: all(path.is_file() for path in needed))
+    if cell.base_arms:
+        shared.make(cell.base, "evaluate")
+    manifest = cell.shared_mix.mix / MANIFEST_FILE
+    # A source may be too small for the largest budget alone.
+    shared.make(cell.mixed, "mix", manifest.is_file)
+    if dry := [name for name, source in read_manifest(manifest)["sources"].items() if source["ran_dry"]]:
+        raise CellFailed(
+            f"{', '.join(dry)} ran dry at {cell.budget:,} tokens (see {manifest}); raise its budget in "
+            f"{study.run_file}, or leave this one out"
+        )
+    run = cell.run_file.run
+    written = write_cell(cell, train_config)
+    log = written.with_suffix(".log")
+    if not (run / "mix" / MANIFEST_FILE).is_file() or (
+        read_manifest(run / "mix" / MANIFEST_FILE)["content_hash"] != read_manifest(manifest)["content_hash"]
+    ):
+        link_folder(cell.shared_mix.mix, run / "mix")
+    config = write_axolotl_config(run, cell.config, base_model=cell.run_file.train.base_model)
+    trained = read_json_if_there(run / "trained.json", Done, "smt study run")
+    settings = _training_of(cell, train_config)
+    if trained is None or trained["settings"] != settings or cell.training.unready():
+        # A model that is there would be taken for this one where the training fails.
+        shutil.rmtree(cell.training.output, ignore_errors=True)
+        seconds = run_command(["axolotl", "train", str(config), *cell.train_arguments], log, say)
+        if sentence := cell.training.unready():
+            raise CellFailed(f"{sentence.rstrip('.')}; {tail(log)}")
+        write_json(run / "trained.json", {"settings": settings, "seconds": seconds})
+    for arm in cell.base_arms:
+        if not marker_path(run / "results" / arm).is_file():
+            link_folder(cell.base.run / "results" / arm, run / "results" / arm)
+    seconds = run_command(["smt", "evaluate", str(written)], log, say)
+    write_json(_done_path(cell), {"settings": _settings_of(cell, train_config), "seconds": seconds})
+
+
+def link_folder(source: Path, target: Path) -> None:
+    """Make a folder with the files of another, which share their content on disk where the file system can.
+
+    No file of ours is ever written to in place, so neither folder can change the other.
+    """
+    make_folder(target.parent)
+    shutil.rmtree(target, ignore_errors=True)
+    with whole_folder(target) as folder:
+        shutil.copytree(source, folder, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or a file system without links
+        shutil.copy2(source, target)
+
+
+def run_command(words: list[str], log: Path, say: Callable[[str], None]) -> float:
+    """Run a command of this environment, which ends with this process, and return its seconds.
+
+    Args:
+        log: gets its output, after what it already holds.
+
+    Raises:
+        CellFailed: it failed.
+    """
+    said = shlex.join(words)
+    say(f"$ {said}")
+    environment = {
+        # Threads that spin while they wait make a training on two cores many times slower.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+        # The scripts beside this Python, so that an environment that is not activated works too.
+        "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", ""),
+        "AXOLOTL_DO_NOT_TRACK": "1",
+    }
+    started = time.monotonic()
+    with open(log, "ab", opener=private) as file:
+        file.write(f"$ {said}\n".encode())
+    program = shutil.which(words[0], path=environment["PATH"])
+    if program is None:
+        raise CellFailed(f"{words[0]} is not installed in this environment")
+    process = ServerProcess([program, *words[1:]], environment, log)
+    try:
+        status = process.wait()
+    finally:
+        process.stop(_SECONDS_TO_END)
+    if status != 0:
+        raise CellFailed(f"`{said}` ended with status {status}; {tail(log)}")
+    return time.monotonic() - started
+
+
+@contextmanager
+def alone(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock meanwhile; wait for it where another process has it. Without locks nothing is held."""
+    make_folder(path.parent)
+    with open(path, "ab", opener=private) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process works on {path.with_suffix('')}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            say(f"the file system of {path.parent} has no locks: let no two processes need the same at once")
+        yield
