@@ -93,8 +93,9 @@ def cells_of(study: StudyFile, run_file: RunFile) -> list[Cell]:
                 f"mixes.{name}.sources; correct its name, or add it there."
             )
     seeds: list[int | None] = [*study.seeds] or [None]
+    models = _first_with_each_model(study)
     return [
-        _cell(study, run_file, corpus, generator, target, mix, budget, seed)
+        _cell(study, run_file, corpus, generator, target, models.get(target, ""), mix, budget, seed)
         for corpus, generator, target, mix, seed, budget in product(
             [*study.corpora] or [""],
             [*study.generators] or [""],
@@ -112,10 +113,12 @@ def _cell(
     corpus: str,
     generator: str,
     target: str,
+    model: str,
     mix: str,
     budget: int,
     seed: int | None,
 ) -> Cell:
+    """A cell; `model` is the target whose runs it shares."""
     evaluate = run_file.evaluate
     assert evaluate is not None
     own: dict[str, Any] = {}
@@ -126,7 +129,6 @@ def _cell(
     if generator:
         own["backend"] = study.generators[generator]
     train = study.targets[target] if target else run_file.train
-    model = _first_with_the_model(study, target)
     shared = {"train": study.targets[model]} if model else {}
 
     def run(kind: str, *parts: str, **changes: Any) -> RunFile:
@@ -168,15 +170,15 @@ def _cell(
     )
 
 
-def _first_with_the_model(study: StudyFile, target: str) -> str:
-    """The first target with the same model and tokenizer: both have the same mixes and the same base arms."""
-    if not target:
-        return target
-
-    def key(train: Any) -> tuple[Any, Any]:
-        return base_model_of(train.config, train.base_model), read_config(train.config).get("tokenizer_config")
-
-    return next(name for name, train in study.targets.items() if key(train) == key(study.targets[target]))
+def _first_with_each_model(study: StudyFile) -> dict[str, str]:
+    """Each target -> the first one with the same model and tokenizer, whose mixes and base arms are the same."""
+    first: dict[tuple[str, object], str] = {}
+    return {
+        name: first.setdefault(
+            (base_model_of(train.config, train.base_model), read_config(train.config).get("tokenizer_config")), name
+        )
+        for name, train in study.targets.items()
+    }
 
 
 def _joined(*parts: str) -> str:

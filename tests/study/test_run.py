@@ -1,0 +1,189 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from smt_plugin.errors import BadInput
+from smt_plugin.files import write_jsonl
+from smt_plugin.mixing.manifest import read_manifest
+from smt_plugin.study import run
+from smt_plugin.study.cells import Cell
+from smt_plugin.study.run import CellFailed, alone, is_done, link_folder, run_cells, run_command
+from tests.study.microworld_study import CONFIGS, RUN_FILE, STUDY_FILE, Commands, read, write_study
+
+
+def flat(folder: Path, arm: str) -> list[float]:
+    return [0.25, 0.5, 0.75, 0.5] * 3
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    found = Commands(flat)
+    monkeypatch.setattr(run, "run_command", found)
+    return found
+
+
+def run_study(folder: Path, cells: list[Cell] | None = None) -> tuple[dict[str, str], list[str]]:
+    said: list[str] = []
+    settings, every = read(folder)
+    return run_cells(settings, cells or every, CONFIGS, said.append), said
+
+
+def test_what_cells_share_is_made_once_and_a_second_call_does_nothing(tmp_path: Path, commands: Commands) -> None:
+    _, cells = write_study(tmp_path, STUDY_FILE + "seeds: [1, 2]\n")
+    failed, said = run_study(tmp_path)
+    assert failed == {}
+    assert len(cells) == 8
+    shared = [each for each in commands.said if "cells/" not in each]
+    assert shared == [
+        "smt generate generated/run",
+        "smt evaluate base/run",
+        "smt mix mixes/questions",
+        "smt mix mixes/mixed",
+    ]
+    assert sum(each.startswith("axolotl") for each in commands.said) == 8
+    assert sum("done in" in line for line in said) == 8
+    commands.said.clear()
+    failed, said = run_study(tmp_path)
+    assert commands.said == []
+    assert [line.partition(": ")[2] for line in said] == ["done before, skipped"] * 8
+
+
+def test_a_cell_is_a_run_of_its_own_with_the_shared_mix_and_the_base_models_answers(
+    tmp_path: Path, commands: Commands
+) -> None:
+    _, cells = write_study(tmp_path)
+    run_study(tmp_path)
+    small, large = (cell.run_file.run for cell in cells[:2])
+    assert read_manifest(large / "mix" / "manifest.json")["record_tokens"] == pytest.approx(4000, rel=0.05)
+    texts = [set((folder / "mix" / "qa.jsonl").read_text().splitlines()) for folder in (small, large)]
+    assert texts[0] < texts[1]
+    shared = cells[0].shared_mix.mix / "qa.jsonl"
+    assert (small / "mix" / "qa.jsonl").samefile(shared)
+    assert (small / "results" / "base_rag" / "arm.json").samefile(
+        cells[0].base.run / "results" / "base_rag" / "arm.json"
+    )
+
+
+def test_a_cell_that_fails_says_why_and_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study(tmp_path)
+    commands = Commands(flat, fails=lambda said: said == "axolotl train cells/questions.4K")
+    monkeypatch.setattr(run, "run_command", commands)
+    failed, said = run_study(tmp_path)
+    assert failed == {"questions.4K": "axolotl train cells/questions.4K was told to fail"}
+    assert "[2/4] questions.4K: failed: axolotl train cells/questions.4K was told to fail" in said
+    monkeypatch.setattr(run, "run_command", commands := Commands(flat))
+    assert run_study(tmp_path)[0] == {}
+    assert commands.said == ["axolotl train cells/questions.4K", "smt evaluate cells/questions.4K"]
+
+
+def test_what_all_cells_need_and_fails_is_tried_once_in_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study(tmp_path)
+    commands = Commands(flat, fails=lambda said: said.startswith("smt generate"))
+    monkeypatch.setattr(run, "run_command", commands)
+    failed, _ = run_study(tmp_path)
+    assert len(failed) == 4
+    assert commands.said == ["smt generate generated/run"]
+
+
+def test_a_source_that_runs_dry_fails_the_cells_that_need_more_and_no_others(
+    tmp_path: Path, commands: Commands
+) -> None:
+    write_study(tmp_path, STUDY_FILE.replace("[2K, 4K]", "[2K, 900K]"))
+    failed, _ = run_study(tmp_path)
+    assert list(failed) == ["questions.900K", "mixed.900K"]
+    assert "synthetic_qa ran dry at 900,000 tokens" in failed["questions.900K"]
+
+
+def test_more_budgets_and_more_records_leave_finished_cells_as_they_are(tmp_path: Path, commands: Commands) -> None:
+    write_study(tmp_path)
+    run_study(tmp_path)
+    commands.said.clear()
+    more = RUN_FILE.replace("12K", "20K")
+    _, cells = write_study(tmp_path, STUDY_FILE.replace("[2K, 4K]", "[2K, 4K, 6K]"), more)
+    assert [is_done(cell, "microworld/full") for cell in cells] == [True, True, False, True, True, False]
+    assert run_study(tmp_path)[0] == {}
+    assert [each for each in commands.said if each.startswith("axolotl")] == [
+        "axolotl train cells/questions.6K",
+        "axolotl train cells/mixed.6K",
+    ]
+
+
+def test_another_seed_or_another_config_trains_anew(tmp_path: Path, commands: Commands) -> None:
+    write_study(tmp_path, STUDY_FILE + "seeds: [1]\n")
+    run_study(tmp_path)
+    _, cells = read(tmp_path)
+    assert is_done(cells[0], "microworld/full")
+    assert not is_done(cells[0], "qwen3-8b/full")
+    (tmp_path / "study.yaml").write_text(
+        (tmp_path / "study.yaml").read_text() + "train_arguments: [--num-epochs, '1']\n"
+    )
+    _, cells = read(tmp_path)
+    assert not is_done(cells[0], "microworld/full")
+
+
+def test_a_command_leaves_its_output_in_the_log_and_its_end_in_the_error(tmp_path: Path) -> None:
+    log = tmp_path / "cell.log"
+    told: list[str] = []
+    assert run_command([sys.executable, "-c", "print('fine')"], log, told.append) > 0
+    assert "fine" in log.read_text()
+    assert told[0].startswith("$ ")
+    with pytest.raises(CellFailed, match=r"ended with status 3.*out of memory"):
+        run_command([sys.executable, "-c", "print('out of memory'); raise SystemExit(3)"], log, told.append)
+    with pytest.raises(CellFailed, match="no-such-program is not installed"):
+        run_command(["no-such-program"], log, told.append)
+
+
+def test_a_linked_folder_keeps_what_it_has_when_the_other_is_written_anew(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a" / "deep" / "rows.jsonl", [{"n": 1}])
+    link_folder(tmp_path / "a", tmp_path / "b" / "c")
+    write_jsonl(tmp_path / "a" / "deep" / "rows.jsonl", [{"n": 2}])
+    assert (tmp_path / "b" / "c" / "deep" / "rows.jsonl").read_text() == '{"n":1}\n'
+    link_folder(tmp_path / "a", tmp_path / "b" / "c")
+    assert (tmp_path / "b" / "c" / "deep" / "rows.jsonl").read_text() == '{"n":2}\n'
+
+
+def test_where_links_cannot_be_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: str) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write_jsonl(tmp_path / "a" / "rows.jsonl", [{"n": 1}])
+    link_folder(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b" / "rows.jsonl").read_text() == '{"n":1}\n'
+    assert not (tmp_path / "b" / "rows.jsonl").samefile(tmp_path / "a" / "rows.jsonl")
+
+
+def test_two_processes_make_what_they_share_one_after_the_other(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from smt_plugin.study.run import alone\n"
+        "with alone(Path(sys.argv[1]), print):\n print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline() == b"held\n"
+
+    def let_go(line: str) -> None:
+        assert "waiting" in line
+        assert holder.stdin is not None
+        holder.stdin.close()
+
+    started = time.monotonic()
+    with alone(tmp_path / "run.lock", let_go):
+        assert holder.wait(10) == 0
+    assert time.monotonic() - started < 10
+    holder.stdout.close()
+
+
+def test_a_study_without_a_finished_cell_says_what_to_do(tmp_path: Path) -> None:
+    from smt_plugin.study.results import read_study
+
+    settings, cells = write_study(tmp_path)
+    with pytest.raises(BadInput, match="run `smt study run` first"):
+        read_study(settings.study, cells)
