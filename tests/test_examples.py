@@ -77,3 +77,14 @@ def test_the_array_job_gives_each_job_its_shard(tmp_path: Path) -> None:
     script = ["sh", str(EXAMPLES / "shards.sh"), "my run.yaml"]
     said = subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout
     assert said == "generate my run.yaml --shard 2/4\n"
+
+
+def test_the_array_job_of_a_study_gives_each_job_its_cells(tmp_path: Path) -> None:
+    smt = tmp_path / "smt"
+    smt.write_text('#!/bin/sh\necho "$@"\n')
+    smt.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "12"}
+    script = ["sh", str(EXAMPLES / "study-array.sh"), "my study.yaml"]
+    said = subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == "study run my study.yaml --cell 3/12\n"

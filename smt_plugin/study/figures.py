@@ -43,5 +43,7 @@ def scaling_figure(curves: list[CurveResult], reference: Estimate | None) -> str
     axes.minorticks_off()
     axes.set_xlabel("tokens of records")
     axes.set_ylabel("accuracy, %")
+    if all(curve.seeds == 1 for curve in curves):
+        axes.set_title("one training each: the variance of training is left out", loc="left", fontsize=8)
     axes.legend(frameon=False, fontsize=8)
     return svg_of(figure)

@@ -143,14 +143,15 @@ def _cells(results: StudyResults) -> Section:
     rows = []
     for result in results.cells:
         if result.accuracy is None:
-            rows.append((result.cell.name, result.arm, "missing", "", ""))
+            rows.append((result.cell.name, result.arm, "missing", "", "", ""))
             continue
         difference = result.difference
         beside = ("no base + RAG", "") if difference is None else (_difference(difference), _p(difference.p_value))
-        rows.append((result.cell.name, result.arm, _accuracy(result.accuracy), *beside))
+        scored = _accuracy(result.accuracy), str(result.accuracy.questions)
+        rows.append((result.cell.name, result.arm, *scored, *beside))
     return Section(
         "Cells, with 95 % intervals clustered by document",
-        ("cell", "arm", "accuracy", "vs base + RAG, paired", "p"),
+        ("cell", "arm", "accuracy", "questions", "vs base + RAG, paired", "p"),
         rows,
         note="The intervals leave out what training again with another seed would change.",
         explanation="Each cell is a run of its own: `smt report` on its run file tells more, and shows its answers.",
@@ -159,8 +160,8 @@ def _cells(results: StudyResults) -> Section:
 
 def _accuracy(value: Estimate) -> str:
     if value.refusal:
-        return f"{value.mean:.1%} of {value.questions} (too few documents)"
-    return f"{value.mean:.1%} ({value.low * 100:.1f} to {value.high * 100:.1f}) of {value.questions}"
+        return f"{value.mean:.1%} (too few documents)"
+    return f"{value.mean:.1%} ({value.low * 100:.1f} to {value.high * 100:.1f})"
 
 
 def _difference(value: Estimate) -> str:

@@ -67,7 +67,7 @@ def run_cells(
         try:
             with alone(path_of(cell.run_file).with_suffix(".lock"), say):
                 _run_cell(study, cell, train_configs[cell.target], shared, tell)
-        except (CellFailed, BadInput) as error:
+        except (CellFailed, BadInput, OSError) as error:
             failed[cell.name] = " ".join(str(error).split())
             tell(f"failed: {failed[cell.name]}")
         else:
@@ -173,12 +173,15 @@ def _run_cell(study: StudyFile, cell: Cell, train_config: str, shared: _Shared, 
     ):
         link_folder(cell.shared_mix.mix, run / "mix")
     config = write_axolotl_config(run, cell.config, base_model=cell.run_file.train.base_model)
+    values = read_config(config)
     trained = read_json_if_there(run / "trained.json", Done, "smt study run")
     settings = _training_of(cell, train_config)
     if trained is None or trained["settings"] != settings or cell.training.unready():
         # A model that is there would be taken for this one where the training fails.
         shutil.rmtree(cell.training.output, ignore_errors=True)
         seconds = run_command(["axolotl", "train", str(config), *cell.train_arguments], log, say)
+        if values.get("adapter"):
+            seconds += run_command(["axolotl", "merge-lora", str(config)], log, say)
         if sentence := cell.training.unready():
             raise CellFailed(f"{sentence.rstrip('.')}; {tail(log)}")
         write_json(run / "trained.json", {"settings": settings, "seconds": seconds})

@@ -87,6 +87,9 @@ def test_one_training_a_cell_is_told_and_several_are_counted(tmp_path: Path) -> 
     assert "left out of all intervals" not in page
     assert "3 trainings a cell: the intervals of laws hold the variance of training" in page
     assert [curve.seeds for curve in three.curves] == [3, 3]
+    said = "<!-- one training each: the variance of training is left out -->"
+    pictures = [scaling_figure(results.curves, None) for results in (one, three)]
+    assert [said in picture for picture in pictures] == [True, False]
 
 
 def test_the_report_is_page_figure_tables_and_json(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from smt_plugin.assets import asset_dir
 from smt_plugin.errors import BadInput
 from smt_plugin.files import write_jsonl
 from smt_plugin.mixing.manifest import read_manifest
@@ -123,6 +124,17 @@ def test_another_seed_or_another_config_trains_anew(tmp_path: Path, commands: Co
     )
     _, cells = read(tmp_path)
     assert not is_done(cells[0], "microworld/full")
+
+
+def test_an_adapter_is_merged_after_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = (asset_dir("axolotl_configs") / "microworld" / "full.yaml").read_text()
+    (tmp_path / "lora.yaml").write_text(full + "adapter: lora\n")
+    write_study(tmp_path, STUDY_FILE, RUN_FILE.replace("microworld/full", "lora.yaml"))
+    commands = Commands(flat, fails=lambda said: "merge-lora" in said)
+    monkeypatch.setattr(run, "run_command", commands)
+    settings, cells = read(tmp_path)
+    failed = run_cells(settings, cells[:1], {"": str(tmp_path / "lora.yaml")}, lambda line: None)
+    assert failed == {"questions.2K": "axolotl merge-lora cells/questions.2K was told to fail"}
 
 
 def test_a_command_leaves_its_output_in_the_log_and_its_end_in_the_error(tmp_path: Path) -> None:
