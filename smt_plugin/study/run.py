@@ -20,7 +20,7 @@ from typing import Any, TypedDict
 from smt_plugin.backends.server_process import ServerProcess, tail
 from smt_plugin.config import RunFile, StudyFile
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.arms import marker_path
+from smt_plugin.evaluation.arms import marker_path, read_marker
 from smt_plugin.files import (
     content_hash,
     make_folder,
@@ -32,7 +32,7 @@ from smt_plugin.files import (
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
 from smt_plugin.study.cells import Cell, path_of, write_cell, write_run_file
 from smt_plugin.training.axolotl_config import write_axolotl_config
-from smt_plugin.training.shipped import base_model_of, read_config
+from smt_plugin.training.shipped import read_config
 
 _SECONDS_TO_END = 30.0
 
@@ -102,7 +102,7 @@ def _settings_of(cell: Cell, train_config: str) -> str:
 
 def _training_of(cell: Cell, train_config: str) -> str:
     """Tells a training from others by its config, seed, model, arguments and mix, wherever the study's folder lies."""
-    model = base_model_of(train_config, cell.run_file.train.base_model)
+    model = cell.run_file.train.base_model
     mix = read_manifest(cell.training.mix / MANIFEST_FILE)["content_hash"]
     return content_hash([read_config(train_config), cell.seed, model, cell.train_arguments, mix])
 
@@ -137,7 +137,8 @@ class _Shared:
         path = run_file.run / "shared.json"
         made = read_json_if_there(path, Done, "smt study run")
         settings = content_hash([run_file.model_dump(mode="json", exclude={"run"}), _sources_of(run_file)])
-        if made is not None and made["settings"] == settings:
+        # `smt evaluate` knows by itself what is done, also where tasks or a model have changed since.
+        if made is not None and made["settings"] == settings and command != "evaluate":
             return
         written = write_run_file(run_file)
         tell = partial(_say_of, self._say, f"{run_file.run.parent.name}/{run_file.run.name}")
@@ -186,8 +187,9 @@ def _run_cell(study: StudyFile, cell: Cell, train_config: str, shared: _Shared, 
             raise CellFailed(f"{sentence.rstrip('.')}; {tail(log)}")
         write_json(run / "trained.json", {"settings": settings, "seconds": seconds})
     for arm in cell.base_arms:
-        if not marker_path(run / "results" / arm).is_file():
-            link_folder(cell.base.run / "results" / arm, run / "results" / arm)
+        shared_arm, own = cell.base.run / "results" / arm, run / "results" / arm
+        if not own.is_dir() or read_marker(own) != read_marker(shared_arm):
+            link_folder(shared_arm, own)
     seconds = run_command(["smt", "evaluate", str(written)], log, say)
     write_json(_done_path(cell), {"settings": _settings_of(cell, train_config), "seconds": seconds})
 

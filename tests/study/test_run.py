@@ -8,7 +8,8 @@ import pytest
 
 from smt_plugin.assets import asset_dir
 from smt_plugin.errors import BadInput
-from smt_plugin.files import write_jsonl
+from smt_plugin.evaluation.arms import read_marker
+from smt_plugin.files import write_json, write_jsonl
 from smt_plugin.mixing.manifest import read_manifest
 from smt_plugin.study import run
 from smt_plugin.study.cells import Cell
@@ -78,7 +79,24 @@ def test_a_cell_that_fails_says_why_and_stops_no_other(tmp_path: Path, monkeypat
     assert "[2/4] questions.4K: failed: axolotl train cells/questions.4K was told to fail" in said
     monkeypatch.setattr(run, "run_command", commands := Commands(flat))
     assert run_study(tmp_path)[0] == {}
-    assert commands.said == ["axolotl train cells/questions.4K", "smt evaluate cells/questions.4K"]
+    assert commands.said == [
+        "smt evaluate base/run",
+        "axolotl train cells/questions.4K",
+        "smt evaluate cells/questions.4K",
+    ]
+
+
+def test_base_answers_that_were_given_anew_reach_a_cell_that_is_run_again(tmp_path: Path, commands: Commands) -> None:
+    _, cells = write_study(tmp_path)
+    run_study(tmp_path)
+    run = cells[0].run_file.run
+    write_json(cells[0].base.run / "results" / "base_rag" / "arm.json", {"inputs": "newer tasks"})
+    assert read_marker(run / "results" / "base_rag") == {}
+    (run / "cell.json").unlink()
+    commands.said.clear()
+    run_study(tmp_path)
+    assert commands.said == ["smt evaluate base/run", "smt evaluate cells/questions.2K"]
+    assert read_marker(run / "results" / "base_rag") == {"inputs": "newer tasks"}
 
 
 def test_what_all_cells_need_and_fails_is_tried_once_in_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
