@@ -42,10 +42,10 @@ class CellFailed(Exception):
 
 
 class Done(TypedDict):
-    """What was done, told by the settings that it was done with, and how long it took."""
+    """What was done, told by the settings that it was done with, and how long it took; None where it did not end."""
 
     settings: str
-    seconds: float
+    seconds: float | None
 
 
 def run_cells(
@@ -177,9 +177,12 @@ def _run_cell(study: StudyFile, cell: Cell, train_config: str, shared: _Shared, 
     values = read_config(config)
     trained = read_json_if_there(run / "trained.json", Done, "smt study run")
     settings = _training_of(cell, train_config)
-    if trained is None or trained["settings"] != settings or cell.training.unready():
-        # A model that is there would be taken for this one where the training fails.
-        shutil.rmtree(cell.training.output, ignore_errors=True)
+    is_begun = trained is not None and trained["settings"] == settings
+    if trained is None or not is_begun or trained["seconds"] is None or cell.training.unready():
+        if not is_begun:
+            # A model that is there would be taken for this one; checkpoints of this training may be gone on from.
+            shutil.rmtree(cell.training.output, ignore_errors=True)
+        write_json(run / "trained.json", {"settings": settings, "seconds": None})
         seconds = run_command(["axolotl", "train", str(config), *cell.train_arguments], log, say)
         if values.get("adapter"):
             seconds += run_command(["axolotl", "merge-lora", str(config)], log, say)

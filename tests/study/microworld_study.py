@@ -74,7 +74,7 @@ class Commands:
             raise CellFailed(f"{said} was told to fail")
         if words[0] == "axolotl":
             model = named / "model"
-            model.mkdir()
+            model.mkdir(exist_ok=True)
             (model / "model.safetensors").write_text("weights")
             (model / "README.md").write_text(f"```yaml\n{place.read_text()}```\n")
             assert mix_of(read_config(place))

@@ -144,6 +144,24 @@ def test_another_seed_or_another_config_trains_anew(tmp_path: Path, commands: Co
     assert not is_done(cells[0], "microworld/full")
 
 
+def test_checkpoints_of_a_training_that_did_not_end_are_kept_for_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, cells = write_study(tmp_path)
+    run = cells[0].run_file.run
+    monkeypatch.setattr("smt_plugin.study.run.run_command", Commands(flat, fails=lambda said: "axolotl" in said))
+    run_cells(settings, cells[:1], CONFIGS, lambda line: None)
+    checkpoint = run / "model" / "checkpoint-5"
+    checkpoint.mkdir(parents=True)
+    run_cells(settings, cells[:1], CONFIGS, lambda line: None)
+    assert checkpoint.is_dir()
+    (tmp_path / "study.yaml").write_text(STUDY_FILE + "train_arguments: [--num-epochs, '1']\n")
+    settings, cells = read(tmp_path)
+    monkeypatch.setattr("smt_plugin.study.run.run_command", Commands(flat))
+    assert run_cells(settings, cells[:1], CONFIGS, lambda line: None) == {}
+    assert not checkpoint.exists()
+
+
 def test_an_adapter_is_merged_after_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = (asset_dir("axolotl_configs") / "microworld" / "full.yaml").read_text()
     (tmp_path / "lora.yaml").write_text(full + "adapter: lora\n")
