@@ -37,6 +37,7 @@ HEAVY = (
     "mixing/test_mix.py",
     "report",
     "retrieval",
+    "study",
     "test_hostile_inputs.py",
     "test_loop.py",
     "test_packaging.py",

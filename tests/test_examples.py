@@ -8,14 +8,12 @@ from click.testing import CliRunner
 
 from smt_plugin.assets import asset_dir
 from smt_plugin.cli.app import cli
-from smt_plugin.config import read_run_file, read_study_file, retrieval_settings
+from smt_plugin.config import read_run_file, retrieval_settings
 from smt_plugin.files import read_jsonl
 from smt_plugin.generation.generate import methods_of
-from smt_plugin.microworld import archive
 from tests.endpoint import MODEL, Endpoint, in_thread
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-STUDIES = sorted((EXAMPLES / "studies").glob("figure-*.yaml"))
 RUN_FILES = sorted(
     path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.yaml") if path.parent.name != "studies"
 )
@@ -38,21 +36,6 @@ def test_a_run_on_the_examples_documents_can_be_planned(name: str) -> None:
     assert result.exit_code == 0
     assert "3 documents" in result.output
     assert not read_run_file(EXAMPLES / name).run.exists()
-
-
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
-def test_a_study_can_be_planned_once_its_archive_is_there(path: Path, tmp_path: Path) -> None:
-    shutil.copytree(path.parent, tmp_path, dirs_exist_ok=True)
-    archive.write(tmp_path / "archive")
-    study, run_file = read_study_file(tmp_path / path.name)
-    # What a mix at the largest budget takes of each method, with the fifth of the questions that are duplicates.
-    for mix in study.mixes.values():
-        for method, share in mix.shares.items():
-            needed = max(study.budgets) * share / sum(mix.shares.values())
-            assert methods_of(run_file)[method][1] > needed / 0.8
-    result = CliRunner().invoke(cli, ["study", "plan", str(tmp_path / path.name)], catch_exceptions=False)
-    assert result.exit_code == 0
-    assert f"{len(study.mixes) * len(study.budgets)} cells, 0 of them done" in result.output
 
 
 def test_the_own_documents_are_generated_from(tmp_path: Path) -> None:
