@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,12 @@ def _mix(
         check_place(path)
     for path in outdated:
         path.unlink(missing_ok=True)
-    dropped = write_jsonl(folder / manifest.DROPPED_FILE, (row for source in sources for row in source.dropped_rows()))
+    rows = (row for source in sources for row in source.dropped_rows())
+    if first := next(rows, None):
+        dropped = write_jsonl(folder / manifest.DROPPED_FILE, chain([first], rows))
+    else:
+        dropped = 0
+        (folder / manifest.DROPPED_FILE).unlink(missing_ok=True)
     shared = {
         "settings": {**settings.model_dump(mode="json"), "seed": seed},
         "limited_by": limited_by,
@@ -199,8 +205,6 @@ def _mix(
         "tokenizer": ruler.report(),
         "versions": {"smt_plugin": __version__, **{name: version(name) for name in ("transformers", "tokenizers")}},
     }
-    if not dropped:
-        (folder / manifest.DROPPED_FILE).unlink()
     if not settings.validation_rounds:
         for name in _FILES.values():
             (folder / (manifest.VALIDATION + name)).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from smt_plugin.backends.server_process import ServerProcess, tail
 from smt_plugin.config import RunFile, StudyFile
@@ -23,6 +23,7 @@ from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arms import marker_path, read_marker
 from smt_plugin.files import (
     content_hash,
+    file_hash,
     make_folder,
     private,
     read_json_if_there,
@@ -146,10 +147,9 @@ class _Shared:
         write_json(path, {"settings": settings, "seconds": seconds})
 
 
-def _sources_of(run_file: RunFile) -> list[Any]:
+def _sources_of(run_file: RunFile) -> list[str]:
     """Tells the records that a mix is made of from those that were there before."""
-    found = (path.stat() for path in run_file.mix.sources.values() if path.exists())
-    return [[state.st_size, state.st_mtime_ns] for state in found]
+    return [file_hash(path) for path in run_file.mix.sources.values() if path.is_file()]
 
 
 def _run_cell(study: StudyFile, cell: Cell, train_config: str, shared: _Shared, say: Callable[[str], None]) -> None:
