@@ -1,11 +1,12 @@
 """Hostile inputs: a whole run in a folder, what is broken in it, and a command that reads it.
 
-    python -m tests.hostile [PART OF A NAME] ...
+    python -m tests.hostile [--most 30] [PART OF A NAME] ...
 
 runs them and prints what is wrong with each command's end. Each runs `smt` as its users do, error handling and all, in
 a process of its own that begins as a copy of this one, since to import what it needs takes longer than most of them.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import tempfile
 import time
 import traceback
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -1312,18 +1314,24 @@ def sample(found: Iterable[Case], most: int) -> list[Case]:
 
 
 def try_all() -> None:
-    """Run the cases whose names hold one of the arguments."""
+    """Run the cases whose names hold one of the arguments, and print what is wrong with them; the last line is JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--most", type=int, help="of each kind; default: all")
+    parser.add_argument("parts", nargs="*", help="of names; default: all")
+    asked = parser.parse_args()
     load()
     with tempfile.TemporaryDirectory() as place:
         world = World(Path(place))
         found = [*cases(world.folder), *other_cases(world.folder)]
-        found = [case for case in found if not sys.argv[1:] or any(part in case.name for part in sys.argv[1:])]
-        bad, started = 0, time.monotonic()
+        found = [case for case in found if not asked.parts or any(part in case.name for part in asked.parts)]
+        found = found if asked.most is None else sample(found, asked.most)
+        wrong, started = 0, time.monotonic()
         for case in found:
             if faults := world.faults(case):
-                bad += 1
+                wrong += 1
                 print(f"{case.name}: {' | '.join(faults)}", flush=True)
-        print(f"{bad} of {len(found)} end otherwise than they should; {time.monotonic() - started:.0f} s")
+        tried = Counter(case.kind for case in found)
+        print(json.dumps({"wrong": wrong, "tried": tried, "seconds": round(time.monotonic() - started)}))
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ def test_a_corpus_of_text_files_with_questions_needs_no_documents_jsonl(tmp_path
     assert (documents[0].id, questions[0].answer) == ("kites.txt", 1)
     assert load("corpus", tmp_path / "kites.txt") == (documents, questions)
     (tmp_path / "questions.jsonl").unlink()
-    with pytest.raises(BadInput, match=r"put questions.jsonl beside your .txt or .md files"):
+    with pytest.raises(BadInput, match=r"put questions.jsonl beside your documents"):
         load("corpus", tmp_path)
 
 

@@ -27,7 +27,7 @@ def test_data_may_be_a_path_for_each_benchmark(tmp_path: Path, monkeypatch: pyte
     # What the mapping leaves out is where it is without one.
     monkeypatch.setenv("SMT_QUALITY_DIR", places["quality"])
     assert len(dataset("quality", "none", data={"longhealth": places["longhealth"]})["test"]) == 8
-    with pytest.raises(BadInput, match="data: unknown benchmark 'qualty'; choose one of: corpus, financebench, "):
+    with pytest.raises(BadInput, match="data: unknown benchmark 'qualty'; choose one of: chronicle, corpus"):
         dataset("quality", "none", data={"qualty": "x"})
     with pytest.raises(BadInput, match=r"data is \['x'\], but must be a path, or one for each benchmark"):
         dataset("quality", "none", data=["x"])  # type: ignore[arg-type]

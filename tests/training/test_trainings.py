@@ -16,19 +16,18 @@ MIX = "0123456789abcdef"
 
 
 def write_mix(run: Path, content: str) -> None:
-    keys = (
-        "settings",
-        "tokens",
-        "record_tokens",
-        "sources",
-        "files",
-        "tokenizer",
-        "versions",
-        "validation",
-        "warnings",
-    )
+    tokenizer = {"name": "t", "sha256": "0", "has_chat_template": True}
+    manifest = {
+        "settings": {"sequence_len": 512, "tokens": None, "seed": 0},
+        "tokens": 0,
+        "record_tokens": 0,
+        "tokenizer": tokenizer | {"turn_end": None, "eos_token": None, "pad_token": None},
+        "content_hash": content * 4,
+        "warnings": [],
+        **{name: {} for name in ("sources", "files", "validation", "versions")},
+    }
     (run / "mix").mkdir(parents=True, exist_ok=True)
-    (run / "mix/manifest.json").write_text(json.dumps({key: {} for key in keys} | {"content_hash": content * 4}))
+    (run / "mix/manifest.json").write_text(json.dumps(manifest))
 
 
 def write_card(run: Path) -> None:
