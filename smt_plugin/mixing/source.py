@@ -240,9 +240,11 @@ class Source:
         """Refuse a source of which no line can be used.
 
         Raises:
-            BadInput: it is so; the message is about its first line.
+            BadInput: it is so; the message is about its first line, if it has one.
         """
-        if 0 < self.lines == self.counts["unusable"]:
+        if not self.lines:
+            raise BadInput(f"{self.origin} holds nothing but white space; give some text.")
+        if self.lines == self.counts["unusable"]:
             if self._first_refused is not None:
                 raise self._first_refused
             raise BadInput(f"{self._unread[0]['id']}: {self._unread[0]['reason']}")

@@ -226,6 +226,9 @@ def test_bad_input_is_named_in_one_sentence(run: Path, tokenizer: str) -> None:
     assert not (run / "mix").exists()
     with pytest.raises(BadInput, match=r"nowhere\.jsonl does not exist; give an existing JSONL file"):
         mix_run(run, settings(run, tokenizer, replay=run / "nowhere.jsonl"))
+    (run / "blank.jsonl").write_text(" \n\n")
+    with pytest.raises(BadInput, match=r"blank\.jsonl holds nothing but white space; give some text"):
+        mix_run(run, settings(run, tokenizer, replay=run / "blank.jsonl"))
     with pytest.raises(BadInput, match=r"tokenizer .*no-model: cannot be loaded"):
         mix_run(run, settings(run, str(run / "no-model")))
     with pytest.raises(BadInput, match=r"mix\.shares\.synthetic_qa: .* fits into 64 tokens; raise mix\.sequence_len"):
