@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from smt_plugin.config import parse_yaml
+from smt_plugin.errors import naming
 from smt_plugin.mixing.manifest import MANIFEST_FILE, budget_name, read_manifest
 from smt_plugin.training.merged import ADAPTER_FILE, may_hold
 from smt_plugin.training.shipped import read_config
@@ -85,7 +86,10 @@ class Training:
     def trained_by(self) -> dict[str, Any]:
         """The config that the model was trained by, as axolotl's card or that of `smt card` has it; empty without."""
         card = self.output / "README.md"
-        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        text = ""
+        if card.is_file():
+            with naming(card):
+                text = card.read_text(encoding="utf-8", errors="replace")
         with suppress(ValueError):
             if (found := _CONFIG.search(text)) and isinstance(config := parse_yaml(found[1]), dict):
                 return config

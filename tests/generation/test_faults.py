@@ -487,19 +487,25 @@ def test_a_run_killed_at_any_rename_of_its_end_lets_no_mix_take_the_records_and_
         assert not list((folder / "run" / "records").glob("*.partial"))
 
 
-def test_a_run_killed_while_its_disk_is_slow_repays_no_more_than_may_be_in_flight(folder: Path, calm: set[str]) -> None:
+def test_a_run_killed_while_its_disk_hangs_repays_no_more_than_may_be_in_flight(folder: Path, calm: set[str]) -> None:
     (folder / "sitecustomize.py").write_text(
-        "import time\nfrom smt_plugin.generation.completions import CompletionStore\ncommit = CompletionStore._commit\n"
-        "def slow(*arguments):\n    time.sleep(0.8)\n    commit(*arguments)\n"
-        "CompletionStore._commit = slow\n"
+        "import time\n"
+        "from smt_plugin.generation.completions import CompletionStore\n"
+        "work, pauses = CompletionStore._find_and_commit, [0] * 5 + [600]\n"
+        "def slow(store, items):\n"
+        "    time.sleep(0 if all(isinstance(item, str) for item in items) else pauses.pop(0))\n"
+        "    return work(store, items)\n"
+        "CompletionStore._find_and_commit = slow\n"
     )
     with in_thread(Endpoint()) as endpoint:
         write_run_file(folder, endpoint.url)
         process = start(folder, PYTHONPATH=f"{folder}{os.pathsep}{ROOT}")
-        wait_until(endpoint, 40)
-        time.sleep(0.15)
+        count = 0
+        while count < 6 or count < len(endpoint.bodies):
+            count = len(endpoint.bodies)
+            time.sleep(0.5)
         process.kill()
-        finish(process, -signal.SIGKILL)
+        assert finish(process, -signal.SIGKILL).count("\n") == 0
         lost = set(asked(endpoint)) - set(marks(folder / "run"))
         assert 0 < len(lost) <= CONCURRENCY
         (folder / "sitecustomize.py").unlink()
