@@ -252,8 +252,8 @@ def _faults(case: Case, end: End, whole: End | None) -> Iterator[str]:
     if end.status not in case.allowed:
         yield f"status {end.status} instead of {case.allowed}: {said[-300:]!r}"
         return
-    # A training's config and a corpus have a sentence for each thing that is wrong.
-    if not told or (len(told) > 1 and case.command[0] not in ("check", "init", "plan", "generate")):
+    # A training's config, a corpus and records that no longer fit have a sentence for each thing that is wrong.
+    if not told or (len(told) > 1 and case.command[0] not in ("check", "init", "plan", "generate", "mix")):
         yield f"{len(told)} sentences: {said[-300:]!r}"
     if any(len(line) > MOST_CHARACTERS + 200 for line in lines) or any(len(line) > MOST_CHARACTERS for line in told):
         yield f"a sentence of {max(map(len, lines)):,} characters: {said[:100]!r} ... {said[-100:]!r}"
