@@ -22,6 +22,7 @@ import yaml
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from smt_plugin.config import parse_yaml
 from smt_plugin.converters import CONVERTERS, Unreadable, convert, seems
 from smt_plugin.errors import BadInput, first_line
 from smt_plugin.files import Text, as_row, content_hash, not_utf8, read_jsonl, read_text, write_text
@@ -267,9 +268,9 @@ def read_reading(folder: Path) -> Reading:
     if not os.path.lexists(path):
         return Reading()
     try:
-        value = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise BadInput(f"{path} is no valid YAML ({first_line(error)}); correct it.") from None
+        value = parse_yaml(read_text(path))
+    except ValueError as error:
+        raise BadInput(f"{path} is no valid YAML for a corpus: {error}; correct it.") from None
     reading = as_row(value or {}, Reading, str(path))
     try:
         codecs.lookup(reading.encoding or "utf-8")

@@ -678,18 +678,7 @@ def cases(folder: Path) -> Iterator[Case]:
                 *pattern.split("/")[2:3],
                 *(["base"] if pattern.startswith("base/") else []),
             )
-            label = f"{pattern} ({' '.join(command)})"
-            for kind, make in BYTES.items():
-                yield Case(f"bytes: {label}: {kind}", command, with_content(pattern, make), names, may_pass=True)
-            for kind, node in NODES.items():
-                yield Case(
-                    f"node: {label}: {kind}",
-                    command,
-                    lambda at, node=node, pattern=pattern: node(one(at, pattern)),
-                    () if kind == "missing" else names,
-                    (0, 1, 2) if kind == "missing" else (2,),
-                    may_pass=True,
-                )
+            yield from _broken(pattern, command, names)
         for number, (kind, change) in enumerate(key_changes(pattern, folder, lines, values, depth)):
             command = commands[number % len(commands)]
             label = f"{pattern} ({' '.join(command)})"
@@ -698,25 +687,25 @@ def cases(folder: Path) -> Iterator[Case]:
         # Of a model that cannot be loaded the folder is named.
         named = (one(folder, pattern).name, *(["base"] if pattern.startswith("base/") else []))
         for command in commands:
-            label = f"{pattern} ({' '.join(command)})"
-            for kind, make in BYTES.items():
-                yield Case(
-                    f"bytes: {label}: {kind}",
-                    command,
-                    with_content(pattern, make),
-                    named,
-                    may_pass=True,
-                )
-            for kind, node in NODES.items():
-                yield Case(
-                    f"node: {label}: {kind}",
-                    command,
-                    lambda at, node=node, pattern=pattern: node(one(at, pattern)),
-                    () if kind == "missing" else named,
-                    # What SQLite cannot read for a fault of the disk is no bad input.
-                    (0, 1, 2) if kind == "missing" else (1, 2) if kind == "/proc/self/mem" else (2,),
-                    may_pass=True,
-                )
+            # What SQLite cannot read for a fault of the disk is no bad input.
+            yield from _broken(pattern, command, named, unreadable=(1, 2))
+
+
+def _broken(
+    pattern: str, command: tuple[str, ...], names: tuple[str, ...], unreadable: tuple[int, ...] = (2,)
+) -> Iterator[Case]:
+    label = f"{pattern} ({' '.join(command)})"
+    for kind, make in BYTES.items():
+        yield Case(f"bytes: {label}: {kind}", command, with_content(pattern, make), names, may_pass=True)
+    for kind, node in NODES.items():
+        yield Case(
+            f"node: {label}: {kind}",
+            command,
+            lambda at, node=node: node(one(at, pattern)),
+            () if kind == "missing" else names,
+            (0, 1, 2) if kind == "missing" else unreadable if kind == "/proc/self/mem" else (2,),
+            may_pass=True,
+        )
 
 
 # --- the run file, options, prompts, packed files, places to write to

@@ -7,6 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 # How often a prompt is asked whose replies cannot be used.
 MAX_ATTEMPTS = 3
+# Our choice: a part of replies, verdicts or answers that may be unusable without hiding what the others say.
+MOST_UNUSABLE = 0.2
 
 
 @dataclass(frozen=True, slots=True)

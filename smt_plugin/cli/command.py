@@ -1,7 +1,8 @@
 """What the commands share."""
 
 import shlex
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import click
 from smt_plugin.errors import BadInput
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from smt_plugin.config import EvaluateSection, RunFile
 
 
@@ -43,6 +46,16 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+
+def print_tables(found: Iterable[Any], table_of: "Callable[[Any, int], Table]") -> None:
+    """Print each of what was found that has rows as a table, which `table_of` makes for so many columns."""
+    from rich.console import Console
+
+    console = Console(width=max(shutil.get_terminal_size().columns, 80), markup=False, color_system=None)
+    for each in found:
+        if each.rows:
+            console.print(table_of(each, console.width), "")
 
 
 def read_run(run_file: Path) -> "RunFile":

@@ -2,14 +2,13 @@
 
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
 import click
 
 from smt_plugin.benchmarks import names
-from smt_plugin.cli.command import COUNT, PATH, RUN_FILE, command, read_run
+from smt_plugin.cli.command import COUNT, PATH, RUN_FILE, command, print_tables, read_run
 from smt_plugin.cli.signals import stop
 from smt_plugin.errors import BadInput
 
@@ -71,24 +70,25 @@ def inspect_documents(corpus: Path, output: Path) -> None:
     Sizes, languages, copies, lines that are repeated over documents, pages that are empty or odd.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from smt_plugin.files import check_target
+    from smt_plugin.inspection import Table as Shown
     from smt_plugin.inspection import inspect_corpus, tables, write_inspection
 
     check_target(output)
     found = inspect_corpus(corpus)
-    console = Console(width=max(shutil.get_terminal_size().columns, 80), markup=False, color_system=None)
-    for shown in tables(found):
-        if shown.rows:
-            table = Table(title=shown.title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-            table.caption, table.caption_justify = shown.note or None, "left"
-            for column in shown.columns:
-                table.add_column(column, overflow="fold")
-            for row in shown.rows:
-                table.add_row(*row)
-            console.print(table, "")
+
+    def table_of(shown: Shown, width: int) -> Table:
+        table = Table(title=shown.title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+        table.caption, table.caption_justify = shown.note or None, "left"
+        for column in shown.columns:
+            table.add_column(column, overflow="fold")
+        for row in shown.rows:
+            table.add_row(*row)
+        return table
+
+    print_tables(tables(found), table_of)
     write_inspection(output, corpus, found)
     click.echo(f"wrote {output}")
 

@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -163,16 +162,9 @@ def run_command(words: list[str], folder: Path) -> None:
     Raises:
         RuntimeError: it failed.
     """
-    # The scripts beside this Python, so that an environment that is not activated works too.
-    scripts = str(Path(sys.executable).parent)
-    environment = {
-        # Threads that spin while they wait make a training on two cores many times slower.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        **os.environ,
-        "PATH": scripts + os.pathsep + os.environ.get("PATH", ""),
-        "AXOLOTL_DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
+    from smt_plugin.study.run import environment_of_stages
+
+    environment = environment_of_stages() | {"HF_HUB_OFFLINE": "1"}
     status = subprocess.run(words, cwd=folder, env=environment, check=False).returncode
     if status != 0:
         raise RuntimeError(f"{shlex.join(words)} ended with status {status}")

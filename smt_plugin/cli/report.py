@@ -1,14 +1,13 @@
 """Commands that tell: report, card."""
 
 import shlex
-import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from smt_plugin.cli.command import RUN_FILE, command, read_run, read_with_evaluation
+from smt_plugin.cli.command import RUN_FILE, command, print_tables, read_run, read_with_evaluation
 from smt_plugin.cli.evaluate import tuned_arm_commands
 from smt_plugin.errors import BadInput
 
@@ -20,8 +19,6 @@ def report(run_file: Path) -> None:
 
     The first holds all tables and plots, the second every question with all answers.
     """
-    from rich.console import Console
-
     from smt_plugin.evaluation.arms import outdated
     from smt_plugin.files import locked
     from smt_plugin.report.answers import write_answers
@@ -41,10 +38,7 @@ def report(run_file: Path) -> None:
     sections = sections_of(results)
     with locked(settings.run / "report.lock"):
         path, answers = write_report(results, sections), write_answers(results)
-    console = Console(width=max(shutil.get_terminal_size().columns, 80), markup=False, color_system=None)
-    for shown in sections:
-        if shown.rows:
-            console.print(table_of(shown, console.width), "")
+    print_tables(sections, table_of)
     for verdict in verdicts(results):
         click.echo(verdict.question)
         for sentence in verdict.answers:

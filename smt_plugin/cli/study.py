@@ -1,13 +1,12 @@
 """Commands for studies: many runs that differ in what one file names."""
 
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from smt_plugin.cli.command import PATH, Commands
+from smt_plugin.cli.command import PATH, Commands, print_tables
 from smt_plugin.cli.generate import part_of
 from smt_plugin.cli.signals import stop
 
@@ -78,8 +77,6 @@ def study_run(study_file: Path, part: tuple[int, int] | None) -> None:
 @STUDY_FILE
 def study_report(study_file: Path) -> None:
     """Print the tables, and write page, figures, CSV and JSON. Missing cells are named, and no line is drawn there."""
-    from rich.console import Console
-
     from smt_plugin.files import locked
     from smt_plugin.report.report import table_of
     from smt_plugin.study.report import sections_of, write_report
@@ -90,10 +87,7 @@ def study_report(study_file: Path) -> None:
     sections = sections_of(results)
     with locked(settings.study / "report.lock"):
         path = write_report(results, sections)
-    console = Console(width=max(shutil.get_terminal_size().columns, 80), markup=False, color_system=None)
-    for section in sections:
-        if section.rows:
-            console.print(table_of(section, console.width), "")
+    print_tables(sections, table_of)
     for sentence in results.not_compared:
         click.echo(f"not compared: {sentence}", err=True)
     click.echo(f"report: {path}")

@@ -179,9 +179,6 @@ def read_run_file(path: Path) -> RunFile:
             folder inside the corpus.
     """
     content = load_yaml(path, "run file ", "`smt init` writes one")
-    backend = content.get("backend")
-    if isinstance(backend, dict):
-        content["backend"] = {"kind": "openai", **backend}
     try:
         run_file = RunFile.model_validate(content, context=path.parent)
     except ValidationError as error:

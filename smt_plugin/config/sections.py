@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from smt_plugin.config.retrieval import MINILM, Endpoint, default_retrieval
 from smt_plugin.config.values import (
@@ -72,7 +72,13 @@ class VLLMServers(_Client):
         return self
 
 
-BackendSection = Annotated[MicroworldBackend | OpenAIEndpoints | VLLMServers, Field(discriminator="kind")]
+def _with_kind(backend: Any) -> Any:
+    return {"kind": "openai", **backend} if isinstance(backend, dict) else backend
+
+
+BackendSection = Annotated[
+    MicroworldBackend | OpenAIEndpoints | VLLMServers, Field(discriminator="kind"), BeforeValidator(_with_kind)
+]
 
 
 class Price(Section):

@@ -1,18 +1,14 @@
 """The study file: one YAML that names a run file and what varies of it, checked key by key as a run file is."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from smt_plugin.config.run_file import load_yaml, read_run_file
 from smt_plugin.config.sections import BackendSection, MixSection, RunFile, TrainSection
 from smt_plugin.config.values import RunPath, Section, Tokens, first_problem
 from smt_plugin.errors import BadInput
-
-
-def _kind_of_endpoints(backend: Any) -> Any:
-    return {"kind": "openai", **backend} if isinstance(backend, dict) else backend
 
 
 def _different(values: list[int]) -> list[int]:
@@ -54,9 +50,7 @@ class StudyFile(Section):
     budgets: Annotated[list[Tokens], AfterValidator(_different)] = Field(
         min_length=1, description="tokens of records, nested: a smaller mix is a part of each larger one"
     )
-    generators: dict[Name, Annotated[BackendSection, BeforeValidator(_kind_of_endpoints)]] = Field(
-        default={}, description="name -> a section `backend`"
-    )
+    generators: dict[Name, BackendSection] = Field(default={}, description="name -> a section `backend`")
     targets: dict[Name, TrainSection] = Field(default={}, description="name -> a section `train`")
     corpora: dict[Name, CorpusOfStudy] = Field(default={}, description="name -> corpus and questions")
     seeds: Annotated[list[Seed], AfterValidator(_different)] = Field(

@@ -8,12 +8,12 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta, Struct
 
+from smt_plugin.backends.base import MOST_UNUSABLE
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arms import Arm, TokenCounts, marker_path, read_marker
 from smt_plugin.evaluation.context_window import context_of, tokenizer_of
 from smt_plugin.files import Text, read_json, read_rows
 
-_MOST_EMPTY = 0.2  # our choice: a part of answers or verdicts that may be missing without hiding what the others say
 _Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -146,18 +146,25 @@ def check_answers(arm: Arm) -> int:
         RuntimeError: over a fifth of the answers are empty, or have no verdict of the judge, all samples of each
             question are the same, or there are none.
     """
-    _check_verdicts(arm)
-    samples = _samples(arm.folder)  # a local model's must be there, too
-    if arm.is_local:
-        return 0
     empty, asked, all_alike = 0, 0, True
-    for sample in samples:
+    states: Counter[str] = Counter()
+    for sample in _samples(arm.folder):
+        readings = sample.doc.get("readings")  # other people's tasks may have anything there
+        if arm.is_ours and isinstance(readings, list):
+            states.update(reading["state"] for reading in readings)
         # Contents that are lists of parts are no texts.
         texts = [str(text or "") for text in sample.resps[0]]
         asked += len(texts)
         empty += sum(not text for text in texts)
         all_alike = all_alike and len(texts) > 1 and len(set(texts)) == 1
-    if empty > _MOST_EMPTY * asked:
+    if states["no_verdict"] > MOST_UNUSABLE * states.total():
+        raise RuntimeError(
+            f"arm {arm.name}: the judge gave no verdict on {states['no_verdict']} of {states.total()} answers; use a "
+            "model that follows the prompt judge/verdict (the verdicts that it gave are kept)"
+        )
+    if arm.is_local:
+        return 0
+    if empty > MOST_UNUSABLE * asked:
         raise RuntimeError(
             f"arm {arm.name}: {empty} of {asked} answers came back empty, which is no wrong answer but none; raise "
             "max_gen_toks, turn the server's thinking mode off, or see its log"
@@ -167,19 +174,6 @@ def check_answers(arm: Arm) -> int:
             f"arm {arm.name}: all samples of each question are the same; its server fixes a seed or ignores temperature"
         )
     return empty
-
-
-def _check_verdicts(arm: Arm) -> None:
-    states: Counter[str] = Counter()
-    for sample in _samples(arm.folder):
-        readings = sample.doc.get("readings")  # other people's tasks may have anything there
-        if arm.is_ours and isinstance(readings, list):
-            states.update(reading["state"] for reading in readings)
-    if states["no_verdict"] > _MOST_EMPTY * states.total():
-        raise RuntimeError(
-            f"arm {arm.name}: the judge gave no verdict on {states['no_verdict']} of {states.total()} answers; use a "
-            "model that follows the prompt judge/verdict (the verdicts that it gave are kept)"
-        )
 
 
 def count_tokens(arm: Arm) -> TokenCounts | None:

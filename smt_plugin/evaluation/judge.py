@@ -21,7 +21,7 @@ import orjson
 from msgspec import Struct
 from pydantic import ValidationError
 
-from smt_plugin.backends.base import MAX_ATTEMPTS, BackendDown, Refused, first_usable, lasting_options
+from smt_plugin.backends.base import MAX_ATTEMPTS, MOST_UNUSABLE, BackendDown, Refused, first_usable, lasting_options
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.thoughts import without_thoughts
 from smt_plugin.backends.vllm_server import VLLMBackend
@@ -33,8 +33,7 @@ from smt_plugin.prompts import Prompts
 
 log = logging.getLogger(__name__)
 API_KEY_VARIABLE = "SMT_JUDGE_API_KEY"
-# Our choice, as of a server's empty answers; of fewer replies the share would say too little.
-_MOST_UNREAD, _FEWEST_UNREAD = 0.2, 5
+_FEWEST_UNREAD = 5  # our choice: of fewer replies their share would say too little
 _Result = TypeVar("_Result")
 _Asked = TypeVar("_Asked", bound=Hashable)
 _VERDICT = re.compile(r"VERDICT\W+(CORRECT|WRONG|INCORRECT)\b", re.IGNORECASE)
@@ -153,7 +152,7 @@ def _count_unread(asked: int, unread: list[str], model: str, prompt: str) -> Non
         f"the judge {model} gave no {prompt} in {MAX_ATTEMPTS} attempts for {number} of {total} answers; it said: "
         f"{unread[-1][-200:]!r}"
     )
-    if number >= _FEWEST_UNREAD and number > _MOST_UNREAD * total:
+    if number >= _FEWEST_UNREAD and number > MOST_UNUSABLE * total:
         raise RuntimeError(f"{said}; use a model that follows the prompt judge/{prompt}")
     log.warning("%s; they count as unparsed.", said)
 

@@ -124,15 +124,15 @@ def _changes(folder: Path, model: str) -> list[Change]:
 def _values(file: Path) -> tuple[str, dict[str, float]]:
     """The metric that is compared, and its value for each question."""
     again = f"remove {file.parent} and run `smt retention` again"
-    rows = [(as_row(row, _Sample, f"{file}, line {number}", again), row.get) for number, row in read_jsonl(file, again)]
+    rows = [(as_row(row, _Sample, f"{file}, line {number}", again), row) for number, row in read_jsonl(file, again)]
     if not rows:
         raise BadInput(f"{file} holds no answers; {again}.")
     filters = [sample.filter for sample, _ in rows]
     wanted = _FILTER if _FILTER in filters else filters[0]
-    rows = [(sample, value) for sample, value in rows if sample.filter == wanted]
+    rows = [(sample, row) for sample, row in rows if sample.filter == wanted]
     names = rows[0][0].metrics
     metric = next((name for name in _METRICS if name in names), names[0])
-    values = {sample.doc_hash + str(sample.doc_id): value(metric) for sample, value in rows}
+    values = {sample.doc_hash + str(sample.doc_id): row.get(metric) for sample, row in rows}
     numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
     if len(numbers) < len(values):
         raise BadInput(f"{file}: the metric {metric} has no number for each question; leave this task out.")

@@ -6,8 +6,11 @@ writes documents.jsonl, questions.jsonl and replay.jsonl. The same seed gives th
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from smt_plugin.corpus import Document
 from smt_plugin.files import write_jsonl
 from smt_plugin.microworld.stream import replay
 from smt_plugin.microworld.world import DEFAULT_SEED, documents, questions
@@ -17,19 +20,26 @@ REPLAY_ROWS = 1000
 
 def write(folder: Path, seed: int = DEFAULT_SEED) -> None:
     """Write documents.jsonl, questions.jsonl and replay.jsonl into `folder`."""
-    write_jsonl(folder / "documents.jsonl", (document.to_json() for document in documents(seed)))
-    write_jsonl(folder / "questions.jsonl", questions(seed))
-    write_jsonl(folder / "replay.jsonl", replay(seed, REPLAY_ROWS))
+    write_files(folder, documents(seed), questions(seed), seed, REPLAY_ROWS)
 
 
-def main() -> None:
-    """Write the archive's files into a folder."""
+def write_files(
+    folder: Path, documents: list[Document], questions: list[dict[str, Any]], seed: int, replay_rows: int
+) -> None:
+    """Write an archive's documents.jsonl, questions.jsonl, and replay.jsonl of so many rows, into `folder`."""
+    write_jsonl(folder / "documents.jsonl", (document.to_json() for document in documents))
+    write_jsonl(folder / "questions.jsonl", questions)
+    write_jsonl(folder / "replay.jsonl", replay(seed, replay_rows))
+
+
+def main(write: Callable[[Path, int], None], default_seed: int) -> None:
+    """Write an archive's files into the folder that the command line names."""
     parser = argparse.ArgumentParser(description="Write documents.jsonl, questions.jsonl and replay.jsonl.")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
+    parser.add_argument("--seed", type=int, default=default_seed)
     arguments = parser.parse_args()
     write(arguments.out, arguments.seed)
 
 
 if __name__ == "__main__":
-    main()
+    main(write, DEFAULT_SEED)

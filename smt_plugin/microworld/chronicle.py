@@ -6,7 +6,6 @@ writes documents.jsonl, questions.jsonl and replay.jsonl. The same seed gives th
 stand in sentences of the microworld's grammar, so that its scripted backend can read them.
 """
 
-import argparse
 import random
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from typing import Any
 import yaml
 
 from smt_plugin.corpus import Document
-from smt_plugin.files import write_jsonl
+from smt_plugin.microworld.archive import main, write_files
 from smt_plugin.microworld.grammar import Fact, state
-from smt_plugin.microworld.stream import replay
 from smt_plugin.microworld.words import BY_KEY
-from smt_plugin.microworld.world import World, build, doc_id, question_rows
+from smt_plugin.microworld.world import World, articles, build, question_rows
 
 DEFAULT_SEED = 1
 PEOPLE = 15
@@ -32,12 +30,7 @@ _PROSE: dict[str, dict[str, list[str]]] = yaml.safe_load(Path(__file__).with_suf
 
 def documents(seed: int = DEFAULT_SEED) -> list[Document]:
     """Return the articles, of 100 to 300 words each: first the people, then the towns."""
-    world = _world(seed)
-    rng = random.Random(f"chronicle-articles-{seed}")
-    return [
-        Document(doc_id(name), name, article(facts, rng), "chronicle", {"identity": name})
-        for name, facts in world.facts.items()
-    ]
+    return articles(_world(seed), random.Random(f"chronicle-articles-{seed}"), article, "chronicle")
 
 
 def questions(seed: int = DEFAULT_SEED) -> list[dict[str, Any]]:
@@ -61,23 +54,12 @@ def article(facts: list[Fact], rng: random.Random) -> str:
 
 def write(folder: Path, seed: int = DEFAULT_SEED) -> None:
     """Write documents.jsonl, questions.jsonl and replay.jsonl into `folder`."""
-    write_jsonl(folder / "documents.jsonl", (document.to_json() for document in documents(seed)))
-    write_jsonl(folder / "questions.jsonl", questions(seed))
-    write_jsonl(folder / "replay.jsonl", replay(seed, REPLAY_ROWS))
+    write_files(folder, documents(seed), questions(seed), seed, REPLAY_ROWS)
 
 
 def _world(seed: int) -> World:
     return build(random.Random(f"chronicle-{seed}"), PEOPLE, TOWNS)
 
 
-def main() -> None:
-    """Write the chronicle's files into a folder."""
-    parser = argparse.ArgumentParser(description="Write documents.jsonl, questions.jsonl and replay.jsonl.")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    arguments = parser.parse_args()
-    write(arguments.out, arguments.seed)
-
-
 if __name__ == "__main__":
-    main()
+    main(write, DEFAULT_SEED)

@@ -5,6 +5,7 @@ backend never uses; the base model knows them from its pretraining on other peop
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -72,10 +73,15 @@ def passage(name: str, text: str) -> str:
 
 def documents(seed: int = DEFAULT_SEED) -> list[Document]:
     """Return the archive's articles: first the people, then the towns."""
-    world = _archive(seed)
-    rng = random.Random(f"articles-{seed}")
+    return articles(_archive(seed), random.Random(f"articles-{seed}"), article, "microworld")
+
+
+def articles(
+    world: World, rng: random.Random, tell: Callable[[list[Fact], random.Random], str], source: str
+) -> list[Document]:
+    """Return an article about each name of a world, in its order, as `tell` writes one of the facts."""
     return [
-        Document(doc_id(name), name, article(facts, rng), "microworld", {"identity": name})
+        Document(_doc_id(name), name, tell(facts, rng), source, {"identity": name})
         for name, facts in world.facts.items()
     ]
 
@@ -122,7 +128,7 @@ def _question(facts: list[Fact], world: World, rng: random.Random) -> dict[str, 
         wrong = set(BY_KEY[fact.attribute].values or world.towns) - {fact.value}
     options = [fact.value, *rng.sample(sorted(wrong), OPTIONS - 1)]
     rng.shuffle(options)
-    evidence = [doc_id(fact.name) for fact in facts]
+    evidence = [_doc_id(fact.name) for fact in facts]
     return {
         "question_id": "-".join([evidence[0], *(fact.attribute for fact in facts)]),
         "doc_id": evidence[0],
@@ -133,6 +139,5 @@ def _question(facts: list[Fact], world: World, rng: random.Random) -> dict[str, 
     }
 
 
-def doc_id(name: str) -> str:
-    """Return the id of the document about a name."""
+def _doc_id(name: str) -> str:
     return name.lower().replace(" ", "-")

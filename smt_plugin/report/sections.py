@@ -48,9 +48,9 @@ def accuracy(results: RunResults) -> Section:
         if scored is None:
             cells = ("missing", "", "")
         elif difference is None:
-            cells = (_interval(scored), "reference" if is_reference else "no base + RAG", "")
+            cells = (interval_text(scored), "reference" if is_reference else "no base + RAG", "")
         else:
-            cells = (_interval(scored), *_compared(difference))
+            cells = (interval_text(scored), *_compared(difference))
         rows.append((result.name, *cells))
     estimates = [scored for result in results.arms for scored in (result.accuracy, result.difference) if scored]
     methods = sorted({scored.method.partition(",")[0] for scored in estimates})
@@ -135,7 +135,7 @@ def reading(results: RunResults) -> Section:
 def leaks(results: RunResults) -> Section:
     """Every arm's score on the questions that did not leak, where `smt leaks` found some that did."""
     rows = [
-        (result.name, _interval(result.accuracy), _interval(clean), _questions(clean))
+        (result.name, interval_text(result.accuracy), interval_text(clean), _questions(clean))
         for result in results.arms
         if result.accuracy and (clean := result.without_leaks)
     ]
@@ -236,7 +236,8 @@ def doubts(results: RunResults) -> list[str]:
     return sentences
 
 
-def _interval(scored: Estimate) -> str:
+def interval_text(scored: Estimate) -> str:
+    """An accuracy with its interval, both in percent."""
     if scored.refusal:
         return f"{scored.mean:.1%} (too few documents)"
     return f"{scored.mean:.1%} ({scored.low * 100:.1f} to {scored.high * 100:.1f})"
@@ -250,8 +251,21 @@ def _questions(scored: Estimate) -> str:
 
 
 def _compared(difference: Estimate) -> tuple[str, str]:
-    """A difference in points with its interval, and its p-value."""
+    return difference_text(difference), "" if difference.refusal else p_text(difference.p_value)
+
+
+def difference_text(difference: Estimate) -> str:
+    """A difference in points with its interval."""
     if difference.refusal:
-        return f"{difference.mean * 100:+.1f} (too few documents)", ""
-    p_value = f"{difference.p_value:.3f}" if difference.p_value >= 0.001 else "< 0.001"
-    return f"{difference.mean * 100:+.1f} ({difference.low * 100:+.1f} to {difference.high * 100:+.1f})", p_value
+        return f"{difference.mean * 100:+.1f} (too few documents)"
+    return points_text(difference.mean, difference.low, difference.high)
+
+
+def points_text(mean: float, low: float, high: float) -> str:
+    """A number of points, and the ends of its interval; all three from -1 to 1."""
+    return f"{mean * 100:+.1f} ({low * 100:+.1f} to {high * 100:+.1f})"
+
+
+def p_text(p_value: float) -> str:
+    """A p-value to three digits."""
+    return f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"

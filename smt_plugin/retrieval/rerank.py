@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from smt_plugin.backends.base import MAX_ATTEMPTS, Refused, first_usable
+from smt_plugin.backends.base import MAX_ATTEMPTS, MOST_UNUSABLE, Refused, first_usable
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.thoughts import without_thoughts
 from smt_plugin.config import NO_THINKING, RetrievalSettings
@@ -19,8 +19,6 @@ from smt_plugin.retrieval.likelihood import Rerank, cannot_load, question_likeli
 
 log = logging.getLogger(__name__)
 API_KEY_VARIABLE = "SMT_RERANKER_API_KEY"
-# Our choice: the same share of a server's empty answers is an error of an evaluation.
-_MOST_UNREAD = 0.2
 # The form that Qwen3-Reranker was trained on (its model card); sentence-transformers reads yes against no behind it.
 _QWEN3_TEMPLATE = (
     "<|im_start|>system\n"
@@ -116,7 +114,7 @@ def language_model(endpoint: str, name: str, options: dict[str, Any] = NO_THINKI
                 f"the reranker {name} named no passage in {MAX_ATTEMPTS} attempts for {unread} of {queries} queries; "
                 f"it said: {replies[0][-200:]!r}"
             )
-            if unread > queries * _MOST_UNREAD:
+            if unread > queries * MOST_UNUSABLE:
                 raise RuntimeError(said)
             log.warning("%s; their passages stay in the order in which they were found.", said)
         return [_scores(order, len(texts)) for (order, _), (_, texts) in zip(answers, asked, strict=True)]

@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from smt_plugin.evaluation.intervals import Estimate
 from smt_plugin.files import write_json, write_text
 from smt_plugin.mixing.manifest import budget_name
 from smt_plugin.report.report import page
-from smt_plugin.report.sections import Section
+from smt_plugin.report.sections import Section, difference_text, interval_text, p_text, points_text
 from smt_plugin.study.figures import scaling_figure
 from smt_plugin.study.laws import LEAST_BUDGETS
 from smt_plugin.study.results import CurveResult, Law, StudyResults, Value
@@ -86,7 +85,7 @@ def _laws(curves: Sequence[CurveResult]) -> Section:
             rows.append((name, f"no law: {curve.no_law}", "", "", ""))
             continue
         law = curve.law
-        rows.append((name, _points(law.slope), _p(law.slope.p_value), _bend(law.bend), crossing_text(law)))
+        rows.append((name, _points(law.slope), p_text(law.slope.p_value), _bend(law.bend), crossing_text(law)))
     return Section(
         "Laws: accuracy = a + b log2(tokens)",
         ("curve", "points a doubling", "p", "bend, points a doubling", "reaches base + RAG at"),
@@ -126,8 +125,8 @@ def _comparisons(results: StudyResults) -> Section:
         (
             f"{each.curve} less {each.other} ({each.group})",
             _points(each.difference),
-            _p(each.difference.p_value),
-            _p(each.holm),
+            p_text(each.difference.p_value),
+            p_text(each.holm),
         )
         for each in results.compared
     ]
@@ -145,9 +144,10 @@ def _cells(results: StudyResults) -> Section:
         if result.accuracy is None:
             rows.append((result.cell.name, result.arm, "missing", "", "", ""))
             continue
-        difference = result.difference
-        beside = ("no base + RAG", "") if difference is None else (_difference(difference), _p(difference.p_value))
-        scored = _accuracy(result.accuracy), str(result.accuracy.questions)
+        beside = ("no base + RAG", "")
+        if (difference := result.difference) is not None:
+            beside = difference_text(difference), p_text(difference.p_value)
+        scored = interval_text(result.accuracy), str(result.accuracy.questions)
         rows.append((result.cell.name, result.arm, *scored, *beside))
     return Section(
         "Cells, with 95 % intervals clustered by document",
@@ -158,24 +158,8 @@ def _cells(results: StudyResults) -> Section:
     )
 
 
-def _accuracy(value: Estimate) -> str:
-    if value.refusal:
-        return f"{value.mean:.1%} (too few documents)"
-    return f"{value.mean:.1%} ({value.low * 100:.1f} to {value.high * 100:.1f})"
-
-
-def _difference(value: Estimate) -> str:
-    if value.refusal:
-        return f"{value.mean * 100:+.1f} (too few documents)"
-    return f"{value.mean * 100:+.1f} ({value.low * 100:+.1f} to {value.high * 100:+.1f})"
-
-
 def _points(value: Value) -> str:
-    return f"{value.mean * 100:+.1f} ({value.low * 100:+.1f} to {value.high * 100:+.1f})"
-
-
-def _p(p_value: float) -> str:
-    return f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"
+    return points_text(value.mean, value.low, value.high)
 
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:

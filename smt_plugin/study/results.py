@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import isfinite
 from pathlib import Path
@@ -227,13 +227,11 @@ def _law(curve: laws.Curve) -> Law:
     if curve.reference is None:
         return law
     found = laws.crossing(curve)
-    return Law(
-        law.slope,
-        law.bend,
-        at,
-        _in_range(float(found.tokens)),
-        _in_range(float(found.low)),
-        _in_range(float(found.high)),
+    return replace(
+        law,
+        crossing=_in_range(float(found.tokens)),
+        crossing_low=_in_range(float(found.low)),
+        crossing_high=_in_range(float(found.high)),
         may_cross=not np.isnan(found.low),
     )
 

@@ -226,14 +226,7 @@ def run_command(words: list[str], log: Path, say: Callable[[str], None]) -> floa
     """
     said = shlex.join(words)
     say(f"$ {said}")
-    environment = {
-        # Threads that spin while they wait make a training on two cores many times slower.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        **os.environ,
-        # The scripts beside this Python, so that an environment that is not activated works too.
-        "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", ""),
-        "AXOLOTL_DO_NOT_TRACK": "1",
-    }
+    environment = environment_of_stages()
     started = time.monotonic()
     with open(log, "ab", opener=private) as file:
         file.write(f"$ {said}\n".encode())
@@ -248,6 +241,18 @@ def run_command(words: list[str], log: Path, say: Callable[[str], None]) -> floa
     if status != 0:
         raise CellFailed(f"`{said}` ended with status {status}; {tail(log)}")
     return time.monotonic() - started
+
+
+def environment_of_stages() -> dict[str, str]:
+    """Return the environment variables in which `smt` and axolotl run as commands of this environment."""
+    return {
+        # Threads that spin while they wait make a training on two cores many times slower.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+        # The scripts beside this Python, so that an environment that is not activated works too.
+        "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", ""),
+        "AXOLOTL_DO_NOT_TRACK": "1",
+    }
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def ready_model() -> Path:
         with whole_folder(folder) as partial:
             _convert(partial)
             check_model(partial)
-    check_model(folder)
+    else:
+        check_model(folder)
     return folder
 
 

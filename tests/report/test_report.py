@@ -2,6 +2,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -22,56 +23,46 @@ from tests.report.test_answers import questions_in
 ARMS = ["base", "base_rag", "trained"]
 
 
-def finish_arm(run: Path, arm: str, accuracies: list[float]) -> None:
-    """Write what lm-eval and `smt evaluate` leave of an arm: two questions a document."""
+def write_arm(run: Path, arm: str, questions: list[tuple[dict[str, Any], dict[str, Any]]], marker: str) -> None:
+    """Write what lm-eval and `smt evaluate` leave of an arm: of each question its own fields and the answers' ones."""
     folder = run / "results" / arm / "model"
     folder.mkdir(parents=True)
     rows = [
-        {
-            "doc": {
-                "question_id": f"q{n}",
-                "doc_id": f"d{n // 2}",
-                "identity": f"document {n // 2}",
-                "question": "Who won?" if n == 1 else "Where?",
-                "options": [],
-                "answer": -1,
-                "gold": "Nobody",
-            },
-            "acc": accuracy,
-            "unparsed": 0.25,
-            "resps": [["The answer is (A)."] * 4],
-        }
-        for n, accuracy in enumerate(accuracies)
+        {"doc": {"question_id": f"q{n}", "doc_id": f"d{n // 2}", "identity": f"document {n // 2}"} | own} | answers
+        for n, (own, answers) in enumerate(questions)
     ]
     (folder / "samples_x_2026.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder.parent / "arm.json").write_text("{}")
+    (folder.parent / "arm.json").write_text(marker)
+
+
+def finish_arm(run: Path, arm: str, accuracies: list[float]) -> None:
+    """Write what is left of an arm: two questions a document."""
+    own = {"options": [], "answer": -1, "gold": "Nobody"}
+    questions = [
+        (
+            {"question": "Who won?" if n == 1 else "Where?"} | own,
+            {"acc": accuracy, "unparsed": 0.25, "resps": [["The answer is (A)."] * 4]},
+        )
+        for n, accuracy in enumerate(accuracies)
+    ]
+    write_arm(run, arm, questions, "{}")
 
 
 def finish_likelihood_arm(run: Path, arm: str, chosen: list[int]) -> None:
     """Write what is left of an arm by likelihood: two questions a document, the first of two options right."""
-    folder = run / "results" / arm / "model"
-    folder.mkdir(parents=True)
-    rows = [
-        {
-            "doc": {
-                "question_id": f"q{n}",
-                "doc_id": f"d{n // 2}",
-                "identity": f"document {n // 2}",
-                "question": "Where?",
-                "options": ["Rome", "Oslo"],
-                "answer": 0,
-                "gold": "Rome",
+    own = {"question": "Where?", "options": ["Rome", "Oslo"], "answer": 0, "gold": "Rome"}
+    questions = [
+        (
+            own,
+            {
+                "acc": float(option == 0),
+                "acc_norm": 0.0,
+                "resps": [[["-1.5" if option == 0 else "-9.5", "False"]], [["-3.0", "False"]]],
             },
-            "acc": float(option == 0),
-            "acc_norm": 0.0,
-            "resps": [[["-1.5" if option == 0 else "-9.5", "False"]], [["-3.0", "False"]]],
-        }
-        for n, option in enumerate(chosen)
+        )
+        for option in chosen
     ]
-    (folder / "samples_x_2026.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder.parent / "arm.json").write_text(
-        '{"tokens": {"questions": 24, "samples": 0, "prompts": 2400, "answers": 0}}'
-    )
+    write_arm(run, arm, questions, '{"tokens": {"questions": 24, "samples": 0, "prompts": 2400, "answers": 0}}')
 
 
 def html_of(results: RunResults) -> str:
