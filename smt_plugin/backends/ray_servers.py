@@ -283,4 +283,5 @@ def _actor_options(resources: dict[str, float]) -> dict[str, Any]:
 
 async def _result(reference: Any, seconds: float) -> Any:
     """Wait for what a call of an actor returns; raises TimeoutError."""
-    return await asyncio.wait_for(asyncio.wrap_future(reference.future()), seconds)
+    async with asyncio.timeout(seconds):  # until Python 3.12 wait_for may overlook that it was cancelled
+        return await asyncio.wrap_future(reference.future())

@@ -1,5 +1,6 @@
 """`smt generate` whose servers a real Ray cluster places; they are stand-ins, which need no GPU."""
 
+import asyncio
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from smt_plugin.backends.ray_servers import _result
 from tests.endpoint import MODEL
 from tests.processes import processes, wait_for
 
@@ -233,6 +236,25 @@ def test_a_cluster_of_ones_own_is_started_and_gone_afterwards(expected: set[str]
     assert records(process, tmp_path) == expected
     assert not processes(tmp_path)
     assert wait_for(lambda: not Path(f"/proc/{raylet}").exists(), 30)
+
+
+def test_a_call_that_is_cancelled_when_its_result_arrives_is_cancelled() -> None:
+    class Reference:
+        arrived: "Future[int]" = Future()
+
+        def future(self) -> "Future[int]":
+            return self.arrived
+
+    async def cancel() -> None:
+        call = asyncio.create_task(_result(Reference(), 60))
+        await asyncio.sleep(0)
+        Reference.arrived.set_result(1)
+        await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(cancel())
 
 
 def _environment(pid: int) -> dict[str, str]:
