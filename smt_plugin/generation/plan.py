@@ -38,7 +38,8 @@ SPEEDS = {
 }
 # A part of the budget by which a plan may miss it without a word.
 _MUCH_OVER = 0.05
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)B(?:-A(\d+(?:\.\d+)?)B)?(?![a-z])", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([MB])(?:-A(\d+(?:\.\d+)?)([MB]))?(?![a-z])", re.IGNORECASE)
+_PARAMETERS = {"M": 1e6, "B": 1e9}
 
 
 @dataclass(slots=True)
@@ -173,7 +174,10 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
         lines.append(f"Sizes are means over {plan.measured:,} completions of this run.")
     if plan.guessed:
         which = f"The sizes of {', '.join(plan.guessed)}" if plan.measured else "Sizes"
-        lines.append(f"{which} are guesses ({TEXT_TOKENS} tokens a text); `--probe 60` measures them.")
+        lines.append(
+            f"{which} are guesses ({TEXT_TOKENS} tokens a text, if its `max_tokens` allows it; all replies usable); "
+            "`--probe 60` measures them."
+        )
     lines.append("Calls are asked ahead: where a document has only a few rounds, up to a fifth more than these.")
     lines.append("Cached: what a server with a prefix cache reads once a document, as vLLM does.")
     return "\n".join([*lines, *cost_lines(plan, run_file, "`--probe 60` measures one")])
@@ -234,7 +238,10 @@ def money_of(plan: Plan, price: Price) -> tuple[float, float]:
 def flop_of(plan: Plan) -> float | None:
     """C = 2 M D for D output tokens of M parameters (Han et al. 2026); None where the model's name tells no size."""
     size = _SIZE.search(plan.model)
-    return None if size is None else 2 * float(size[2] or size[1]) * 1e9 * plan.total("output_tokens")
+    if size is None:
+        return None
+    number, unit = size[3] or size[1], size[4] or size[2]
+    return 2 * float(number) * _PARAMETERS[unit.upper()] * plan.total("output_tokens")
 
 
 def gpu_hours(plan: Plan) -> tuple[float | None, str]:
@@ -352,7 +359,10 @@ class Seen:
     def reply_tokens(self, ask: Ask) -> float:
         """Mean output tokens of the replies to a prompt, or what its method guesses."""
         use = self.uses[ask.prompt]
-        return use.completion_tokens / use.done if use.done else float(ask.example_tokens)
+        if use.done:
+            return use.completion_tokens / use.done
+        # One less, as a reply that reaches the limit is one that was cut.
+        return float(min(ask.example_tokens, ask.sampling.get("max_tokens", math.inf) - 1))
 
     def reply(self, ask: Ask) -> Reply:
         """Return a typical reply: one of middling length that was seen, with the mean number of tokens."""

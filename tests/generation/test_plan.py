@@ -188,6 +188,17 @@ def test_hours_and_money_come_from_the_published_speed_and_the_price(tmp_path: P
     assert f"money: {output / 5310 / 3600 * 3:,.2f} EUR" in text
 
 
+def test_a_small_models_size_is_read_and_no_guess_is_longer_than_its_replies_may_be(
+    tmp_path: Path, corpus: Path
+) -> None:
+    file = run_file(tmp_path / "run", corpus, 10_000, names=["wrap"])
+    file.methods["wrap"] |= {"max_tokens": 300}
+    plan = asyncio.run(make_plan(file, OpenAIBackend(["http://127.0.0.1:9/v1"], "SmolLM2-135M-Instruct")))
+    output = plan.total("output_tokens")
+    assert output / plan.total("calls") == 299
+    assert f"C = 2 M D = {2 * 135e6 * output:.2e} FLOP" in plan_text(plan, file)
+
+
 def test_money_is_also_told_for_a_server_without_a_cache(tmp_path: Path, corpus: Path) -> None:
     prices = {"input": 1.0, "cached": 0.1, "output": 2.0}
     file = run_file(tmp_path / "run", corpus, 1_000_000, price=prices)
