@@ -1,11 +1,12 @@
 """The text of PDF, Word, PowerPoint, HTML and EPUB files, converted once and kept by the hash of the file's content."""
 
 import html
+import io
 import re
 import unicodedata
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,20 @@ _MARKED = re.compile(r"[*_`\\]+")
 _SHOWN = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
 _DRAWN = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 _RELATED = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
+_FENCED = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
 class Unreadable(Exception):
-    """A file that cannot be converted; the message says why and the mend, as the end of a sentence."""
+    """A file that cannot be converted; the message says why and the mend, as the end of a sentence.
+
+    Attributes:
+        pages: how many it has whose images show what its text does not; 0 where no image would help.
+    """
+
+    def __init__(self, message: str, pages: int = 0) -> None:
+        super().__init__(message)
+        self.pages = pages
 
 
 class Converted(msgspec.Struct):
@@ -82,6 +92,46 @@ def convert(path: Path) -> Converted:
     return converted
 
 
+def with_page_marks(pages: Mapping[int, str]) -> str:
+    """Join the texts of pages (number from 1 -> text), each below its mark."""
+    return "\n\n".join(_PAGE.format(number) + text for number, text in pages.items())
+
+
+def pages_of(text: str) -> dict[int, str]:
+    """Return the texts of the pages that `with_page_marks` joined."""
+    pieces = re.split(r"^\[page (\d+)\]\n", text, flags=re.MULTILINE)
+    return {int(number): piece.strip() for number, piece in zip(pieces[1::2], pieces[2::2], strict=True)}
+
+
+def page_image(path: Path, number: int, longest_side: int) -> bytes:
+    """Return a page of a PDF as a PNG.
+
+    Args:
+        number: of the page, from 1.
+        longest_side: of the image, in pixels.
+
+    Raises:
+        BadInput: pypdfium2 or Pillow is not installed.
+        Unreadable: the page cannot be drawn.
+    """
+    pdfium = require("pypdfium2", "documents")
+    require("PIL", "documents")
+    try:
+        with closing(pdfium.PdfDocument(path)) as pdf, closing(pdf[number - 1]) as page:
+            image = page.render(scale=longest_side / max(page.get_size())).to_pil()
+    except (pdfium.PdfiumError, OSError) as error:
+        raise Unreadable(f"page {number} cannot be drawn ({first_line(error)}); mend it, or leave it out.") from None
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def clean_page(text: str) -> str:
+    """The Markdown that a model wrote of a page, without a fence around all of it and the data that some put first."""
+    fenced = _FENCED.fullmatch(text.strip())
+    return _clean(_FRONT_MATTER.sub("", (fenced[1] if fenced else text).lstrip()))
+
+
 def seems(content: bytes) -> str:
     """Guess the encoding of a text that is not UTF-8; empty where nothing tells, or what could is not installed."""
     try:
@@ -110,17 +160,19 @@ def _pdf(path: Path) -> Converted:
     without = [number for number in range(1, total + 1) if not any(map(str.isalnum, pages.get(number, "")))]
     if len(without) == total:
         raise Unreadable(
-            f"has no text on any of its {total:,} pages, as scans have none; have it read by an OCR program, or leave "
-            "it out."
+            f"has no text on any of its {total:,} pages, as scans have none; have it read by a vision model (`smt "
+            "transcribe`) or an OCR program, or leave it out.",
+            total,
         )
     layer = "".join(page.text for page in result.pages)
     damaged = sum(sign == "\ufffd" or unicodedata.category(sign) in ("Co", "Cn") for sign in layer) / len(layer)
     if damaged > _MOST_DAMAGED:
         raise Unreadable(
-            f"has a damaged text layer: {damaged:.0%} of its signs stand for nothing; have it read by an OCR program, "
-            "or leave it out."
+            f"has a damaged text layer: {damaged:.0%} of its signs stand for nothing; have it read by a vision model "
+            "(`smt transcribe`) or an OCR program, or leave it out.",
+            total,
         )
-    text = "\n\n".join(_PAGE.format(number) + pages[number] for number in sorted(pages) if number not in without)
+    text = with_page_marks({number: pages[number] for number in sorted(pages) if number not in without})
     xmp = _XMP_TITLE.search((result.doc_meta.xmp if result.doc_meta else None) or "")
     return Converted(_title(html.unescape(xmp[1]) if xmp else "", text), text, total, without, _named("liteparse"))
 

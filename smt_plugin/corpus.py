@@ -23,7 +23,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from smt_plugin.config import parse_yaml
-from smt_plugin.converters import CONVERTERS, Unreadable, convert, seems
+from smt_plugin.converters import CONVERTERS, Unreadable, convert, pages_of, seems
 from smt_plugin.errors import BadInput, first_line
 from smt_plugin.files import Text, as_row, content_hash, not_utf8, read_jsonl, read_text, write_text
 from smt_plugin.files import reading as opened
@@ -285,16 +285,68 @@ def leave_out_bad(folder: Path) -> dict[str, str]:
     Raises:
         BadInput: `corpus.yaml` has another form or cannot be written.
     """
-    reading = read_reading(folder)
     bad = {found.document_id: str(found) for found in _from_folder(folder) if isinstance(found, _BadFile)}
     if bad:
-        value = {"encoding": reading.encoding} if reading.encoding else {}
-        text = yaml.safe_dump({**value, "leave_out": reading.leave_out | bad}, allow_unicode=True, sort_keys=False)
-        try:
-            write_text(folder / READING_FILE, f"# How smt reads this folder.\n{text}")
-        except OSError as error:
-            raise BadInput(f"{folder / READING_FILE} cannot be written ({error.strerror}).") from None
+        leave_out(folder, bad)
     return bad
+
+
+def leave_out(folder: Path, files: dict[str, str]) -> None:
+    """Enter files (path below the folder -> why) into `corpus.yaml` as no documents.
+
+    Raises:
+        BadInput: `corpus.yaml` has another form or cannot be written.
+    """
+    reading = read_reading(folder)
+    value = {"encoding": reading.encoding} if reading.encoding else {}
+    text = yaml.safe_dump({**value, "leave_out": reading.leave_out | files}, allow_unicode=True, sort_keys=False)
+    try:
+        write_text(folder / READING_FILE, f"# How smt reads this folder.\n{text}")
+    except OSError as error:
+        raise BadInput(f"{folder / READING_FILE} cannot be written ({error.strerror}).") from None
+
+
+class Scan(Struct, frozen=True):
+    """A PDF with pages whose text only their images show.
+
+    Attributes:
+        pages: their numbers, from 1.
+        texts: number -> text of the other pages.
+        title: what the document calls itself; empty where it does not tell.
+    """
+
+    path: Path
+    document_id: str
+    pages: list[int]
+    texts: dict[int, str] = {}
+    title: str = ""
+
+    @property
+    def target(self) -> Path:
+        """The Markdown file that is to stand for it."""
+        return self.path.with_suffix(".md")
+
+
+def scans(folder: Path) -> Iterator[Scan]:
+    """Yield the PDFs of a corpus folder that have pages without text, left out or not; other bad files are none.
+
+    Raises:
+        BadInput: it is no folder, or a converter is not installed.
+    """
+    if not folder.is_dir() or (folder / "documents.jsonl").is_file():
+        raise BadInput(f"corpus {folder} is no folder of files, so it holds no PDF to read.")
+    for path in sorted(path for path in _files(folder) if path.suffix.lower() == ".pdf"):
+        document_id = path.relative_to(folder).as_posix()
+        try:
+            found = convert(path)
+        except Unreadable as error:
+            if error.pages:
+                yield Scan(path, document_id, list(range(1, error.pages + 1)))
+        except OSError:
+            continue  # told when the corpus is read
+        else:
+            if found.without_text:
+                yield Scan(path, document_id, found.without_text, pages_of(found.text), found.title)
 
 
 class _BadFile(BadInput):

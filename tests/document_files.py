@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def write_pdf(path: Path, pages: Sequence[str], title: str = "") -> None:
-    """Write a PDF; each page holds the lines of its text, or nothing."""
+def write_pdf(path: Path, pages: Sequence[str | int], title: str = "") -> None:
+    """Write a PDF; each page holds the lines of its text, nothing, or as a scan a picture alone: a grey (0 to 255)."""
     objects = ["<< /Type /Catalog /Pages 2 0 R%s >>" % (" /Metadata 4 0 R" if title else "")]
     kids = " ".join(f"{5 + 2 * number} 0 R" for number in range(len(pages)))
     objects.append(f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>")
@@ -18,8 +18,11 @@ def write_pdf(path: Path, pages: Sequence[str], title: str = "") -> None:
     )
     objects.append(f"<< /Type /Metadata /Subtype /XML /Length {len(xmp)} >>\nstream\n{xmp}\nendstream")
     for number, text in enumerate(pages):
-        lines = "".join(f"({line}) Tj T* " for line in text.splitlines())
-        stream = f"BT /F1 12 Tf 14 TL 72 720 Td {lines}ET" if text else ""
+        if isinstance(text, int):
+            stream = f"{text / 255:.4f} g 0 0 612 792 re f"
+        else:
+            lines = "".join(f"({line}) Tj T* " for line in text.splitlines())
+            stream = f"BT /F1 12 Tf 14 TL 72 720 Td {lines}ET" if text else ""
         objects.append(
             f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << /F1 3 0 R >> >> "
             f"/Contents {6 + 2 * number} 0 R >>"

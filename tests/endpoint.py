@@ -82,6 +82,8 @@ class Endpoint:
         number = len(self.bodies)
         self.bodies.append(body)
         prompt = body["messages"][-1]["content"]
+        if not isinstance(prompt, str):
+            prompt = json.dumps(prompt)
         self.asked[prompt] += 1
         number_of_prompt = self.asked[prompt]  # while this one waits, others of the same prompt may come
         if number in self.faults:

@@ -75,7 +75,14 @@ def test_a_language_ends_the_system_text_and_changes_nothing_else(
 
 def test_all_prompts_of_a_document_begin_with_the_same_text_up_to_its_end(document: Document) -> None:
     about_a_document = [name for name, variables in VARIABLES.items() if "document" in variables]
-    without = {"judge/verdict", "judge/choice", "questions/recall", "rerank/order", "rerank/question"}
+    without = {
+        "judge/verdict",
+        "judge/choice",
+        "questions/recall",
+        "rerank/order",
+        "rerank/question",
+        "transcribe/page",
+    }
     assert VARIABLES.keys() - about_a_document == without
     heads = {str(rendered(name, document)).split("</document>")[0] for name in about_a_document}
     assert len(heads) == 1

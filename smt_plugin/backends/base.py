@@ -12,6 +12,14 @@ MOST_UNUSABLE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture that goes with a request: `key` names its content, `png` makes it when it is sent."""
+
+    key: str
+    png: Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What a backend is asked.
 
@@ -22,6 +30,7 @@ class Request:
         affinity: names a document or a part of one; its requests prefer one replica, whose cache holds the document.
         prompt, variables: what the messages were rendered from, for backends that understand prompts by their names;
             never sent.
+        image: stands behind the text of the last message.
     """
 
     messages: list[dict[str, str]]
@@ -31,6 +40,7 @@ class Request:
     affinity: str
     prompt: str = ""
     variables: dict[str, Any] = field(default_factory=dict)
+    image: Image | None = None
 
 
 @dataclass(frozen=True, slots=True)

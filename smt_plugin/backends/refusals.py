@@ -188,7 +188,8 @@ class Refusals:
         if isinstance(once_more := await ask(self.left_out), Reply):
             return once_more
         # Nor is a field to blame that a prompt of other words may have: then it is this prompt.
-        body = self.body(replace(request, messages=[{**each, "content": TINY_PROMPT} for each in request.messages]))
+        tiny = [{**each, "content": TINY_PROMPT} for each in request.messages]
+        body = self.body(replace(request, messages=tiny, image=None))
         other = await send(body)
         if isinstance(other, Reply):
             self.note_answer(body)

@@ -3,6 +3,7 @@
 None of that is part of a completion's key, so that no change of it makes anybody pay twice.
 """
 
+from base64 import b64encode
 from collections.abc import Collection
 from typing import Any
 
@@ -42,7 +43,16 @@ def request_body(
         value = body.pop(name, None)
         if name == "max_tokens" and value is not None and NEWER_LIMIT not in left_out:
             body.setdefault(NEWER_LIMIT, value)
+    if request.image is not None:
+        body["messages"] = _with_image(body["messages"], request.image.png())
     return body
+
+
+def _with_image(messages: list[dict[str, Any]], png: bytes) -> list[dict[str, Any]]:
+    *others, last = messages
+    url = f"data:image/png;base64,{b64encode(png).decode()}"
+    parts = [{"type": "text", "text": last["content"]}, {"type": "image_url", "image_url": {"url": url}}]
+    return [*others, {**last, "content": parts}]
 
 
 def _in_user_turn(messages: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ import click
 from smt_plugin import __version__, terminal
 from smt_plugin.backends.base import BackendDown
 from smt_plugin.cli.command import Commands
-from smt_plugin.cli.documents import benchmark, init, inspect_documents, questions
+from smt_plugin.cli.documents import benchmark, init, inspect_documents, questions, transcribe
 from smt_plugin.cli.evaluate import evaluate, judge, leaks, retention, tasks
 from smt_plugin.cli.generate import batch, generate, plan, show
 from smt_plugin.cli.mix import mix
@@ -26,7 +26,7 @@ from smt_plugin.files import Lost
 # In the order of the flow.
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Start": (quickstart, inspect_documents, init, list_shipped),
-    "Data": (benchmark, questions),
+    "Data": (transcribe, benchmark, questions),
     "Generate": (plan, generate, batch, show),
     "Train": (mix, check, copy_shipped),
     "Evaluate": (retrieve, tune, evaluate, retention, leaks, judge, tasks),

@@ -93,6 +93,47 @@ def inspect_documents(corpus: Path, output: Path) -> None:
     click.echo(f"wrote {output}")
 
 
+@command("smt transcribe smt.yaml --dry-run", "smt transcribe smt.yaml")
+@RUN_FILE
+@click.option("--retry-failed", is_flag=True, help="ask again about pages that were refused before")
+@click.option("--dry-run", is_flag=True, help="say what it would ask and cost, and ask nothing")
+def transcribe(run_file: Path, retry_failed: bool, dry_run: bool) -> None:
+    """Have a vision model read scans: pages of PDFs that have no text.
+
+    The model is that of the run file's section `transcribe`. Beside each such PDF a Markdown file of its name is
+    written, which stands for it from then on: correct it there.
+    """
+    from smt_plugin.corpus import ranges
+    from smt_plugin.generation.generate import backend_of
+    from smt_plugin.generation.transcribe import (
+        for_vision,
+        plan_transcription,
+        transcribe,
+        transcription_plan_text,
+        waiting,
+    )
+    from smt_plugin.progress import Progress
+
+    settings = for_vision(read_run(run_file))
+    if dry_run:
+        click.echo(transcription_plan_text(stop.run(plan_transcription(settings, backend_of(settings))), settings))
+        return
+    total = sum(len(scan.pages) for scan in waiting(settings.corpus))
+    with Progress("pages", total) as progress:
+        result, summary = stop.run(transcribe(settings, backend_of(settings), retry_failed, progress.at))
+    click.echo(summary.text if total else "no PDF waits to be read")
+    for path, pages in result.written.items():
+        click.echo(f"wrote {path}, {pages:,} pages of it from images")
+    for path in result.in_the_way:
+        click.echo(f"{path} has pages without text, but {path.with_suffix('.md')} is there already: not read", err=True)
+    for path in result.empty:
+        click.echo(f"{path}: the model saw no text on its pages; leave it out", err=True)
+    for path, numbers in result.unread.items():
+        click.echo(f"{path}: of pages {ranges(numbers)} nothing could be made", err=True)
+    if result.unread:
+        sys.exit(1)
+
+
 @command("smt benchmark longhealth --data LongHealth/data --output corpus/")
 @click.argument("name", type=click.Choice(names()))
 @click.option("--data", type=PATH, help="folder of its files")

@@ -11,6 +11,7 @@ from smt_plugin.config.sections import (
     OpenAIEndpoints,
     Price,
     RunFile,
+    TranscribeSection,
 )
 from smt_plugin.config.study_file import StudyFile, read_study_file
 from smt_plugin.config.values import NO_THINKING, first_problem, parse_tokens
@@ -31,6 +32,7 @@ __all__ = [
     "RetrievalSettings",
     "RunFile",
     "StudyFile",
+    "TranscribeSection",
     "example_run_file",
     "first_problem",
     "load_yaml",

@@ -300,6 +300,16 @@ class EvaluateSection(Section):
         return values
 
 
+class TranscribeSection(Section):
+    """The vision model that reads pages without text; see generation/transcribe.py."""
+
+    backend: Annotated[OpenAIEndpoints | VLLMServers, Field(discriminator="kind"), BeforeValidator(_with_kind)]
+    # olmOCR's own size (its model card).
+    longest_side: int = Field(default=1288, ge=256, le=8192, description="of a page's image, in pixels")
+    max_tokens: int = Field(default=4096, ge=64, description="longest reply to a page, in tokens")
+    price: Price | None = Field(default=None, description="as `price` of the run file, for this model")
+
+
 class RunFile(Section):
     """A whole run. Relative paths are relative to the run file's folder."""
 
@@ -317,3 +327,4 @@ class RunFile(Section):
     mix: MixSection = MixSection()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection | None = None
+    transcribe: TranscribeSection | None = None

@@ -73,6 +73,7 @@ class Asker:
                 f"{ask.document.id}\0{ask.document.part}",
                 ask.prompt,
                 ask.variables,
+                ask.image,
             )
             key = completion_key(request, self.backend.model)
             completion = await self._completion(key, request, ask, attempt)

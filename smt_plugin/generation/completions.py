@@ -71,7 +71,8 @@ _DAMAGE = (sqlite3.Error, zlib.error, ValueError, TypeError, AttributeError)
 
 def completion_key(request: Request, model: str) -> str:
     """Return the 32 hexadecimal digits that name a completion by what was asked, wherever it stood."""
-    return content_hash([[request.messages, model, request.sampling, request.sample]])[:32]
+    asked = [request.messages, model, request.sampling, request.sample]
+    return content_hash([asked if request.image is None else [*asked, request.image.key]])[:32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol
 
-from smt_plugin.backends.base import Reply
+from smt_plugin.backends.base import Image, Reply
 from smt_plugin.backends.loose_json import count_unprintable, printable, read_json
 from smt_plugin.backends.thoughts import without_thoughts
 from smt_plugin.corpus import Document
@@ -51,6 +51,7 @@ class Ask:
         example: a reply that `parse` takes, and `example_tokens` how long such a reply is likely to be (tokens):
             `smt plan` reckons with them until it has seen replies.
         has_system: whether the system text, which is for writing about the document, goes before the prompt.
+        image: goes with the prompt.
     """
 
     document: Document
@@ -63,6 +64,7 @@ class Ask:
     example: str = "A text."
     example_tokens: int = TEXT_TOKENS
     has_system: bool = True
+    image: Image | None = None
 
     def read(self, reply: Reply) -> Any:
         """Return the value of a reply, without the thoughts that some models write before it; raises Unparsable."""
