@@ -2,4 +2,5 @@
 
 from smt_plugin.cli.app import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -3,13 +3,16 @@
 import html
 import io
 import re
+import signal
 import unicodedata
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from importlib.metadata import version
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import msgspec
@@ -85,11 +88,73 @@ def convert(path: Path) -> Converted:
     if kept.is_file():
         with suppress(msgspec.MsgspecError):
             return msgspec.json.decode(kept.read_bytes(), type=Converted)
-    converted = CONVERTERS[path.suffix.lower()](path)
+    converted = _apart(path)
     with suppress(OSError):  # then it is converted each time
         make_folder(kept.parent)
         write_json(kept, msgspec.to_builtins(converted))
     return converted
+
+
+class _Worker:
+    """A process of its own for the converters, which are not Python: a file that crashes or hangs one ends it alone."""
+
+    def __init__(self) -> None:
+        # A fork would copy this process's threads and locks.
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_convert_for, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def convert(self, path: Path) -> Any:
+        """Return what was found or raised; raises EOFError or OSError if the process ends, TimeoutError."""
+        self._pipe.send(path)
+        if not self._pipe.poll(_LONGEST_SECONDS):
+            raise TimeoutError
+        return self._pipe.recv()
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+
+_worker: _Worker | None = None
+
+
+def _apart(path: Path) -> Converted:
+    """Convert a file in the worker; the next file gets another one if this ends it."""
+    global _worker
+    worker = _worker = _worker or _Worker()
+    try:
+        found = worker.convert(path)
+    except BaseException as error:
+        worker.end()
+        _worker = None
+        if isinstance(error, TimeoutError):
+            reason = f"was not read in {_LONGEST_SECONDS:,} s"
+        elif isinstance(error, (EOFError, OSError)):
+            reason = "made its converter crash, as damaged files do"
+        else:
+            raise
+        raise Unreadable(f"{reason}; mend or split it, or leave it out.") from None
+    if isinstance(found, Exception):
+        raise found
+    return cast(Converted, found)
+
+
+def _convert_for(pipe: Connection) -> None:
+    """Convert the files whose paths come through a pipe, until its other end is gone."""
+    # Whoever waits ends this process, too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(EOFError, OSError):
+        while True:
+            path = pipe.recv()
+            try:
+                found: Any = CONVERTERS[path.suffix.lower()](path)
+            except Exception as error:
+                found = error
+            pipe.send(found)
 
 
 def with_page_marks(pages: Mapping[int, str]) -> str:

@@ -85,10 +85,9 @@ def test_a_file_is_converted_once_while_its_content_is_the_same(folder: Path, mo
     write_pdf(folder / "a.pdf", ["The light of Holm."])
     before = only(folder)
     (folder / "a.pdf").rename(folder / "b.pdf")
-    kept = dict(converters.CONVERTERS)
-    monkeypatch.setitem(converters.CONVERTERS, ".pdf", lambda path: pytest.fail("converted again"))
-    assert only(folder).text == before.text
-    monkeypatch.setattr(converters, "CONVERTERS", kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(converters, "_apart", lambda path: pytest.fail("converted again"))
+        assert only(folder).text == before.text
     write_pdf(folder / "b.pdf", ["The dark of Holm."])
     assert "dark" in convert(folder / "b.pdf").text
 
@@ -154,18 +153,43 @@ def test_a_file_that_is_too_large_is_not_opened(folder: Path, monkeypatch: pytes
         convert(folder / "a.pdf")
 
 
-def test_without_the_extra_a_pdf_is_never_left_out_silently(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def liteparse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module that takes the converter's place in the next process that converts."""
+    monkeypatch.syspath_prepend(tmp_path / "stand-in")
+    monkeypatch.setattr(converters, "_worker", None)
+    path = tmp_path / "stand-in" / "liteparse.py"
+    path.parent.mkdir()
+    return path
+
+
+def test_without_the_extra_a_pdf_is_never_left_out_silently(folder: Path, liteparse: Path) -> None:
     write_pdf(folder / "a.pdf", ["The light of Holm."])
-
-    def missing(name: str, *args: object) -> object:
-        if name == "liteparse":
-            raise ModuleNotFoundError("no", name="liteparse")
-        return real(name, *args)
-
-    real = converters.require.__globals__["import_module"]
-    monkeypatch.setitem(converters.require.__globals__, "import_module", missing)
+    liteparse.write_text("raise ModuleNotFoundError('no', name='liteparse')")
     with pytest.raises(BadInput, match=r"pip install 'smt-plugin\[documents\]'"):
         list(read_documents(folder))
+
+
+@pytest.mark.parametrize(
+    ("does", "reason"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "b.pdf made its converter crash, as damaged files do; mend"),
+        ("time.sleep(600)", "b.pdf was not read in 1 s; mend or split it"),
+    ],
+)
+def test_a_file_that_crashes_or_hangs_its_converter_is_named_and_the_others_are_read(
+    folder: Path, liteparse: Path, monkeypatch: pytest.MonkeyPatch, does: str, reason: str
+) -> None:
+    liteparse.write_text(f"import os, signal, time\n{does}")
+    monkeypatch.setattr(converters, "_LONGEST_SECONDS", 1)
+    (folder / "a.md").write_text("The light of Holm.")
+    write_pdf(folder / "b.pdf", ["The light of Holm."])
+    write_docx(folder / "c.docx", "Holm", ["The dark of Holm."])
+    for _ in range(2):  # a process that is gone is replaced
+        with pytest.raises(BadInput) as caught:
+            list(read_documents(folder))
+        assert len(caught.value.sentences) == 1
+        assert reason in str(caught.value)
 
 
 def test_a_long_document_is_split_at_pages() -> None:
