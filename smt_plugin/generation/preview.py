@@ -11,7 +11,7 @@ from smt_plugin.generation.asker import Asker
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import Repeated, fitting
 from smt_plugin.generation.generate import in_shard, longest_reply, methods_of, prompts_of, rehearse, run_round
-from smt_plugin.generation.show import shown_completion, shown_record
+from smt_plugin.generation.show import findings_text, shown_completion, shown_record
 from smt_plugin.generation.summary import MethodCount, Summary
 from smt_plugin.records import shard_folder
 
@@ -67,7 +67,8 @@ async def preview_run(
                     if completion := store.get(key):
                         say(shown_completion(completion, parts[document.id][:1], prompts))
                     for record in group:
-                        say(f"--- record of {record.tokens} tokens\n{shown_record(record)}\n")
+                        found = findings_text(record, parts[document.id][0])
+                        say(f"--- record of {record.tokens} tokens\n{shown_record(record)}\n{found}")
                         summary.methods[name].records += 1
                         summary.methods[name].tokens += record.tokens
                 if not records:

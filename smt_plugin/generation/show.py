@@ -74,7 +74,7 @@ def show_records(
             f"{record.model}, {record.sampling}\n"
             f"{_shown_prompt(made_from[0], parts[record.part :][:1], prompts, full)}\n"
             f"--- record {record.id}\n{shown_record(record)}\n"
-            f"{_findings(record, parts[record.part])}"
+            f"{findings_text(record, parts[record.part])}"
         )
 
 
@@ -98,7 +98,7 @@ def shown_record(record: Record) -> str:
     return record.text or "\n\n".join(f"{turn.get('role')}: {turn.get('content')}" for turn in record.messages or [])
 
 
-def _findings(record: Record, part: Document) -> str:
+def findings_text(record: Record, part: Document) -> str:
     """What a record says that its document, as it is now, does not: a line, empty without findings."""
     found = Source(part).check(turns_of(record.text, record.messages)).findings
     said = ", ".join(f"{finding.kind} {finding.said!r}" for finding in found)

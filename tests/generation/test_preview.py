@@ -34,6 +34,8 @@ def test_a_preview_asks_one_round_about_two_documents_and_the_run_does_not_pay_f
     assert text.count("##### synthetic_qa, document d") == text.count("##### focal_rewrite, document d") == 2
     assert "--- prompt synthetic_qa/pairs" in text
     assert "--- record of" in text
+    # Its stand-in for a model invents a number a pair.
+    assert "--- not in its document: number" in text
 
 
 def test_the_command_prints_a_preview_and_writes_no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
