@@ -18,7 +18,7 @@ from smt_plugin.cli.quickstart import quickstart
 from smt_plugin.cli.report import card, report
 from smt_plugin.cli.retrieve import retrieve, tune
 from smt_plugin.cli.signals import stop
-from smt_plugin.cli.study import study
+from smt_plugin.cli.study import gradients, study
 from smt_plugin.cli.train import check, copy_shipped, list_shipped
 from smt_plugin.errors import BadInput, fault_of, shortened
 from smt_plugin.files import Lost
@@ -31,7 +31,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Train": (mix, check, copy_shipped),
     "Evaluate": (retrieve, tune, evaluate, retention, leaks, judge, tasks),
     "Report": (report, card),
-    "Compare": (study,),
+    "Compare": (study, gradients),
 }
 
 

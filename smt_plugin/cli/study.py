@@ -1,14 +1,16 @@
 """Commands for studies: many runs that differ in what one file names."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from smt_plugin.cli.command import PATH, Commands, print_tables
+from smt_plugin.cli.command import COUNT, PATH, RUN_FILE, Commands, command, print_tables, read_run
 from smt_plugin.cli.generate import part_of
 from smt_plugin.cli.signals import stop
+from smt_plugin.errors import BadInput
 
 if TYPE_CHECKING:
     from smt_plugin.config import StudyFile
@@ -24,7 +26,6 @@ def study() -> None:
 
 def _read(study_file: Path) -> "tuple[StudyFile, list[Cell], dict[str, str]]":
     """The study, its cells, and each target's config."""
-    from smt_plugin.cli.command import read_run
     from smt_plugin.config import read_study_file
     from smt_plugin.study.cells import cells_of
 
@@ -94,3 +95,61 @@ def study_report(study_file: Path) -> None:
     if results.missing:
         click.echo(f"missing cells: {', '.join(results.missing)}; run `smt study run {study_file}`", err=True)
         sys.exit(1)
+
+
+@command("smt gradients smt.yaml", "smt gradients smt.yaml --method synthetic_qa --method wrap --documents 100")
+@RUN_FILE
+@click.option("--method", "methods", multiple=True, help="one of the run file's; default: all of them")
+@click.option("--model", help="folder or hub name; default: the base model that is to be trained")
+@click.option("--documents", default=40, show_default=True, type=click.IntRange(4), help="at most, drawn at random")
+@click.option("--records", default=4, show_default=True, type=COUNT, help="of each document and method, at most")
+@click.option("--dimensions", default=16384, show_default=True, type=COUNT, help="of the random projection")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="of draw and projection")
+def gradients(
+    run_file: Path,
+    methods: tuple[str, ...],
+    model: str | None,
+    documents: int,
+    records: int,
+    dimensions: int,
+    seed: int,
+) -> None:
+    """Compare the gradients of methods' records: how alike they pull.
+
+    Each method's records are taken as chats and as texts, whichever they are trained as: where the same records in two
+    forms pull apart as much as two methods do, the form explains it.
+    """
+    from smt_plugin.errors import require
+    from smt_plugin.files import check_target, write_json
+    from smt_plugin.progress import Progress
+    from smt_plugin.report.report import table_of
+    from smt_plugin.study.gradients import FORMS, Projector, cosines, drawn_records, gradients_section, measure
+    from smt_plugin.training.shipped import base_model_of
+
+    require("scipy.special", "eval")
+    settings = read_run(run_file)
+    chosen = list(methods or settings.methods)
+    for name in chosen:
+        if name not in settings.methods:
+            raise BadInput(f"--method {name}: it is not in the run file; it has {', '.join(settings.methods)}.")
+    target = settings.run / "gradients.json"
+    check_target(target)
+    drawn = drawn_records(settings.run, chosen, documents, records, seed)
+    name = model or base_model_of(settings.train.config, settings.train.base_model)
+    projector = Projector(name, dimensions, settings.mix.sequence_len, seed)
+    total = len(drawn) * len(chosen) * len(FORMS)
+    with Progress("gradients", total) as progress:
+        found = cosines(measure(drawn, chosen, projector.gradient, progress.at))
+    print_tables([gradients_section(found, len(drawn), name)], table_of)
+    write_json(
+        target,
+        {
+            "model": name,
+            "documents": list(drawn),
+            "records": records,
+            "dimensions": dimensions,
+            "seed": seed,
+            "cosines": [asdict(each) for each in found],
+        },
+    )
+    click.echo(f"wrote {target}")
