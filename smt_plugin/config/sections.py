@@ -27,10 +27,13 @@ def _variable(name: str) -> str:
 
 
 class MicroworldBackend(Section):
-    """The scripted backend of the microworld; `strength` (0 to 1) is how good a generator it plays."""
+    """The scripted backend of the microworld; see microworld/scripted.py."""
 
     kind: Literal["microworld"]
-    strength: float = Field(default=0.9, ge=0, le=1)
+    strength: float = Field(default=0.9, ge=0, le=1, description="how good a generator it plays")
+    question_coverage: float = Field(
+        default=1, gt=0, le=1, description="share of a document's facts that its questions are ever about"
+    )
 
 
 class _Client(Section):

@@ -500,7 +500,7 @@ def backend_of(run_file: RunFile, shard: tuple[int, int] | None = None) -> Backe
     if settings.kind == "microworld":
         from smt_plugin.microworld.scripted import ScriptedBackend
 
-        return ScriptedBackend(strength=settings.strength)
+        return ScriptedBackend(settings.strength, settings.question_coverage)
     client: dict[str, Any] = {
         "max_concurrency": settings.max_concurrency,
         "timeout": settings.timeout,

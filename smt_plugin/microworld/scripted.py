@@ -4,6 +4,7 @@ It knows the microworld's grammar and nothing else: the facts come from parsing 
 <document> tags, what is asked comes from the prompt's name and variables. The same request gets the same answer.
 """
 
+import hashlib
 import json
 import random
 import re
@@ -22,13 +23,18 @@ class ScriptedBackend:
         strength: 0 to 1, how good the pretended generator is. It sets the share of facts a reply covers
             (0.4 to 1), the share of the grammar's wordings it uses (1/4 to all), and how often it states
             something wrong or sends a reply of the wrong form (10 % each at 0, never at 1).
+        question_coverage: over 0 to 1, the share of a document's facts that its questions are ever about. Which these
+            are is fixed by the facts themselves; all others stand in the documents that it writes, and nowhere else.
     """
 
-    def __init__(self, strength: float = 0.9) -> None:
+    def __init__(self, strength: float = 0.9, question_coverage: float = 1.0) -> None:
         if not 0 <= strength <= 1:
             raise BadInput(f"the scripted backend's strength is {strength}; give a number from 0 to 1.")
         self.strength = strength
+        self.question_coverage = question_coverage
         self.model = f"microworld-scripted-{strength:g}"
+        if question_coverage < 1:
+            self.model += f"-questions-{question_coverage:g}"
         self.concurrency = 8
         self._share = 0.25 + 0.75 * strength
 
@@ -69,6 +75,8 @@ class ScriptedBackend:
                 "the scripted backend only knows the microworld's documents; "
                 "set `backend` to a real endpoint for your own corpus."
             )
+        if request.prompt == "synthetic_qa/pairs":
+            facts = salient(facts, self.question_coverage)
         facts = self._perceive(facts, rng)
         match request.prompt, request.variables:
             case "synthetic_qa/pairs", {"num_pairs": number}:
@@ -113,6 +121,13 @@ class ScriptedBackend:
     def _rewrite(self, facts: list[Fact], strategy: str, focus: str | None, rng: random.Random) -> str:
         style = next((style for style in STYLES if style.heading in strategy), None) or rng.choice(STYLES)
         return rewrite(facts, style, focus, rng, self._share)
+
+
+def salient(facts: list[Fact], share: float) -> list[Fact]:
+    """Return the share of a document's facts that questions are about, one at least, in the order given."""
+    names = {fact.attribute: hashlib.sha256(f"{fact.name} {fact.attribute}".encode()).digest() for fact in facts}
+    chosen = sorted(names, key=lambda name: names[name])[: max(1, round(share * len(names)))]
+    return [fact for fact in facts if fact.attribute in chosen]
 
 
 def rewrite(facts: list[Fact], style: Style, focus: str | None, rng: random.Random, wordings: float = 1.0) -> str:

@@ -17,14 +17,14 @@ from smt_plugin.microworld.words import ATTRIBUTES
 PROMPTS = jinja2.Environment(loader=jinja2.FileSystemLoader(asset_dir("prompts")))
 
 
-def reply(document, prompt, strength=1.0, sample=0, **fields):
+def reply(document, prompt, strength=1.0, sample=0, coverage=1.0, **fields):
     user = PROMPTS.get_template(f"{prompt}.jinja").render(identity=document.identity, document=document.text, **fields)
     messages = [
         {"role": "system", "content": PROMPTS.get_template("system.jinja").render()},
         {"role": "user", "content": user},
     ]
     request = Request(messages, {"temperature": 1.0}, sample, None, document.id, prompt, fields)
-    return asyncio.run(scripted.ScriptedBackend(strength).complete(request)).text
+    return asyncio.run(scripted.ScriptedBackend(strength, coverage).complete(request)).text
 
 
 def facts_in(text):
@@ -74,6 +74,26 @@ def test_questions_of_the_evaluation_are_never_asked_by_the_backend():
             text = reply(document, "synthetic_qa/pairs", sample=sample, num_pairs=12)
             for pair in json.loads(text)["pairs"]:
                 assert grammar.parse_question(pair["question"]) is not None
+
+
+def test_questions_are_about_the_same_share_of_a_documents_facts_and_rewrites_about_all():
+    for document in world.documents()[:10]:
+        told = {(fact.attribute, fact.value) for fact in facts_in(document.text)}
+        asked = set()
+        for sample in range(30):
+            pairs = json.loads(reply(document, "synthetic_qa/pairs", sample=sample, coverage=0.4, num_pairs=8))["pairs"]
+            # Neither a question nor its explanation tells of another fact.
+            asked |= {(fact.attribute, fact.value) for pair in pairs for fact in facts_in(pair["answer"])}
+        assert len(asked) == round(0.4 * len(told))
+        assert asked < told
+        rewrite = reply(document, "active_reading/apply", coverage=0.4, strategy="## A letter")
+        assert {(fact.attribute, fact.value) for fact in facts_in(rewrite)} == told
+
+
+def test_the_completions_of_another_coverage_are_others():
+    names = {scripted.ScriptedBackend(0.9, coverage).model for coverage in (1.0, 0.7, 0.4)}
+    assert len(names) == 3
+    assert "microworld-scripted-0.9" in names  # what was paid for before there was a coverage
 
 
 def test_the_same_request_gets_the_same_answer_and_another_sample_another():
