@@ -210,6 +210,12 @@ SAYS_MORE = re.compile(
     r"|\s*[\^²³]|\s*[-–]\s*\d|\s+(?:less|more|fewer)\s+than\b",
     re.IGNORECASE,
 )
+# What may stand before an option's text that does not begin so: "The answer is a clarinet", "... is in the year 1818".
+_ARTICLE = r"(?:an?|the|der|die|das|den|dem|ein(?:e[mnrs]?)?|une?|les?|las?|los?|una?|gli|il|uma?|os?)\s+"
+ARTICLE = re.compile(
+    rf"(?:in|at|on|of)\s+(?:the\s+year\s+|{_ARTICLE})?|{_ARTICLE}(?:\w+\s+(?:called|named)\s+(?:{_ARTICLE})?)?",
+    re.IGNORECASE,
+)
 # Words that may stand right before an option's bare letter.
 MAY_PRECEDE = frozenset(
     "so thus therefore hence then that think believe say also only is and option choice answer letter".split()

@@ -144,11 +144,13 @@ class _Reader:
                 if (option := self._core(gives.end())) is not None:
                     yield gives.start(), option
                     break
-                # What was denied, or is another number, is not read behind a later verb or sign.
+                # What was denied, is another number, or goes on behind an option ("is the lute and her pet is a
+                # cello"), is not read behind a later verb or sign.
                 rest = self.text[gives.end() : gives.end() + 40]
                 lead = phrases.LEAD.match(rest)
+                told = rest[lead.end() :] if lead else rest
                 is_number = self.has_numbers_only and _leading_number(rest.lstrip(" :*_$"))
-                if is_number or phrases.DENIAL.match(rest[lead.end() :] if lead else rest):
+                if is_number or phrases.DENIAL.match(told) or self._names(told):
                     break
 
     def _picked(self) -> Iterator[tuple[int, int]]:
@@ -280,7 +282,9 @@ class _Reader:
             return _index(named[1], self.options)
         signs_kept = rest.lstrip(" \t\r\n:*_\"'“‘`${")
         signed = self.has_numbers_only and re.match(r"[-+±√|]\s*\S?\d", signs_kept)
-        for tried in (signs_kept,) if signed else (signs_kept, core):
+        article = phrases.ARTICLE.match(core)
+        bare = [] if signed or article is None else [core[article.end() :]]
+        for tried in (signs_kept,) if signed else (signs_kept, core, *bare):
             option = self._option_text(tried)
             if option is not None:
                 # An option may be a question itself.
@@ -308,6 +312,12 @@ class _Reader:
         if also and second not in (None, option) and not phrases.DISMISSED.match(core, also.end()):
             return None
         return None if phrases.PERCENT.match(core, end) or _is_taken_back(core[end:]) else option
+
+    def _names(self, told: str) -> bool:
+        """Whether a text begins with the text of any option."""
+        article = phrases.ARTICLE.match(told)
+        starts = (told, told[article.end() :]) if article else (told,)
+        return any(pattern.match(start) for pattern in self.patterns if pattern for start in starts)
 
     def _letter(self, core: str) -> tuple[int | None, int]:
         for pattern in (

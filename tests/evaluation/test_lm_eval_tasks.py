@@ -70,7 +70,7 @@ def check_command_line(python: str, tmp_path: Path, data: Path) -> None:
     (path,) = (tmp_path / "out").rglob("results_*.json")
     results = json.loads(path.read_text())
     assert {"acc,all", "unparsed,all", "acc_stderr,all"} <= set(results["results"]["quality_smt"])
-    assert results["versions"]["quality_smt"] == 3.0
+    assert results["versions"]["quality_smt"] == 3.1
 
 
 def read_samples(folder: Path, task: str) -> list[dict[str, Any]]:

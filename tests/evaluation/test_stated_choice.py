@@ -291,6 +291,41 @@ def test_what_stands_around_a_statement_does_not_hide_or_change_it(text: str, op
     assert stated_choice(text, options).option == option
 
 
+INSTRUMENTS = ["clarinet", "cello", "trumpet", "lute"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "option"),
+    [
+        ("The answer is a clarinet.", INSTRUMENTS, 0),
+        ("The answer to this question is the lute.", INSTRUMENTS, 3),
+        ("The answer is the Cello, not the lute.", INSTRUMENTS, 1),
+        ("The answer is that Selma Renshaw plays an instrument which is a trumpet.", INSTRUMENTS, 2),
+        ("The answer to the question is that of a cello.", INSTRUMENTS, 1),
+        ("The answer is an instrument called the lute.", INSTRUMENTS, 3),
+        ("Die Antwort ist eine Lute.", INSTRUMENTS, 3),
+        ("La réponse est le cello.", INSTRUMENTS, 1),
+        ("The answer is in the year 1818.", ["1820", "1818", "1827"], 1),
+        ("The answer is in July.", ["June", "July"], 1),
+        ("The answer is A trumpet.", INSTRUMENTS, 2),
+        ("The answer is a.", INSTRUMENTS, 0),
+        ("The answer is a cello player.", INSTRUMENTS, None),
+        ("The answer is not a lute.", INSTRUMENTS, None),
+        ("The answer is the lute or the cello.", INSTRUMENTS, None),
+        ("The answer is a lute and a cello.", INSTRUMENTS, None),
+        ("The answer is that her instrument is not the lute.", INSTRUMENTS, None),
+        ("The answer is that her instrument is the lute and her pet is a cello.", INSTRUMENTS, None),
+        ("The answer is that it is a lute?", INSTRUMENTS, None),
+        ("The answer is the violin.", INSTRUMENTS, None),
+        ("The answer is in 1818 or 1820.", ["1820", "1818", "1827"], None),
+    ],
+)
+def test_an_option_is_read_behind_an_article_that_it_does_not_begin_with(
+    text: str, options: list[str], option: int | None
+) -> None:
+    assert stated_choice(text, options).option == option
+
+
 @pytest.mark.parametrize("letter", range(4))
 @pytest.mark.parametrize(
     "form",
