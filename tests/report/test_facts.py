@@ -79,7 +79,7 @@ def test_the_report_says_what_the_answers_were_made_with(results: RunResults) ->
     assert facts["chance level"] == "37.5%, guessing among the options; 1 free-form questions have none"
     assert facts["seeds"] == "mix not known, training not known, lm-eval 0, none sent to the server"
     assert facts["lm-eval"].startswith("0.4.")
-    assert facts["lm-eval"].endswith(", tasks of version 3.0")
+    assert facts["lm-eval"].endswith(", tasks of version 3.1")
 
 
 def test_what_was_read_in_each_answer_comes_from_lm_evals_own_file(results: RunResults) -> None:
