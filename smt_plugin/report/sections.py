@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from smt_plugin.evaluation.audit import CONTRADICTED, NOT_IN_DOCUMENT, UNCHANGED
+from smt_plugin.evaluation.audit_results import Audit
 from smt_plugin.evaluation.intervals import Estimate
 from smt_plugin.faithfulness.check import KINDS
 from smt_plugin.report.plots import accuracy_plot, scaling_plot
@@ -200,7 +202,91 @@ def faithfulness(results: RunResults) -> Section:
     )
 
 
-SECTIONS = (accuracy, scaling, scoring, reading, leaks, faithfulness, forgotten)
+def audited(results: RunResults) -> Section:
+    """How much of the records a judge finds that their documents do not bear out, where `smt audit` asked one."""
+    return audit_section(results.audit, results.audit_outdated) if results.audit else Section(_JUDGED)
+
+
+def judge_itself(results: RunResults) -> Section:
+    """How much the judge of the records finds, and how often it calls wrong what is right."""
+    return judge_section(results.audit) if results.audit else Section(_JUDGE)
+
+
+_JUDGED, _JUDGE = "Faithfulness, judged", "The judge of faithfulness itself"
+
+
+def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
+    """The error rates of an audit."""
+    rows = []
+    for name, found in audit.methods.items():
+        judged = found.per_record
+        rows.append(
+            (
+                name,
+                f"{_questions(judged)} of {found.records:,}" if judged else f"none of {found.records:,}",
+                *(_rate(rate) for rate in (judged, found.per_claim, found.per_token)),
+                f"{found.verdicts.get(CONTRADICTED, 0):,} / {found.verdicts.get(NOT_IN_DOCUMENT, 0):,}"
+                f" of {found.claims:,}",
+                f"{found.left_out:,}",
+            )
+        )
+    changed = " The records have changed since: run `smt audit` again." if is_outdated else ""
+    return Section(
+        _JUDGED,
+        (
+            "method",
+            "records (documents)",
+            "records with an error",
+            "claims in error",
+            "tokens in error",
+            "contradicted / not in the document, of claims",
+            "left out",
+        ),
+        rows,
+        note=f"Judged by {audit.model}, whose own errors are below; audit.jsonl has every claim.{changed}",
+        explanation=(
+            "What all records of a method hold of what their documents do not bear out, estimated from a random sample "
+            "that is spread evenly over the documents; a drawn record counts for those of its document that were not "
+            "drawn. Intervals are 95 %, clustered by document. A record with one wrong claim has an error. “Left out” "
+            "are records of which some claim has no verdict. Nothing is corrected for the judge's own errors."
+        ),
+        data={"audit": audit},
+    )
+
+
+def judge_section(audit: Audit) -> Section:
+    """What is known of an audit's judge."""
+    rates = [
+        ("unchanged, called wrong" if probe.kind == UNCHANGED else f"changed, found: {probe.kind}", probe.called_wrong)
+        for probe in audit.judge
+    ]
+    shares = [(f"sentences of the documents, {name}", rate) for name, rate in rates]
+    if against := audit.against:
+        kappa = "undefined" if against.kappa is None else f"{against.kappa:.2f}"
+        labelled = {
+            "claims that a person calls wrong, found": against.found,
+            "claims that a person calls right, called wrong": against.alarms,
+            f"agreement with the person on both (Cohen's kappa {kappa})": against.agreement,
+        }
+        shares += [(what, rate) for what, rate in labelled.items() if rate]
+    rows = [(what, _questions(rate), _rate(rate)) for what, rate in shares]
+    return Section(
+        _JUDGE,
+        ("what it judged", "n (documents)", "share"),
+        rows,
+        note="Errors put into the documents' own words are easier to find than those in other words.",
+        explanation=(
+            "What was changed, a number, a name, or whether a thing is so, stands nowhere in the document: the judge "
+            "should find it. What it calls wrong of unchanged sentences are false alarms."
+        ),
+    )
+
+
+def _rate(scored: Estimate | None) -> str:
+    return "none judged" if scored is None else interval_text(scored)
+
+
+SECTIONS = (accuracy, scaling, scoring, reading, leaks, faithfulness, audited, judge_itself, forgotten)
 
 
 def sections_of(results: RunResults) -> list[Section]:
