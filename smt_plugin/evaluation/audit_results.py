@@ -18,7 +18,7 @@ from smt_plugin.faithfulness.injected import KINDS
 from smt_plugin.files import Text, locked, read_json_if_there, read_rows, write_json, write_jsonl
 from smt_plugin.prompts import Prompts
 
-ANY = "any of them"
+ANY = "any"
 
 
 @dataclass(slots=True)

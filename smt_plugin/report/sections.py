@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smt_plugin.evaluation.audit import CONTRADICTED, NOT_IN_DOCUMENT, UNCHANGED
-from smt_plugin.evaluation.audit_results import Audit
+from smt_plugin.evaluation.audit_results import ANY, Audit
 from smt_plugin.evaluation.intervals import Estimate
 from smt_plugin.faithfulness.check import KINDS
+from smt_plugin.faithfulness.injected import NAME, NEGATION, NUMBER
 from smt_plugin.report.plots import accuracy_plot, scaling_plot
 from smt_plugin.report.results import REFERENCE, RunResults, beside
 
@@ -219,14 +220,14 @@ def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
     """The error rates of an audit."""
     rows = []
     for name, found in audit.methods.items():
-        judged = found.per_record
+        judged, against = found.per_record, found.verdicts.get(CONTRADICTED, 0)
+        wrong = against + found.verdicts.get(NOT_IN_DOCUMENT, 0)
         rows.append(
             (
                 name,
                 f"{_questions(judged)} of {found.records:,}" if judged else f"none of {found.records:,}",
                 *(_rate(rate) for rate in (judged, found.per_claim, found.per_token)),
-                f"{found.verdicts.get(CONTRADICTED, 0):,} / {found.verdicts.get(NOT_IN_DOCUMENT, 0):,}"
-                f" of {found.claims:,}",
+                f"{against / wrong:.0%}" if wrong else "",
                 f"{found.left_out:,}",
             )
         )
@@ -236,10 +237,10 @@ def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
         (
             "method",
             "records (documents)",
-            "records with an error",
+            "records in error",
             "claims in error",
             "tokens in error",
-            "contradicted / not in the document, of claims",
+            "contradicted",
             "left out",
         ),
         rows,
@@ -247,8 +248,10 @@ def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
         explanation=(
             "What all records of a method hold of what their documents do not bear out, estimated from a random sample "
             "that is spread evenly over the documents; a drawn record counts for those of its document that were not "
-            "drawn. Intervals are 95 %, clustered by document. A record with one wrong claim has an error. “Left out” "
-            "are records of which some claim has no verdict. Nothing is corrected for the judge's own errors."
+            "drawn. Intervals are 95 %, clustered by document. A record with one claim in error is in error, too. "
+            "“Contradicted” is the part of the claims in error that the document speaks against; of the others it says "
+            "nothing. “Left out” are records of which some claim has no verdict. Nothing is corrected for the judge's own "
+            "errors."
         ),
         data={"audit": audit},
     )
@@ -256,30 +259,39 @@ def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
 
 def judge_section(audit: Audit) -> Section:
     """What is known of an audit's judge."""
-    rates = [
-        ("unchanged, called wrong" if probe.kind == UNCHANGED else f"changed, found: {probe.kind}", probe.called_wrong)
-        for probe in audit.judge
-    ]
-    shares = [(f"sentences of the documents, {name}", rate) for name, rate in rates]
+    shares = {_SENTENCES[probe.kind]: probe.called_wrong for probe in audit.judge}
+    agreement = ""
     if against := audit.against:
-        kappa = "undefined" if against.kappa is None else f"{against.kappa:.2f}"
         labelled = {
-            "claims that a person calls wrong, found": against.found,
-            "claims that a person calls right, called wrong": against.alarms,
-            f"agreement with the person on both (Cohen's kappa {kappa})": against.agreement,
+            "claims that a person calls wrong": against.found,
+            "claims that a person calls right": against.alarms,
         }
-        shares += [(what, rate) for what, rate in labelled.items() if rate]
-    rows = [(what, _questions(rate), _rate(rate)) for what, rate in shares]
+        shares |= {what: rate for what, rate in labelled.items() if rate}
+        kappa = "undefined, one side never differs" if against.kappa is None else f"{against.kappa:.2f}"
+        agreement = (
+            f" Judge and person agree on {_rate(against.agreement)} of {against.labels:,} claims (kappa {kappa})."
+            + (f" {against.unread:,} more have no verdict." if against.unread else "")
+        )
+    rows = [(what, _questions(rate), _rate(rate)) for what, rate in shares.items()]
     return Section(
         _JUDGE,
-        ("what it judged", "n (documents)", "share"),
+        ("what it judged", "n (documents)", "called wrong"),
         rows,
-        note="Errors put into the documents' own words are easier to find than those in other words.",
+        note=f"Errors in the documents' own sentences are easier to find than those in other words.{agreement}",
         explanation=(
-            "What was changed, a number, a name, or whether a thing is so, stands nowhere in the document: the judge "
-            "should find it. What it calls wrong of unchanged sentences are false alarms."
+            "Sentences of the documents, some of them changed so that they say what the document does not. The judge "
+            "should call all of these wrong; where it does so with unchanged ones, it is a false alarm."
         ),
     )
+
+
+_SENTENCES = {
+    NUMBER: "sentences with another number",
+    NAME: "sentences with another name",
+    NEGATION: "sentences that deny it",
+    ANY: "all changed sentences",
+    UNCHANGED: "unchanged sentences",
+}
 
 
 def _rate(scored: Estimate | None) -> str:
