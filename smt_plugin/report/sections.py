@@ -231,6 +231,12 @@ def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
                 f"{found.left_out:,}",
             )
         )
+    called = {probe.kind: f"{probe.called_wrong.mean:.1%}" for probe in audit.judge}
+    itself = (
+        f", who finds {called[ANY]} of errors put in and calls {called[UNCHANGED]} of right sentences wrong"
+        if called.keys() >= {ANY, UNCHANGED}
+        else ""
+    )
     changed = " The records have changed since: run `smt audit` again." if is_outdated else ""
     return Section(
         _JUDGED,
@@ -244,14 +250,14 @@ def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
             "left out",
         ),
         rows,
-        note=f"Judged by {audit.model}, whose own errors are below; audit.jsonl has every claim.{changed}",
+        note=f"Judged by {audit.model}{itself}; audit.jsonl has every claim.{changed}",
         explanation=(
             "What all records of a method hold of what their documents do not bear out, estimated from a random sample "
             "that is spread evenly over the documents; a drawn record counts for those of its document that were not "
             "drawn. Intervals are 95 %, clustered by document. A record with one claim in error is in error, too. "
             "“Contradicted” is the part of the claims in error that the document speaks against; of the others it says "
-            "nothing. “Left out” are records of which some claim has no verdict. Nothing is corrected for the judge's own "
-            "errors."
+            "nothing. “Left out” are records of which some claim has no verdict. Nothing is corrected for the judge's "
+            "own errors."
         ),
         data={"audit": audit},
     )
