@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from smt_plugin.evaluation.audit import Judged, Verdict
 from smt_plugin.evaluation.audit_results import Audit, found_by, is_outdated, read_audit, write_audit
 from smt_plugin.evaluation.audit_sample import Drawn, Sampled, record_hashes
 from smt_plugin.prompts import Prompts
-from smt_plugin.report.report import write_report
+from smt_plugin.report.report import page
 from smt_plugin.report.results import RunResults
 from smt_plugin.report.sections import audited, judge_itself
 from tests.evaluation.test_audit_sample import write_records
@@ -86,10 +85,10 @@ def test_the_report_shows_an_audit_and_says_when_the_records_have_changed_since(
     assert row[:2] == ("wrap", "8 (8) of 1,000")
     assert row[2].startswith("12.5% (")
     assert judge_itself(results).rows == []
-    html = write_report(results, [audited(results), judge_itself(results)]).read_text()
+    html = page("t", "h", {}, [audited(results), judge_itself(results)], [])
     assert "Faithfulness, judged" in html
     assert "12.5% (" in html
-    assert json.loads((tmp_path / "report.json").read_text())["audit"]["model"] == "a-judge"
+    assert audited(results).data == {"audit": audit}
     path.write_text(path.read_text() + "\n")
     assert is_outdated(tmp_path, audit)
     path.unlink()
