@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import SequenceMatcher
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -39,33 +40,50 @@ from smt_plugin.evaluation.audit import CONTRADICTED, NO_CLAIM, SUPPORTED, WRONG
 from smt_plugin.evaluation.audit_results import read_audit
 from smt_plugin.evaluation.audit_sample import quotas
 from smt_plugin.evaluation.intervals import Estimate, estimate
-from smt_plugin.faithfulness.claims import claims_of
+from smt_plugin.faithfulness.claims import ANSWER, claims_of
 from smt_plugin.files import read_jsonl
 from smt_plugin.microworld import archive, grammar
+from smt_plugin.microworld.grammar import Fact
+from smt_plugin.microworld.words import BY_KEY
 
 METHODS = {"synthetic_qa": "40K", "active_reading": "40K", "focal_rewrite": "40K"}
-ALIKE = 0.8  # from which a statement that the grammar does not know is taken for a changed sentence of the document
+ALIKE = (
+    0.8  # from which a statement that the grammar does not know is taken for a changed one of what the document says
+)
 
 
 def verdict_on(claim: str, document: str) -> str:
     """What is so of a claim about a document of the microworld."""
-    said = grammar.sentences(document)
-    facts = {fact.attribute: fact.value for sentence in said if (fact := grammar.parse_statement(sentence))}
-    if claim in said:
-        return SUPPORTED
-    _, _, answer = claim.rpartition(" Answer: ")
-    stated = [
-        fact
-        for sentence in grammar.sentences(answer)
+    facts = {fact.attribute: fact.value for fact in _facts(document)}
+    verdicts = set()
+    for sentence in grammar.sentences(claim.rpartition(ANSWER)[2]):
         # Behind what a style puts before it: "Note this: ".
-        if (fact := grammar.parse_statement(sentence) or grammar.parse_statement(sentence.rpartition(": ")[2]))
+        said = sentence.rpartition(": ")[2]
+        if answer := re.fullmatch(r"The answer is (.+)\.", said):
+            verdicts.add(SUPPORTED if answer[1] in facts.values() else CONTRADICTED)
+        elif fact := grammar.parse_statement(said):
+            verdicts.add(SUPPORTED if facts.get(fact.attribute) == fact.value else CONTRADICTED)
+        elif any(_alike(said, wording) for wording in _wordings(document)):
+            verdicts.add(CONTRADICTED)
+    return CONTRADICTED if CONTRADICTED in verdicts else SUPPORTED if verdicts else NO_CLAIM
+
+
+def _facts(document: str) -> list[Fact]:
+    return [fact for sentence in grammar.sentences(document) if (fact := grammar.parse_statement(sentence))]
+
+
+def _alike(claim: str, wording: str) -> bool:
+    return SequenceMatcher(None, claim, wording, autojunk=False).ratio() > ALIKE
+
+
+@lru_cache(64)
+def _wordings(document: str) -> list[str]:
+    """All ways in which the grammar says what a document says."""
+    return [
+        grammar.state(fact, number)
+        for fact in _facts(document)
+        for number in range(len(BY_KEY[fact.attribute].statements))
     ]
-    if any(facts.get(fact.attribute) != fact.value for fact in stated):
-        return CONTRADICTED
-    if stated:
-        return SUPPORTED
-    is_changed = any(SequenceMatcher(None, claim, sentence).ratio() > ALIKE for sentence in said)
-    return CONTRADICTED if is_changed else NO_CLAIM
 
 
 class Judge:

@@ -1,4 +1,4 @@
-"""Have a model judge a sample of a run's records, claim by claim, and sentences with errors that were put in."""
+"""Have a model judge a sample of a run's records, claim by claim, and what is known to be wrong or right, too."""
 
 import random
 import time
@@ -16,7 +16,7 @@ from smt_plugin.corpus import Document, SteadyCorpus, comparable, document_hash,
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.audit_sample import SEED, Drawn, Sampled, quotas
 from smt_plugin.evaluation.judge import judge_backend
-from smt_plugin.faithfulness.claims import sentences_of
+from smt_plugin.faithfulness.claims import ANSWER, sentences_of
 from smt_plugin.faithfulness.injected import KINDS, with_error
 from smt_plugin.generation.asker import Asker, messages_about
 from smt_plugin.generation.completions import CompletionStore
@@ -31,16 +31,16 @@ PROMPT = "audit/claims"
 SUPPORTED, CONTRADICTED, NOT_IN_DOCUMENT, NO_CLAIM = "supported", "contradicted", "not_in_document", "no_claim"
 VERDICTS = (SUPPORTED, CONTRADICTED, NOT_IN_DOCUMENT, NO_CLAIM)
 WRONG = (CONTRADICTED, NOT_IN_DOCUMENT)
-UNCHANGED = "unchanged"
+INJECTED, COPIED = "records with an error put in", "sentences of the documents"
 
 # All of these are our choices. What is missing is asked for once more, warmer, since the same reply would come again.
 _TEMPERATURES = (0.0, 0.7)
 _MAX_TOKENS = 4096
 _CLAIMS_A_CALL = 20
 VERDICT_TOKENS = 45  # of a claim's entry in a reply, our guess
-# Copies of sentences of the documents, by which the judge itself is judged: texts in all and about one part, sentences
-# of a text.
-_COPIES, _COPIES_A_PART, _SENTENCES = 100, 8, 8
+# What tells of the judge itself: records with one error put in, and texts of so many of a document's own sentences.
+_INJECTED = 200
+_COPIES, _COPIES_A_PART, _SENTENCES = 50, 8, 8
 _LEAST_WORDS, _MOST_CHARACTERS = 5, 400
 # Of fewer texts without all their verdicts the share would say too little; nor is it looked at before so many.
 _FEWEST_UNREAD, _FIRST_LOOK = 5, 20
@@ -55,11 +55,12 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class Judged:
-    """A text that is judged: a record, or sentences of its document of which some were changed on purpose.
+    """A text that is judged: a record, a copy of one with an error put in, or sentences of a document.
 
     Attributes:
         record: None of sentences of the document.
-        changed: of each such sentence the kind of error that was put in, or UNCHANGED.
+        changed: the number of the claim in which an error was put, from 1, and its kind; of a record itself and of
+            sentences of the document None.
         verdicts: by the claims' numbers, from 1; what the judge left out is missing.
     """
 
@@ -67,8 +68,13 @@ class Judged:
     part: int
     claims: tuple[str, ...]
     record: Sampled | None = None
-    changed: tuple[str, ...] = ()
+    changed: tuple[int, str] | None = None
     verdicts: dict[int, Verdict] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The method of a record; INJECTED or COPIED of what tells of the judge."""
+        return COPIED if self.record is None else INJECTED if self.changed else self.record.method
 
     @property
     def missing(self) -> list[int]:
@@ -91,7 +97,7 @@ async def judge_records(
     drawn: dict[str, Drawn],
     on_progress: Callable[[int, int, Summary], None] = lambda done, total, summary: None,
 ) -> tuple[list[Judged], Summary]:
-    """Have every claim of the drawn records judged, and of sentences of their documents.
+    """Have every claim of the drawn records judged, of copies with errors put in, and of sentences of the documents.
 
     Replies go into a store of their own, `<run>/audit/completions.sqlite`, so that a call that was stopped goes on
     where it was, and nothing is paid for twice.
@@ -156,7 +162,7 @@ async def judge_records(
     finally:
         await backend.close()
         await store.close()
-    all_of, unread_of = (Counter(_kind(text) for text in texts) for texts in (judged, unread))
+    all_of, unread_of = (Counter(text.kind for text in texts) for texts in (judged, unread))
     for kind, count in all_of.items():
         _check_unread(unread_of[kind], count, settings.model, summary)
     if not any(text.verdicts for text in judged):
@@ -169,10 +175,6 @@ async def _start(backend: Any) -> None:
         await backend.start()
     except BadInput as error:
         raise BadInput(f"judge: {str(error).replace('backend.', 'evaluate.judge.')}") from None
-
-
-def _kind(text: Judged) -> str:
-    return text.record.method if text.record else ""
 
 
 def _check_unread(unread: int, judged: int, model: str, summary: Summary) -> None:
@@ -191,7 +193,7 @@ def _unread_text(unread: int, judged: int, model: str, summary: Summary) -> str:
 def texts_to_judge(corpus: Iterable[Document], drawn: dict[str, Drawn]) -> Iterator[tuple[Document, list[Judged]]]:
     """Yield the documents, or parts of long ones, of which records were drawn, each with what is to be judged.
 
-    Beside the records these are copies of some of its sentences, with an error in up to half of them.
+    Beside the records these are copies of some of them with an error put in, and sentences of the documents.
 
     Raises:
         BadInput: a document is not in the corpus, or not the one that its records were made from.
@@ -202,6 +204,7 @@ def texts_to_judge(corpus: Iterable[Document], drawn: dict[str, Drawn]) -> Itera
             wanted[comparable(record.doc_id)][record.part_tokens, record.part].append(record)
     names = {f"{name}\0{place}": _COPIES_A_PART for name, places in wanted.items() for place in places}
     copies = quotas(names, _COPIES)
+    injected = quotas({record.id: 1 for each in drawn.values() for record in each.sample}, _INJECTED)
     for document in corpus:
         name = comparable(document.id)
         for place, records in sorted(wanted.pop(name, {}).items()):
@@ -212,7 +215,8 @@ def texts_to_judge(corpus: Iterable[Document], drawn: dict[str, Drawn]) -> Itera
                     raise _changed(record, "has changed since")
             assert part is not None
             texts = [Judged(document.id, number, record.claims, record) for record in records]
-            yield part, texts + copied(part, copies.get(f"{name}\0{place}", 0))
+            changed = (with_one_error(text, part) for text in texts if text.record and text.record.id in injected)
+            yield part, [*texts, *filter(None, changed), *copied(part, copies.get(f"{name}\0{place}", 0))]
     for places in wanted.values():
         raise _changed(next(iter(places.values()))[0], "is not in the corpus any more")
 
@@ -224,35 +228,34 @@ def _changed(record: Sampled, how: str) -> BadInput:
     )
 
 
-def copied(part: Document, count: int) -> list[Judged]:
-    """Make up to `count` texts of a document's own sentences, in its order, no sentence twice.
+def with_one_error(text: Judged, part: Document) -> Judged | None:
+    """Return a copy of a record with an error of one of KINDS in one claim; None where none can be put into any."""
+    stable = random.Random(f"{SEED}\0{text.record and text.record.id}")
+    language = language_of("\n".join(text.claims)) or language_of(part.text)
+    known = f"{part.identity}\n{part.title}\n{part.text}"
+    for kind in stable.sample(KINDS, len(KINDS)):
+        for place in stable.sample(range(len(text.claims)), len(text.claims)):
+            # Of a question with its answer, the answer is changed.
+            asked, mark, said = text.claims[place].rpartition(ANSWER)
+            new = with_error(said, kind, known, language, stable) if _states(said) else None
+            if new is not None:
+                claims = (*text.claims[:place], asked + mark + new, *text.claims[place + 1 :])
+                return Judged(text.doc_id, text.part, claims, text.record, (place + 1, kind))
+    return None
 
-    Each has at most one error of each of KINDS, in another sentence; at least half of its sentences are as they were.
-    """
-    stable = random.Random(f"{SEED}\0{part.id}\0{part.part}")
-    whole = [
-        sentence
-        for sentence in dict.fromkeys(sentences_of(part.text))
-        if len(words_of(sentence)) >= _LEAST_WORDS
-        and len(sentence) <= _MOST_CHARACTERS
-        and not sentence.endswith(("?", ":", "|", "？"))
-    ]
-    places = stable.sample(range(len(whole)), len(whole))
-    language = language_of(part.text)
-    texts = []
-    for start in range(0, min(len(places), count * _SENTENCES), _SENTENCES):
-        chosen = places[start : start + _SENTENCES]
-        said = {place: (whole[place], UNCHANGED) for place in chosen}
-        for kind in stable.sample(KINDS, len(KINDS))[: len(chosen) // 2]:
-            for place in chosen:
-                sentence, changed = said[place]
-                new = with_error(sentence, kind, part.text, language, stable) if changed == UNCHANGED else None
-                if new is not None:
-                    said[place] = new, kind
-                    break
-        claims, kinds = zip(*(said[place] for place in sorted(chosen)), strict=True)
-        texts.append(Judged(part.id, part.part, claims, changed=kinds))
-    return texts
+
+def copied(part: Document, count: int) -> list[Judged]:
+    """Make up to `count` texts of a document's own sentences, in its order, no sentence twice."""
+    whole = [sentence for sentence in dict.fromkeys(sentences_of(part.text)) if _states(sentence)]
+    places = random.Random(f"{SEED}\0{part.id}\0{part.part}").sample(range(len(whole)), len(whole))
+    chosen = [sorted(places[start : start + _SENTENCES]) for start in range(0, len(places), _SENTENCES)][:count]
+    return [Judged(part.id, part.part, tuple(whole[place] for place in each)) for each in chosen]
+
+
+def _states(sentence: str) -> bool:
+    """Whether a sentence looks as if it stated something: by its length, and by its end."""
+    is_long = len(words_of(sentence)) >= _LEAST_WORDS and len(sentence) <= _MOST_CHARACTERS
+    return is_long and not sentence.endswith(("?", ":", "|", "？"))
 
 
 def asks(text: Judged, part: Document, settings: JudgeSection, attempt: int = 0) -> list[Ask]:

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from smt_plugin.corpus import estimate_tokens
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.audit import NO_CLAIM, PROMPT, UNCHANGED, VERDICTS, WRONG, Judged
+from smt_plugin.evaluation.audit import COPIED, INJECTED, NO_CLAIM, PROMPT, SUPPORTED, VERDICTS, WRONG, Judged
 from smt_plugin.evaluation.audit_sample import Drawn, record_hashes
 from smt_plugin.evaluation.intervals import Estimate, estimate
 from smt_plugin.faithfulness.injected import KINDS
@@ -49,9 +49,10 @@ class MethodAudit:
 
 @dataclass(slots=True)
 class Probe:
-    """How many sentences of the documents the judge calls wrong, of those with one kind of error or of unchanged ones.
+    """How many claims the judge calls wrong, of those with one kind of error put in, or of the documents' sentences.
 
-    `unread` have no verdict, and are in no estimate.
+    An error counts where the judge called the claim supported without it. `unread` have no verdict, and are in no
+    estimate.
     """
 
     kind: str
@@ -137,16 +138,15 @@ def found_by(
     labels: Labels | None = None,
 ) -> Audit:
     """Work out what verdicts say of all records of each method, and of the judge."""
-    of_method: dict[str, list[Judged]] = defaultdict(list)
+    of_kind: dict[str, list[Judged]] = defaultdict(list)
     for text in judged:
-        if text.record:
-            of_method[text.record.method].append(text)
+        of_kind[text.kind].append(text)
     return Audit(
         model,
         prompts.hash(PROMPT),
         per_method,
-        {name: _of_method(each.records, of_method[name]) for name, each in drawn.items()},
-        _probes([text for text in judged if not text.record]),
+        {name: _of_method(each.records, of_kind[name]) for name, each in drawn.items()},
+        _probes(judged),
         _against(labels, judged) if labels else None,
         record_files,
     )
@@ -195,18 +195,32 @@ def _wrong_share(text: Judged) -> float:
     return sum(lengths[number - 1] for number in _wrong(text)) / sum(lengths) if lengths else 0.0
 
 
-def _probes(texts: list[Judged]) -> list[Probe]:
-    """How many of the documents' own sentences the judge calls wrong, by what was done to them."""
+def _probes(judged: Sequence[Judged]) -> list[Probe]:
     told: dict[str, list[tuple[float, str]]] = defaultdict(list)
     unread: Counter[str] = Counter()
-    for text in texts:
-        for number, kind in enumerate(text.changed, start=1):
-            for name in (kind,) if kind == UNCHANGED else (kind, ANY):
-                if number in text.verdicts:
-                    told[name].append((float(text.verdicts[number].verdict in WRONG), text.doc_id))
-                else:
-                    unread[name] += 1
-    return [Probe(name, unread[name], _mean(told[name])) for name in (*KINDS, ANY, UNCHANGED) if told[name]]
+
+    def note(text: Judged, number: int, *kinds: str) -> None:
+        for kind in kinds:
+            if number in text.verdicts:
+                told[kind].append((float(text.verdicts[number].verdict in WRONG), text.doc_id))
+            else:
+                unread[kind] += 1
+
+    as_it_was = {_name(text): text.verdicts for text in judged if text.kind not in (INJECTED, COPIED)}
+    for text in judged:
+        if text.changed:
+            number, kind = text.changed
+            before = as_it_was[_name(text)].get(number)
+            if before is not None and before.verdict == SUPPORTED:
+                note(text, number, kind, ANY)
+        elif text.kind == COPIED:
+            for number in range(1, len(text.claims) + 1):
+                note(text, number, COPIED)
+    return [Probe(name, unread[name], _mean(told[name])) for name in (*KINDS, ANY, COPIED) if told[name]]
+
+
+def _name(text: Judged) -> tuple[str, str]:
+    return (text.record.method, text.record.id) if text.record else ("", text.claims[0])
 
 
 def _mean(pairs: list[tuple[float, str]]) -> Estimate:
@@ -218,7 +232,7 @@ def _mean(pairs: list[tuple[float, str]]) -> Estimate:
 def _against(labels: Labels, judged: Sequence[Judged]) -> Against:
     pairs: list[tuple[bool, bool, str]] = []
     for text in judged:
-        for number, verdict in text.verdicts.items() if text.record else ():
+        for number, verdict in text.verdicts.items() if not text.changed else ():
             if text.record and (label := labels.get((text.record.id, number))):
                 pairs.append((label in WRONG, verdict.verdict in WRONG, text.doc_id))
     if not pairs:
@@ -250,17 +264,18 @@ def write_audit(run: Path, audit: Audit, judged: Sequence[Judged]) -> None:
 def _rows(judged: Sequence[Judged]) -> Iterator[dict[str, Any]]:
     # In an order of their own, since replies come in any.
     def worst(text: Judged) -> tuple[Any, ...]:
-        name = (text.record.method, text.record.id) if text.record else ("", text.claims[0])
-        return not text.record, -_wrong_share(text), text.doc_id, text.part, name
+        return text.kind == COPIED, bool(text.changed), -_wrong_share(text), text.doc_id, text.part, _name(text)
 
     for text in sorted(judged, key=worst):
         claims = []
         for number, claim in enumerate(text.claims, start=1):
             verdict, why = text.verdicts.get(number, (None, ""))
-            changed = {"changed": text.changed[number - 1]} if text.changed else {}
-            claims.append({"claim": number, "text": claim, "verdict": verdict, "why": why, **changed})
-        named = {"id": text.record.id, "method": text.record.method} if text.record else {"id": None, "method": None}
-        yield {**named, "doc_id": text.doc_id, "part": text.part, "claims": claims}
+            claims.append({"claim": number, "text": claim, "verdict": verdict, "why": why})
+        method, record = _name(text) if text.record else (None, None)
+        changed = {"record": record, "claim": text.changed[0], "kind": text.changed[1]} if text.changed else None
+        # Who labels what was changed must not be taken to speak of the record.
+        named = {"id": None if changed else record, "method": method, "doc_id": text.doc_id, "part": text.part}
+        yield {**named, "changed": changed, "claims": claims}
 
 
 def read_audit(run: Path) -> Audit | None:

@@ -7,6 +7,7 @@ from typing import Any
 from smt_plugin.faithfulness.names import SHORTENED
 from smt_plugin.sentences import SENTENCE_END
 
+ANSWER = " Answer: "  # between a question and its answer, in their claim
 _COUNTED = re.compile(r"^\W*\d{1,3}\.$")  # "1." before an item of a list
 
 
@@ -23,7 +24,7 @@ def claims_of(text: str | None, messages: Sequence[Mapping[str, Any]] | None) ->
     for turn in messages or []:
         said = " ".join(str(turn.get("content") or "").split())
         if turn.get("role") == "assistant":
-            claims.append(f"Question: {asked} Answer: {said}" if asked else said)
+            claims.append(f"Question: {asked}{ANSWER}{said}" if asked else said)
             asked = ""
         elif turn.get("role") == "user":
             asked = f"{asked} {said}".strip()

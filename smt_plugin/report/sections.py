@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from smt_plugin.evaluation.audit import CONTRADICTED, NOT_IN_DOCUMENT, UNCHANGED
+from smt_plugin.evaluation.audit import CONTRADICTED, COPIED, NOT_IN_DOCUMENT
 from smt_plugin.evaluation.audit_results import ANY, Audit
 from smt_plugin.evaluation.intervals import Estimate
 from smt_plugin.faithfulness.check import KINDS
@@ -233,8 +233,8 @@ def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
         )
     called = {probe.kind: f"{probe.called_wrong.mean:.1%}" for probe in audit.judge}
     itself = (
-        f", who finds {called[ANY]} of errors put in and calls {called[UNCHANGED]} of right sentences wrong"
-        if called.keys() >= {ANY, UNCHANGED}
+        f", who finds {called[ANY]} of errors put in and calls {called[COPIED]} of right sentences wrong"
+        if called.keys() >= {ANY, COPIED}
         else ""
     )
     changed = " The records have changed since: run `smt audit` again." if is_outdated else ""
@@ -265,7 +265,7 @@ def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
 
 def judge_section(audit: Audit) -> Section:
     """What is known of an audit's judge."""
-    shares = {_SENTENCES[probe.kind]: probe.called_wrong for probe in audit.judge}
+    shares = {_PROBES[probe.kind]: probe.called_wrong for probe in audit.judge}
     agreement = ""
     if against := audit.against:
         labelled = {
@@ -283,20 +283,21 @@ def judge_section(audit: Audit) -> Section:
         _JUDGE,
         ("what it judged", "n (documents)", "called wrong"),
         rows,
-        note=f"Errors in the documents' own sentences are easier to find than those in other words.{agreement}",
+        note=f"It should call wrong all that was put in, and nothing that the documents say themselves.{agreement}",
         explanation=(
-            "Sentences of the documents, some of them changed so that they say what the document does not. The judge "
-            "should call all of these wrong; where it does so with unchanged ones, it is a false alarm."
+            "An error is a number or a name that the document does not have, or the contrary of what was said, put "
+            "into a claim of a record that the judge called supported. Sentences of the documents are easier to bear "
+            "out than what is right in other words: there may be more false alarms than these; a person's labels tell."
         ),
     )
 
 
-_SENTENCES = {
-    NUMBER: "sentences with another number",
-    NAME: "sentences with another name",
-    NEGATION: "sentences that deny it",
-    ANY: "all changed sentences",
-    UNCHANGED: "unchanged sentences",
+_PROBES = {
+    NUMBER: "claims with another number put in",
+    NAME: "claims with another name put in",
+    NEGATION: "claims that were denied",
+    ANY: "all claims with an error put in",
+    COPIED: "the documents' own sentences",
 }
 
 

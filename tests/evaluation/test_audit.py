@@ -13,8 +13,9 @@ from smt_plugin.backends.base import BackendDown, Reply
 from smt_plugin.cli.app import cli
 from smt_plugin.config import RunFile
 from smt_plugin.corpus import Document, document_hash
-from smt_plugin.evaluation.audit import copied, read_verdicts
+from smt_plugin.evaluation.audit import COPIED, Judged, copied, read_verdicts, with_one_error
 from smt_plugin.evaluation.audit_results import Audit, read_audit
+from smt_plugin.evaluation.audit_sample import Sampled
 from smt_plugin.methods.base import Unparsable
 from tests.endpoint import MODEL, Endpoint, serve_in_thread, status
 from tests.evaluation.test_audit_sample import write_records
@@ -114,7 +115,7 @@ def test_a_judge_that_reads_finds_all_errors_put_in_and_the_rates_of_the_records
         result = run.audit()
         assert result.exception is None, result.output
         asked = len(endpoint.bodies)
-        assert asked == 12 + 6 + 6  # records, and sentences of each document
+        assert asked == 18 + 18 + 6  # records, as many with an error put in, and sentences of each document
         assert run.audit().exit_code == 0
         assert len(endpoint.bodies) == asked
     wrap, pairs = (run.found.methods[name] for name in ("wrap", "synthetic_qa"))
@@ -132,16 +133,22 @@ def test_a_judge_that_reads_finds_all_errors_put_in_and_the_rates_of_the_records
     # That none was seen does not mean that there is none.
     assert pairs.per_record.high > 0.05
     itself = {probe.kind: probe.called_wrong for probe in run.found.judge}
-    assert itself.keys() == {"number", "name", "negation", "any", "unchanged"}
-    assert {kind: found.mean for kind, found in itself.items()} == dict.fromkeys(itself, 1.0) | {"unchanged": 0.0}
-    assert itself["any"].questions >= 12
-    assert itself["unchanged"].questions >= 18
-    assert re.search(r"all changed sentences +18 \(6\) +100\.0% \(77\.8 to 100\.0\)", result.output)
-    worst, best = run.rows[0], [row for row in run.rows if row["id"]][-1]
+    assert itself.keys() == {"number", "name", "negation", "any", COPIED}
+    assert {kind: found.mean for kind, found in itself.items()} == dict.fromkeys(itself, 1.0) | {COPIED: 0.0}
+    # Where an error was put into a claim that was wrong before, it says nothing.
+    assert 12 <= itself["any"].questions <= 18
+    assert itself[COPIED].questions == 6 * 7
+    assert re.search(rf"all claims with an error put in +{itself['any'].questions} \(6.*\) +100\.0% \(", result.output)
+    worst, best = run.rows[0], run.rows[17]
     assert [claim["verdict"] for claim in worst["claims"]] == ["supported", "not_in_document", "contradicted"]
     assert worst["claims"][1]["why"] == "It is not_in_document."
     assert {claim["verdict"] for claim in best["claims"]} <= {"supported", "no_claim"}
-    assert {row["method"] for row in run.rows[18:]} == {None}
+    assert [row["changed"] is None for row in run.rows] == [True] * 18 + [False] * 18 + [True] * 6
+    assert {row["method"] for row in run.rows[36:]} == {None}
+    for row in run.rows[18:36]:
+        (was,) = [each for each in run.rows[:18] if each["id"] == row["changed"]["record"]]
+        differ = [a["claim"] for a, b in zip(was["claims"], row["claims"], strict=True) if a["text"] != b["text"]]
+        assert differ == [row["changed"]["claim"]]
 
 
 def test_a_prompt_begins_with_the_document_and_shows_texts_as_data(tmp_path: Path) -> None:
@@ -155,7 +162,7 @@ def test_a_prompt_begins_with_the_document_and_shows_texts_as_data(tmp_path: Pat
         result = run.audit()
     assert result.exit_code == 0, result.output
     bodies = [body["messages"] for body in endpoint.bodies]
-    assert [len(messages) for messages in bodies] == [1, 1]
+    assert [len(messages) for messages in bodies] == [1, 1, 1]
     assert {messages[0]["content"].split("<statements>")[0] for messages in bodies} == {
         f'<document>\n"T {{{{ x }}}}"\n\n{text.replace("<|", "< |")}\n</document>\n\n'
     }
@@ -171,6 +178,7 @@ def test_long_texts_are_asked_about_in_pieces_that_show_the_whole_text(tmp_path:
         assert run.audit().exit_code == 0
     prompts = [body["messages"][0]["content"] for body in endpoint.bodies]
     about = [prompt for prompt in prompts if "[45] Line 45." in prompt]
+    # A line of two words is no sentence in which an error could be put.
     assert sorted(numbers_in(prompt)[0] for prompt in about) == [1, 21, 41]
     assert run.found.methods["wrap"].claims == 45
 
@@ -192,7 +200,7 @@ def test_claims_that_a_reply_leaves_out_are_asked_for_once_more_and_never_taken_
     assert (found.sampled, found.left_out, found.per_record.questions) == (12, 1, 11)
     # The other record of its document stands for both.
     assert found.per_record.mean == pytest.approx(5 / 12)
-    (left,) = [row for row in run.rows if any(claim["verdict"] is None for claim in row["claims"])]
+    (left,) = [row for row in run.rows if row["id"] and any(claim["verdict"] is None for claim in row["claims"])]
     assert [claim["verdict"] for claim in left["claims"]] == ["supported", "not_in_document", None]
     again = [body for body in endpoint.bodies if body["temperature"] > 0]
     assert all(len(numbers_in(body["messages"][0]["content"])) == 1 for body in again)
@@ -232,8 +240,8 @@ def test_what_was_paid_for_before_a_judge_went_away_is_not_asked_for_again(tmp_p
         endpoint.bodies.clear()
         result = run.audit()
         assert result.exit_code == 0
-        assert len(endpoint.bodies) == 24 - answered
-        assert "15 completions asked, 9 reused" in result.output
+        assert len(endpoint.bodies) == 42 - answered
+        assert "33 completions asked, 9 reused" in result.output
         # A larger sample pays for what it has more.
         write_records(run.run, "wrap", [{"doc_id": doc_id, "text": f"Text {n}."} for doc_id in TEXTS for n in range(4)])
         endpoint.bodies.clear()
@@ -249,15 +257,15 @@ def test_a_dry_run_says_what_is_left_and_touches_nothing(tmp_path: Path) -> None
         assert result.exit_code == 0, result.output
         calls = re.search(r"audit/claims +(\d+) +(\d+) +([\d,]+) +([\d,]+) +([\d,]+)", result.output)
         assert calls
-        assert calls.groups()[:2] == ("24", "0")
+        assert calls.groups()[:2] == ("42", "0")
         assert "set `evaluate.judge.price` in the run file" in result.output
         assert (endpoint.bodies, [path.name for path in run.run.iterdir()]) == ([], ["records"])
         run.settings["evaluate"]["judge"]["price"] = {"input": 1, "output": 2}
         run.write()
         assert re.search(r"money: 0\.0\d USD", run.audit("--dry-run").output)
         told = run.audit().output
-        assert re.search(r"24 completions asked, 0 reused; .* 0\.0\d USD", told)
-        assert re.search(r"audit/claims +24 +24 +0 +0 +0", run.audit("--dry-run").output)
+        assert re.search(r"42 completions asked, 0 reused; .* 0\.0\d USD", told)
+        assert re.search(r"audit/claims +42 +42 +0 +0 +0", run.audit("--dry-run").output)
         sent = sum(len(body["messages"][0]["content"]) for body in endpoint.bodies) / 4
         assert sum(int(count.replace(",", "")) for count in calls.groups()[2:4]) == pytest.approx(sent, rel=0.01)
 
@@ -268,7 +276,7 @@ def test_labels_of_a_person_are_compared_claim_by_claim(tmp_path: Path) -> None:
         labels = [
             {"id": row["id"], "claim": claim["claim"], "label": claim["verdict"]}
             for row in run.rows
-            if row["method"] == "wrap"
+            if row["id"] and row["method"] == "wrap"
             for claim in row["claims"]
         ]
         # The person finds two things wrong that the judge does not, and one right that it calls wrong.
@@ -279,6 +287,7 @@ def test_labels_of_a_person_are_compared_claim_by_claim(tmp_path: Path) -> None:
         path.write_text("".join(json.dumps(label) + "\n" for label in labels))
         asked = len(endpoint.bodies)
         result = run.audit("--against", str(path))
+        assert result.exit_code == 0, result.output
         assert len(endpoint.bodies) == asked
     against = run.found.against
     assert against is not None
@@ -380,16 +389,37 @@ def test_the_only_claim_asked_about_needs_no_number() -> None:
     assert read_verdicts(reply, [3]) == {3: ("supported", "w")}
 
 
-def test_copies_of_a_document_have_each_sentence_once_and_at_least_half_of_them_as_they_were() -> None:
-    document = Document("d", "T", "".join(TEXTS.values()) + "Why so? Short one.")
-    texts = copied(document, 3)
-    assert [len(text.claims) for text in texts] == [8, 8, 8]
-    assert texts == copied(document, 3)
+def test_copies_of_a_document_have_each_of_its_sentences_once_in_its_order() -> None:
+    document = Document("d", "T", "".join(TEXTS.values()) + "Why so, do you think, was it? Short one.")
+    texts = copied(document, 9)
+    assert [len(text.claims) for text in texts] == [8, 8, 8, 8, 8, 2]
+    assert texts == copied(document, 9)
+    assert len({claim for text in texts for claim in text.claims}) == 42
     for text in texts:
-        assert sorted(text.changed) == ["name", "negation", "number", *["unchanged"] * 5]
-        for claim, changed in zip(text.claims, text.changed, strict=True):
-            assert (claim in document.text) == (changed == "unchanged")
+        assert sorted(text.claims, key=document.text.index) == list(text.claims)
+    assert copied(document, 2) == texts[:2]
     assert copied(Document("d", "T", "Nothing here? No."), 3) == []
+
+
+def test_an_error_is_put_into_the_answer_of_a_question_and_into_one_sentence_of_a_text() -> None:
+    document = Document("d1", "T", TEXTS["d1"])
+    for number in range(20):
+        pair = ("Question: How many rooms had the mill of 1817? Answer: It had 41 rooms, as was written.",)
+        text = (*sentences("d1"), "Short.", "What was it in the year 1817?")
+        for claims in (pair, text):
+            record = Sampled("wrap", f"r{number}", "d1", 0, 9, claims, 1, 16_000, None)
+            changed = with_one_error(Judged("d1", 0, claims, record), document)
+            assert changed is not None
+            assert changed.changed is not None
+            differ = [n for n, (a, b) in enumerate(zip(claims, changed.claims, strict=True), start=1) if a != b]
+            assert differ == [changed.changed[0]]
+            assert (
+                changed.claims[0].startswith("Question: How many rooms had the mill of 1817? Answer: ")
+                or claims == text
+            )
+            assert differ[0] <= 7
+    silent = Sampled("wrap", "r", "d1", 0, 9, ("Short.",), 1, 16_000, None)
+    assert with_one_error(Judged("d1", 0, silent.claims, silent), document) is None
 
 
 def test_a_price_of_the_judge_stays_in_the_run_file_and_out_of_the_evaluations(tmp_path: Path) -> None:
