@@ -204,6 +204,7 @@ def trial(folder: Path, strength: float, misses: float, alarms: float) -> None:
         print(f"{method}: {each.sampled} of {records:,} records")
         for kind, rate in zip(("per_record", "per_claim", "per_token"), rates, strict=True):
             print(f"    {kind:<12} true {rate:.1%}, found {text_of(getattr(each, kind))}")
+        print(f"    {'by alarms':<12} {each.by_alarms:.1%} of records")
     for probe in found.judge:
         print(f"    {probe.kind:<12} {text_of(probe.called_wrong)} of {probe.called_wrong.questions} called wrong")
 
@@ -211,10 +212,11 @@ def trial(folder: Path, strength: float, misses: float, alarms: float) -> None:
 def coverage(draws: int, records: int = 300) -> None:
     """Print how many intervals hold the truth of made-up records, with and without weights."""
     print(f"{draws:,} samples of {records} records each; share of 95 % intervals that hold the rate of all records")
-    print("documents  mean rate  weighted  unweighted")
+    print("documents  true rate  weighted  unweighted")
     for documents in (15, 40, 200, 1000):
         for mean in (0.03, 0.2):
             held: Counter[str] = Counter()
+            truths = 0.0
             rng = random.Random(f"{documents} {mean}")
             for _ in range(draws):
                 sizes = {f"d{n}": max(1, round(rng.lognormvariate(3, 1))) for n in range(documents)}
@@ -224,8 +226,8 @@ def coverage(draws: int, records: int = 300) -> None:
                     name: rng.betavariate(4 * mean, 4 * (1 - mean)) * (0.3 + 0.7 * size / largest)
                     for name, size in sizes.items()
                 }
-                # Of drawing documents, too: the truth is that of all such documents.
                 truth = sum(sizes[name] * rates[name] for name in sizes) / sum(sizes.values())
+                truths += truth
                 values, doc_ids, weights = [], [], []
                 for name, number in quotas(sizes, records).items():
                     for _ in range(number):
@@ -235,9 +237,8 @@ def coverage(draws: int, records: int = 300) -> None:
                 for kind, given in (("weighted", weights), ("unweighted", None)):
                     each = estimate(values, doc_ids, weights=given)
                     held[kind] += each.low <= truth <= each.high
-            print(
-                f"{documents:>9}  {mean:>9.0%}  {held['weighted'] / draws:>8.1%}  {held['unweighted'] / draws:>10.1%}"
-            )
+            weighted, unweighted = (f"{held[kind] / draws:.1%}" for kind in ("weighted", "unweighted"))
+            print(f"{documents:>9}  {truths / draws:>9.1%}  {weighted:>8}  {unweighted:>10}")
 
 
 def main() -> None:

@@ -33,6 +33,8 @@ class MethodAudit:
         sampled: were drawn; `left_out` of them have a claim without a verdict, and are in no estimate.
         claims: of the others that state something; `verdicts` counts all of them.
         per_record: the share of records with a claim that is contradicted or not in the document.
+        by_alarms: the share of records that would have one if the judge called as many of their claims wrong as of the
+            documents' own sentences, and nothing else; None where it judged none of these.
         per_claim: the share of such claims.
         per_token: the share of the tokens that stand in such claims, a record's shared out by their length.
     """
@@ -43,6 +45,7 @@ class MethodAudit:
     claims: int
     verdicts: dict[str, int]
     per_record: Estimate | None = None
+    by_alarms: float | None = None
     per_claim: Estimate | None = None
     per_token: Estimate | None = None
 
@@ -141,18 +144,20 @@ def found_by(
     of_kind: dict[str, list[Judged]] = defaultdict(list)
     for text in judged:
         of_kind[text.kind].append(text)
+    probes = _probes(judged)
+    alarms = next((probe.called_wrong.mean for probe in probes if probe.kind == COPIED), None)
     return Audit(
         model,
         prompts.hash(PROMPT),
         per_method,
-        {name: _of_method(each.records, of_kind[name]) for name, each in drawn.items()},
-        _probes(judged),
+        {name: _of_method(each.records, of_kind[name], alarms) for name, each in drawn.items()},
+        probes,
         _against(labels, judged) if labels else None,
         record_files,
     )
 
 
-def _of_method(records: int, texts: list[Judged]) -> MethodAudit:
+def _of_method(records: int, texts: list[Judged], alarms: float | None) -> MethodAudit:
     whole = [text for text in texts if not text.missing]
     verdicts = Counter(each.verdict for text in whole for each in text.verdicts.values())
     found = MethodAudit(
@@ -175,6 +180,8 @@ def _of_method(records: int, texts: list[Judged]) -> MethodAudit:
         )
 
     found.per_record = share(lambda text: float(bool(_wrong(text))), lambda text: 1.0)
+    if alarms is not None and (by_alarms := share(lambda text: 1 - (1 - alarms) ** _stated(text), lambda text: 1.0)):
+        found.by_alarms = by_alarms.mean
     found.per_claim = share(lambda text: len(_wrong(text)) / _stated(text), _stated)
     found.per_token = share(_wrong_share, lambda text: float(text.record.tokens) if text.record else 0.0)
     return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from smt_plugin.evaluation.audit import CONTRADICTED, COPIED, NOT_IN_DOCUMENT
+from smt_plugin.evaluation.audit import COPIED
 from smt_plugin.evaluation.audit_results import ANY, Audit
 from smt_plugin.evaluation.intervals import Estimate
 from smt_plugin.faithfulness.check import KINDS
@@ -218,19 +218,19 @@ _JUDGED, _JUDGE = "Faithfulness, judged", "The judge of faithfulness itself"
 
 def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
     """The error rates of an audit."""
-    rows = []
-    for name, found in audit.methods.items():
-        judged, against = found.per_record, found.verdicts.get(CONTRADICTED, 0)
-        wrong = against + found.verdicts.get(NOT_IN_DOCUMENT, 0)
-        rows.append(
-            (
-                name,
-                f"{_questions(judged)} of {found.records:,}" if judged else f"none of {found.records:,}",
-                *(_rate(rate) for rate in (judged, found.per_claim, found.per_token)),
-                f"{against / wrong:.0%}" if wrong else "",
-                f"{found.left_out:,}",
-            )
+    some_left_out = any(found.left_out for found in audit.methods.values())
+    rows = [
+        (
+            name,
+            f"{_questions(judged)} of {found.records:,}" if (judged := found.per_record) else f"0 of {found.records:,}",
+            _rate(judged),
+            "not known" if found.by_alarms is None else f"{found.by_alarms:.1%}",
+            _rate(found.per_claim),
+            _rate(found.per_token),
+            *([f"{found.left_out:,}"] if some_left_out else []),
         )
+        for name, found in audit.methods.items()
+    ]
     called = {probe.kind: f"{probe.called_wrong.mean:.1%}" for probe in audit.judge}
     itself = (
         f", who finds {called[ANY]} of errors put in and calls {called[COPIED]} of right sentences wrong"
@@ -244,10 +244,10 @@ def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
             "method",
             "records (documents)",
             "records in error",
+            "by false alarms",
             "claims in error",
             "tokens in error",
-            "contradicted",
-            "left out",
+            *(["left out"] if some_left_out else []),
         ),
         rows,
         note=f"Judged by {audit.model}{itself}; audit.jsonl has every claim.{changed}",
@@ -255,9 +255,9 @@ def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
             "What all records of a method hold of what their documents do not bear out, estimated from a random sample "
             "that is spread evenly over the documents; a drawn record counts for those of its document that were not "
             "drawn. Intervals are 95 %, clustered by document. A record with one claim in error is in error, too. "
-            "“Contradicted” is the part of the claims in error that the document speaks against; of the others it says "
-            "nothing. “Left out” are records of which some claim has no verdict. Nothing is corrected for the judge's "
-            "own errors."
+            "“By false alarms” is the share of records that would be so if the judge only called as many claims wrong "
+            "as of the documents' own sentences: with many claims a record, few of them are enough. Nothing is "
+            "corrected for the judge's own errors. “Left out” are records of which some claim has no verdict."
         ),
         data={"audit": audit},
     )

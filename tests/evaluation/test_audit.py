@@ -19,6 +19,8 @@ from smt_plugin.evaluation.audit_sample import Sampled
 from smt_plugin.methods.base import Unparsable
 from tests.endpoint import MODEL, Endpoint, serve_in_thread, status
 from tests.evaluation.test_audit_sample import write_records
+from tests.evaluation.test_judge import local_judge
+from tests.processes import processes
 
 TEXTS = {
     f"d{n}": f"The {kind} of Thornbury was built by Clara Whitlock in 18{n}7. It had {n + 40} rooms and a tower. "
@@ -420,6 +422,29 @@ def test_an_error_is_put_into_the_answer_of_a_question_and_into_one_sentence_of_
             assert differ[0] <= 7
     silent = Sampled("wrap", "r", "d1", 0, 9, ("Short.",), 1, 16_000, None)
     assert with_one_error(Judged("d1", 0, silent.claims, silent), document) is None
+
+
+def test_a_judge_of_our_own_is_started_for_the_audit_and_stopped_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    run = Run(tmp_path, "http://127.0.0.1:1/v1")
+    run.settings["evaluate"]["judge"] = local_judge(tmp_path)
+    run.write()
+    result = run.audit()
+    assert result.exit_code == 0, result.output
+    # It calls everything supported.
+    itself = {probe.kind: probe.called_wrong.mean for probe in run.found.judge}
+    assert (itself["any"], itself[COPIED]) == (0, 0)
+    assert "who finds 0.0% of errors put in" in " ".join(result.output.split())
+    log = (tmp_path / "cache" / "smt-plugin" / "judge" / "vllm-0.log").read_text()
+    assert log.count("answered") == 42
+    assert not processes(tmp_path)
+    run.settings["evaluate"]["judge"]["command"] = ["no-such-vllm", "serve"]
+    run.settings["evaluate"]["judge"]["options"] = {"top_p": 0.9}
+    run.write()
+    assert str(run.audit().exception).startswith("judge: evaluate.judge.command: no-such-vllm is not found")
 
 
 def test_a_price_of_the_judge_stays_in_the_run_file_and_out_of_the_evaluations(tmp_path: Path) -> None:

@@ -72,6 +72,21 @@ def test_a_record_of_which_a_claim_has_no_verdict_is_in_no_estimate() -> None:
     assert (silent.per_record.mean, silent.per_claim) == (0, None)
 
 
+def test_what_false_alarms_alone_would_do_to_records_of_many_claims_is_told() -> None:
+    texts = [judged(f"d{n}", 1, ["supported"] * (8 if n % 2 else 1)) for n in range(8)]
+    own = [Judged(f"d{n}", 0, ("a", "b", "c", "d")) for n in range(5)]
+    for n, text in enumerate(own):
+        text.verdicts = {number: Verdict("supported", "") for number in range(1, 5)}
+        if n == 0:
+            text.verdicts |= {1: Verdict("contradicted", ""), 2: Verdict("not_in_document", "")}
+    audit = audit_of(texts + own)
+    (probe,) = audit.judge
+    assert (probe.called_wrong.mean, probe.called_wrong.questions) == (0.1, 20)
+    assert audit.methods["wrap"].by_alarms == pytest.approx((0.1 + 1 - 0.9**8) / 2)
+    (row,) = audited(RunResults(Path(), [], audit=audit)).rows
+    assert row[3] == "33.5%"
+
+
 def test_the_report_shows_an_audit_and_says_when_the_records_have_changed_since(tmp_path: Path) -> None:
     assert (audited(RunResults(tmp_path, [])).rows, judge_itself(RunResults(tmp_path, [])).rows) == ((), ())
     path = write_records(tmp_path, "wrap", [{"doc_id": f"d{n}", "text": "A."} for n in range(8)])
