@@ -15,7 +15,7 @@ from smt_plugin.cli.signals import stop
 @click.option("--against", type=PATH, help="a person's labels: id, claim, label a line, as in audit.jsonl")
 @click.option("--dry-run", is_flag=True, help="say what it would ask and cost, and ask nothing")
 def audit(run_file: Path, records: int, against: Path | None, dry_run: bool) -> None:
-    """Have a model judge how much of the records their documents do not say.
+    """Have a model judge whether documents bear their records out.
 
     The judge of the run file reads a random sample of records claim by claim, each with its document, and sentences of
     the documents with errors put in, which tell how much it finds. Run it again to go on after a stop.
