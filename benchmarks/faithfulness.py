@@ -32,6 +32,7 @@ import yaml
 from smt_plugin.backends.base import Request
 from smt_plugin.corpus import Document, read_documents
 from smt_plugin.faithfulness.check import DATE, NAME, NUMBER, QUOTATION, Source
+from smt_plugin.faithfulness.injected import number_places, other_number
 from smt_plugin.files import read_jsonl
 from smt_plugin.microworld.scripted import ScriptedBackend
 from smt_plugin.microworld.words import PERSON_NAMES, STYLES
@@ -142,11 +143,7 @@ _QUOTES = re.compile('[“„«「"]([^“”„«»「」"]{12,})[”“»」"]
 
 def _places(sample: Sample, kind: str, text: str) -> Iterator[re.Match[str]]:
     if kind == NUMBER:
-        for match in re.finditer(r"(?<![\w.,/])[^\W_a-zA-Z]*?\d+(?:[.,\xa0 ]\d+)*(?![\d/])", text):
-            # What counts off lines and steps is no statement about the document.
-            line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
-            if not re.fullmatch(r"\W*(?:Step )?", line) or match.end() - match.start() > 1:
-                yield match
+        yield from number_places(text)
     elif kind == DATE:
         yield from _DATES.finditer(text)
     elif kind == NAME and sample.names:
@@ -162,14 +159,7 @@ def _places(sample: Sample, kind: str, text: str) -> Iterator[re.Match[str]]:
 
 def _other(sample: Sample, kind: str, old: str, draw: random.Random) -> str | None:
     if kind == NUMBER:
-        for _ in range(50):
-            place = draw.choice([at for at, sign in enumerate(old) if sign.isdigit()])
-            new = old[:place] + draw.choice("123456789") + old[place + 1 :]
-            if int(re.sub(r"\D", "", new)) == int(re.sub(r"\D", "", old)):
-                continue
-            if re.sub(r"\D", "", new.translate(_ASCII)) not in _numbers(sample.document.text):
-                return new
-        return None
+        return other_number(old, sample.document.text, draw)
     if kind == DATE:
         if old.strip().isdigit():
             return str((int(old) + draw.randrange(1, 11)) % 12 + 1)
@@ -196,18 +186,6 @@ def _other(sample: Sample, kind: str, old: str, draw: random.Random) -> str | No
         return old[:middle] + draw.choice("船馬雪鳥") + old[middle + 1 :]
     words = re.findall(r"[^\W\d_]+", sample.document.text)
     return draw.choice([word for word in words if word.casefold() != old.casefold() and len(word) > 1])
-
-
-_ASCII = {code: str(int(chr(code))) for code in range(0x660, 0x970) if chr(code).isdecimal()}
-
-
-def _numbers(text: str) -> set[str]:
-    """All numbers of a document as their digits alone, and the first digits that rounding leaves of them."""
-    found = set()
-    for match in re.finditer(r"\d+(?:[.,\xa0 ]\d+)*", text.translate(_ASCII)):
-        found.add(re.sub(r"\D", "", match[0]).lstrip("0"))
-        found.update(re.findall(r"\d+", match[0]))
-    return found
 
 
 def measure(samples: Iterator[Sample], missed: bool, alarms: bool) -> dict[str, Count]:

@@ -23,6 +23,7 @@ HEAVY = (
     "backends/test_ray_servers.py",
     "backends/test_vllm_server.py",
     "evaluation/test_arms.py",
+    "evaluation/test_audit.py",
     "evaluation/test_judge.py",
     "evaluation/test_leaks.py",
     "evaluation/test_lm_eval_link.py",

@@ -28,6 +28,10 @@ def answer(prompt: str, sample: str) -> str:
     if "<given_answer>" in prompt:
         gold, given = (prompt.split(f"<{tag}>")[1].split("</")[0] for tag in ("right_answer", "given_answer"))
         return f"VERDICT: {'CORRECT' if given == gold else 'WRONG'}"
+    if "<statements>" in prompt:
+        bounds = re.findall(r"with these numbers: ([\d, -]+)", prompt)[0].split(", ")
+        numbers = [n for each in bounds for n in range(int(each.split("-")[0]), int(each.split("-")[-1]) + 1)]
+        return json.dumps({"verdicts": [{"number": n, "why": "So it is.", "verdict": "supported"} for n in numbers]})
     if "question-answer pairs" in prompt:
         pairs = [{"question": f"What is {mark} {n}?", "answer": f"It is {n}. The answer is {n}."} for n in range(4)]
         return json.dumps({"pairs": pairs})

@@ -28,6 +28,7 @@ BASE = ROOT / "smt_plugin" / "microworld" / "base_model"
 IMPORTED = [
     *("smt_plugin.cli.app", "smt_plugin.mixing.mix", "smt_plugin.report.report", "smt_plugin.report.answers"),
     *("smt_plugin.report.card", "smt_plugin.evaluation.tune", "smt_plugin.evaluation.retention", "matplotlib.figure"),
+    *("smt_plugin.evaluation.audit_plan", "smt_plugin.evaluation.audit_results"),
     *("smt_plugin.generation.generate", "llama_index.core", "llama_index.core.node_parser", "openai", "faiss", "torch"),
     *("llama_index.vector_stores.faiss", "scipy.stats", "transformers.models.auto.tokenization_auto", "rich.table"),
 ]
@@ -93,6 +94,7 @@ class Place:
                 "batch_size": "8",
                 "retrieval": embedding,
                 "leaks": embedding,
+                "judge": {"endpoint": url, "model": MODEL, "concurrency": 2},
                 "retention": {"tasks": ["sums"]},
             },
         }
@@ -236,6 +238,7 @@ COMMANDS: tuple[tuple[str, ...] | Callable[[Place], None], ...] = (
     Place.work_off,
     ("batch", "import", "batch.yaml", "results.jsonl"),
     ("generate", "smt.yaml"),
+    ("audit", "smt.yaml", "--records", "12"),
     ("leaks", "smt.yaml"),
     ("mix", "smt.yaml"),
     ("mix", "smt.yaml", "--drop-leaks"),

@@ -31,6 +31,8 @@ VALUES: dict[str, object] = {
     "question": "Who lit the lamp?",
     "gold": "The {{ keeper }}",
     "answer": "A keeper {% if %}",
+    "claims": ["The keeper {{ lit }} it.", "Question: Who? Answer: A keeper."],
+    "numbers": "1-2",
     "options": ["The keeper", "Nobody {{ lit }} it"],
     "reply": "Who but the {{ keeper }}?",
 }

@@ -9,6 +9,7 @@ import click
 
 from smt_plugin import __version__, terminal
 from smt_plugin.backends.base import BackendDown
+from smt_plugin.cli.audit import audit
 from smt_plugin.cli.command import Commands
 from smt_plugin.cli.documents import benchmark, init, inspect_documents, questions, transcribe
 from smt_plugin.cli.evaluate import evaluate, judge, leaks, retention, tasks
@@ -27,7 +28,7 @@ from smt_plugin.files import Lost
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Start": (quickstart, inspect_documents, init, list_shipped),
     "Data": (transcribe, benchmark, questions),
-    "Generate": (plan, generate, batch, show),
+    "Generate": (plan, generate, batch, show, audit),
     "Train": (mix, check, copy_shipped),
     "Evaluate": (retrieve, tune, evaluate, retention, leaks, judge, tasks),
     "Report": (report, card),

@@ -86,7 +86,8 @@ def write_resolved(run_file: RunFile, path: Path) -> None:
     values = run_file.model_dump(mode="json")
     if run_file.evaluate is not None and run_file.evaluate.judge is not None:
         # Keys of the other kind of judge would be refused when read back.
-        values["evaluate"]["judge"] = run_file.evaluate.judge.values
+        price = values["evaluate"]["judge"]["price"]
+        values["evaluate"]["judge"] = run_file.evaluate.judge.values | ({"price": price} if price else {})
     write_text(path, yaml.safe_dump(without_secrets(values), sort_keys=False))
 
 

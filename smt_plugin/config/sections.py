@@ -191,7 +191,7 @@ class TrainSection(Section):
 
 
 class JudgeSection(Section):
-    """The model that judges free-form answers; an endpoint's API key comes from SMT_JUDGE_API_KEY.
+    """The model that judges free-form answers and records; an endpoint's API key comes from SMT_JUDGE_API_KEY.
 
     The options turn thinking off where the chat template knows it; a server that refuses them is asked without.
     A server of our own is started when it is first needed and ends with the process, its log is in the cache folder;
@@ -212,6 +212,7 @@ class JudgeSection(Section):
     command: list[str] = Field(default=["vllm", "serve"], min_length=1, description="up to the model's name")
     arguments: dict[str, Any] = Field(default={}, description="options of vllm serve, without dashes")
     startup_timeout: float = Field(default=1800, gt=0, description="seconds")
+    price: Price | None = Field(default=None, description="what it costs, for `smt audit`")
 
     @model_validator(mode="after")
     def _check(self) -> "JudgeSection":
@@ -223,9 +224,12 @@ class JudgeSection(Section):
 
     @property
     def values(self) -> dict[str, Any]:
-        """What lm_eval's --metadata gets as `judge`: the keys of this kind, without the pace where it is not set."""
+        """What lm_eval's --metadata gets as `judge`: the keys of this kind, without the pace where it is not set.
+
+        What it costs changes no answer.
+        """
         unused = {"endpoint"} if self.kind == "vllm" else {"kind", "command", "arguments", "startup_timeout"}
-        return self.model_dump(exclude=unused | ({"concurrency", "patience"} - self.model_fields_set))
+        return self.model_dump(exclude={"price"} | unused | ({"concurrency", "patience"} - self.model_fields_set))
 
 
 class RetentionSection(Section):

@@ -50,7 +50,9 @@ class Estimate:
     refusal: str | None = None
 
 
-def estimate(values: Sequence[float], doc_ids: Sequence[str], *, difference: bool = False) -> Estimate:
+def estimate(
+    values: Sequence[float], doc_ids: Sequence[str], *, difference: bool = False, weights: Sequence[float] | None = None
+) -> Estimate:
     """Estimate the mean of one value a question, with errors clustered by document.
 
     Args:
@@ -58,12 +60,15 @@ def estimate(values: Sequence[float], doc_ids: Sequence[str], *, difference: boo
             taken for the largest there can be.
         doc_ids: of each value.
         difference: the values are differences, though none may be negative.
+        weights: how much each value counts, where that is not the same; all above 0. A document then has the size that
+            its values have by weight, of as many as there are.
     """
     y = np.asarray(values, dtype=float)
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float) * len(y) / sum(weights)
     names, cluster = np.unique(np.asarray(doc_ids), return_inverse=True)
     documents = len(names)
-    sums, sizes = (np.bincount(cluster, weights=weights).astype(float) for weights in (y, None))
-    mean = float(y.mean())
+    sums, sizes = (np.bincount(cluster, weights=each).astype(float) for each in (w * y, w))
+    mean = float(np.average(y, weights=weights))
     highest = max(1.0, float(np.abs(y).max()))
     lowest = -highest if difference or y.min() < 0 else 0.0
     effective = float(effective_documents(sizes))

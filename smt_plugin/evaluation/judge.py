@@ -189,20 +189,12 @@ def serve(settings: JudgeSection) -> tuple[JudgeSection, str]:
 
 def _with_backend(settings: JudgeSection, work: Callable[[OpenAIBackend], Coroutine[Any, Any, _Result]]) -> _Result:
     """Do some work with the judge: in another thread, since the caller may be inside a running event loop."""
-    endpoint = settings.endpoint
-    if endpoint is None:
+    if settings.endpoint is None:
         server, loop = _server(settings)
         return asyncio.run_coroutine_threadsafe(work(server), loop).result()
 
     async def once() -> _Result:
-        backend = OpenAIBackend(
-            [endpoint],
-            settings.model,
-            api_key=os.environ.get(API_KEY_VARIABLE) or None,
-            max_concurrency=settings.concurrency,
-            timeout=600,
-            patience=settings.patience,
-        )
+        backend = judge_backend(settings)
         try:
             await backend.start()
             return await work(backend)
@@ -211,6 +203,31 @@ def _with_backend(settings: JudgeSection, work: Callable[[OpenAIBackend], Corout
 
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, once()).result()
+
+
+def judge_backend(settings: JudgeSection, options: dict[str, Any] | None = None) -> OpenAIBackend:
+    """Make the judge's client, or its server, which `start` starts.
+
+    Args:
+        options: set, rename or null fields of every request.
+
+    Raises:
+        BadInput: a key that no request can carry, or arguments that we set ourselves.
+    """
+    if settings.endpoint is None:
+        return _local_judge(settings, options)
+    key = os.environ.get(API_KEY_VARIABLE) or None
+    return OpenAIBackend([settings.endpoint], settings.model, api_key=key, **_client(settings, options))
+
+
+def _local_judge(settings: JudgeSection, options: dict[str, Any] | None = None) -> VLLMBackend:
+    own = settings.command, 1, settings.arguments, cache_dir() / "judge", settings.startup_timeout
+    return VLLMBackend(settings.model, *own, **_client(settings, options))
+
+
+def _client(settings: JudgeSection, options: dict[str, Any] | None) -> dict[str, Any]:
+    pace = {"max_concurrency": settings.concurrency, "timeout": 600, "patience": settings.patience}
+    return {**pace, "options": options}
 
 
 _servers: dict[bytes, tuple[VLLMBackend, asyncio.AbstractEventLoop]] = {}
@@ -231,17 +248,7 @@ def _server(settings: JudgeSection) -> tuple[VLLMBackend, asyncio.AbstractEventL
     with _servers_lock:
         if key in _servers:
             return _servers[key]
-        backend = VLLMBackend(
-            settings.model,
-            settings.command,
-            1,
-            settings.arguments,
-            cache_dir() / "judge",
-            settings.startup_timeout,
-            max_concurrency=settings.concurrency,
-            timeout=600,
-            patience=settings.patience,
-        )
+        backend = _local_judge(settings)
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, daemon=True).start()
         try:

@@ -82,4 +82,4 @@ def questions_plan_text(plan: Plan, run_file: RunFile) -> str:
         sizes += [f"{_REPLY_TOKENS[name]} a reply to {name}" for name in plan.guessed if name in _REPLY_TOKENS]
         lines.append(f"The sizes of {', '.join(plan.guessed)} are guesses ({', '.join(sizes)}).")
     lines.append("Cached: what a server with a prefix cache reads once a document, as vLLM does.")
-    return "\n".join([*lines, *cost_lines(plan, run_file, "`smt plan` with `--probe 60` measures one")])
+    return "\n".join([*lines, *cost_lines(plan, run_file.price, "`smt plan` with `--probe 60` measures one")])

@@ -16,7 +16,8 @@ _BEGINS = re.compile(
     rf"(?:^|[.!?…:。！？؟։।\n|][\"'”’“‘»«)\]*_]*\s){_OPENS}|(?:^|[\s(])[\"'“„«‘‚(\[{{»¿¡]+$|[—–]\s*$"
     r"|(?:^|[\n|])[\s\d.)*_#>•·-]*$"
 )
-_SHORTENED = re.compile(
+# A text that ends so ends with a short form, such as "Dr.", and not with a sentence.
+SHORTENED = re.compile(
     r"(?:^|[\s(\"“])(?:[^\W\d_]|[A-Z][a-z]|Mrs|Prof|Hon|Rev|Gen|Col|Capt|Sgt|Lt|bzw|geb|Nr|No|vs|Mme|Sra|Sig|ул|им)"
     r"\.\s*$"
 )
@@ -177,7 +178,7 @@ def _begins(text: str, start: int) -> bool:
     before = text[max(0, start - _LOOKBACK) : start]
     if start > _LOOKBACK:
         before = "x" + before
-    return _BEGINS.search(before) is not None and not _SHORTENED.search(before)
+    return _BEGINS.search(before) is not None and not SHORTENED.search(before)
 
 
 def _is_heading(text: str, start: int, end: int) -> bool:

@@ -180,7 +180,7 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
         )
     lines.append("Calls are asked ahead: where a document has only a few rounds, up to a fifth more than these.")
     lines.append("Cached: what a server with a prefix cache reads once a document, as vLLM does.")
-    return "\n".join([*lines, *cost_lines(plan, run_file, "`--probe 60` measures one")])
+    return "\n".join([*lines, *cost_lines(plan, run_file.price, "`--probe 60` measures one")])
 
 
 def table_lines(plan: Plan) -> list[str]:
@@ -194,10 +194,11 @@ def table_lines(plan: Plan) -> list[str]:
     ]
 
 
-def cost_lines(plan: Plan, run_file: RunFile, how_to_measure: str) -> list[str]:
+def cost_lines(plan: Plan, price: Price | None, how_to_measure: str, key: str = "price") -> list[str]:
     """The hours, FLOP and money of a plan, a line each.
 
     Args:
+        key: of the run file, which sets the price.
         how_to_measure: what to do where no speed is known, as the end of a sentence.
     """
     lines = []
@@ -211,9 +212,8 @@ def cost_lines(plan: Plan, run_file: RunFile, how_to_measure: str) -> list[str]:
             f"{flop / (UTILIZATION * PEAK_FLOPS) / 3600:,.2f} H100-hours at {UTILIZATION * 100:.0f} % of "
             f"{PEAK_FLOPS / 1e12:.0f} TFLOP/s"
         )
-    price = run_file.price
     if price is None:
-        lines.append("money: set `price` in the run file to see it.")
+        lines.append(f"money: set `{key}` in the run file to see it.")
     else:
         if price.gpus and hours is None:
             lines.append(f"money: without a speed the GPUs' price is left out; {how_to_measure}.")

@@ -236,4 +236,4 @@ def transcription_plan_text(plan: Plan, run_file: RunFile) -> str:
     lines.append("Tokens of an image are a guess, one for 28 x 28 pixels, as Qwen-VL's are.")
     if plan.guessed:
         lines.append(f"The sizes of replies are guesses, {_PAGE_TOKENS} tokens a page.")
-    return "\n".join([*lines, *cost_lines(plan, run_file, "the summary of a first call tells one")])
+    return "\n".join([*lines, *cost_lines(plan, run_file.price, "the summary of a first call tells one")])

@@ -11,6 +11,7 @@ from smt_plugin.config import EvaluateSection, RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm, read_empty, read_seconds, read_tokens
 from smt_plugin.evaluation.arms import ARMS, LIKELIHOOD, arms_of, is_likelihood, split_arm
+from smt_plugin.evaluation.audit_results import Audit, is_outdated, read_audit
 from smt_plugin.evaluation.intervals import Estimate, estimate
 from smt_plugin.evaluation.leaks import dropped_from_mix, question_hash, read_leaks
 from smt_plugin.evaluation.retention import Change, retention_results
@@ -129,6 +130,8 @@ class RunResults:
         changes: what `smt retention` found; empty where it has not run through.
         faithfulness: what `smt generate` found in the records, by method.
         outdated: arms whose settings, model, mix, data or tasks have changed since they were answered.
+        audit: what `smt audit` found; None where it has not run through.
+        audit_outdated: whether the records have changed since.
         unready: a sentence for each trained model that is not there or not up to date.
     """
 
@@ -139,6 +142,8 @@ class RunResults:
     faithfulness: list[Faithfulness] = field(default_factory=list)
     outdated: list[str] = field(default_factory=list)
     unready: list[str] = field(default_factory=list)
+    audit: Audit | None = None
+    audit_outdated: bool = False
 
     @property
     def missing(self) -> list[str]:
@@ -172,7 +177,18 @@ def read_results(settings: RunFile, section: EvaluateSection, outdated: list[str
             "again"
         )
     unready = [sentence for training in trainings if (sentence := training.unready())]
-    return RunResults(run, results, facts, retention_results(run, trainings), faithfulness_of(run), outdated, unready)
+    audit = read_audit(run)
+    return RunResults(
+        run,
+        results,
+        facts,
+        retention_results(run, trainings),
+        faithfulness_of(run),
+        outdated,
+        unready,
+        audit,
+        audit is not None and is_outdated(run, audit),
+    )
 
 
 def arm_results(

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from smt_plugin.evaluation.audit import COPIED
+from smt_plugin.evaluation.audit_results import ANY, Audit
 from smt_plugin.evaluation.intervals import Estimate
 from smt_plugin.faithfulness.check import KINDS
+from smt_plugin.faithfulness.injected import NAME, NEGATION, NUMBER
 from smt_plugin.report.plots import accuracy_plot, scaling_plot
 from smt_plugin.report.results import REFERENCE, RunResults, beside
 
@@ -200,7 +203,109 @@ def faithfulness(results: RunResults) -> Section:
     )
 
 
-SECTIONS = (accuracy, scaling, scoring, reading, leaks, faithfulness, forgotten)
+def audited(results: RunResults) -> Section:
+    """How much of the records a judge finds that their documents do not bear out, where `smt audit` asked one."""
+    return audit_section(results.audit, results.audit_outdated) if results.audit else Section(_JUDGED)
+
+
+def judge_itself(results: RunResults) -> Section:
+    """How much the judge of the records finds, and how often it calls wrong what is right."""
+    return judge_section(results.audit) if results.audit else Section(_JUDGE)
+
+
+_JUDGED, _JUDGE = "Faithfulness, judged", "The judge of faithfulness itself"
+
+
+def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
+    """The error rates of an audit."""
+    some_left_out = any(found.left_out for found in audit.methods.values())
+    rows = [
+        (
+            name,
+            f"{_questions(judged)} of {found.records:,}" if (judged := found.per_record) else f"0 of {found.records:,}",
+            _rate(judged),
+            "not known" if found.by_alarms is None else f"{found.by_alarms:.1%}",
+            _rate(found.per_claim),
+            _rate(found.per_token),
+            *([f"{found.left_out:,}"] if some_left_out else []),
+        )
+        for name, found in audit.methods.items()
+    ]
+    called = {probe.kind: f"{probe.called_wrong.mean:.1%}" for probe in audit.judge}
+    itself = (
+        f", who finds {called[ANY]} of errors put in and calls {called[COPIED]} of right sentences wrong"
+        if called.keys() >= {ANY, COPIED}
+        else ""
+    )
+    changed = " The records have changed since: run `smt audit` again." if is_outdated else ""
+    return Section(
+        _JUDGED,
+        (
+            "method",
+            "records (documents)",
+            "records in error",
+            "by false alarms",
+            "claims in error",
+            "tokens in error",
+            *(["left out"] if some_left_out else []),
+        ),
+        rows,
+        note=f"Judged by {audit.model}{itself}; audit.jsonl has every claim.{changed}",
+        explanation=(
+            "What all records of a method hold of what their documents do not bear out, estimated from a random sample "
+            "that is spread evenly over the documents; a drawn record counts for those of its document that were not "
+            "drawn. Intervals are 95 %, clustered by document. A record with one claim in error is in error, too. "
+            "“By false alarms” is the share of records that would be so if the judge only called as many claims wrong "
+            "as of the documents' own sentences: with many claims a record, few of them are enough. Nothing is "
+            "corrected for the judge's own errors. “Left out” are records of which some claim has no verdict."
+        ),
+        data={"audit": audit},
+    )
+
+
+def judge_section(audit: Audit) -> Section:
+    """What is known of an audit's judge."""
+    shares = {_PROBES[probe.kind]: probe.called_wrong for probe in audit.judge}
+    agreement = ""
+    if against := audit.against:
+        labelled = {
+            "claims that a person calls wrong": against.found,
+            "claims that a person calls right": against.alarms,
+        }
+        shares |= {what: rate for what, rate in labelled.items() if rate}
+        kappa = "undefined, one side never differs" if against.kappa is None else f"{against.kappa:.2f}"
+        agreement = (
+            f" Judge and person agree on {_rate(against.agreement)} of {against.labels:,} claims (kappa {kappa})."
+            + (f" {against.unread:,} more have no verdict." if against.unread else "")
+        )
+    rows = [(what, _questions(rate), _rate(rate)) for what, rate in shares.items()]
+    return Section(
+        _JUDGE,
+        ("what it judged", "n (documents)", "called wrong"),
+        rows,
+        note=f"It should call wrong all that was put in, and nothing that the documents say themselves.{agreement}",
+        explanation=(
+            "An error is a number or a name that the document does not have, or the contrary of what was said, put "
+            "into a claim of a record that the judge called supported. Sentences of the documents are easier to bear "
+            "out than what is right in other words: there may be more false alarms than these; a person's labels tell."
+        ),
+    )
+
+
+_PROBES = {
+    NUMBER: "claims with another number put in",
+    NAME: "claims with another name put in",
+    NEGATION: "claims that were denied",
+    ANY: "all claims with an error put in",
+    COPIED: "the documents' own sentences",
+}
+
+
+def _rate(scored: Estimate | None) -> str:
+    return "none judged" if scored is None else interval_text(scored)
+
+
+SECTIONS = (accuracy, scaling, scoring, reading, leaks, faithfulness, audited, judge_itself, forgotten)
 
 
 def sections_of(results: RunResults) -> list[Section]:

@@ -175,3 +175,17 @@ def test_documents_of_very_uneven_sizes_keep_coverage_and_false_positives(sizes:
         rates = simulate(Cell(sizes, documents, accuracy, 8, 0.2), 3000)
         assert min(rates.coverage, rates.difference_coverage) >= 0.93
         assert rates.false_positives <= 0.07
+
+
+def test_weights_count_values_as_often_and_equal_ones_change_nothing() -> None:
+    values, doc_ids = [0.0, 1.0, 1.0, 0.5, 0.0, 1.0], ["a", "a", "b", "c", "d", "e"]
+    assert estimate(values, doc_ids, weights=[2.0] * 6) == estimate(values, doc_ids)
+    weighted = estimate(values, doc_ids, weights=[1, 1, 2, 4, 1, 3])
+    assert weighted.mean == pytest.approx((1 + 2 + 2 + 3) / 12)
+    # Of a document's sizes only the shares count, and of the number of values: as if these had been given so often.
+    repeated = [(0.0, "a"), (1.0, "a"), *[(1.0, "b")] * 2, *[(0.5, "c")] * 4, (0.0, "d"), *[(1.0, "e")] * 3]
+    often = estimate(*zip(*repeated, strict=True))
+    assert (weighted.mean, weighted.effective_documents) == pytest.approx((often.mean, often.effective_documents))
+    assert (weighted.questions, often.questions) == (6, 12)
+    assert weighted.low <= often.low
+    assert often.high <= weighted.high

@@ -12,6 +12,7 @@ import yaml
 from smt_plugin.config import read_run_file
 from smt_plugin.corpus import Document
 from smt_plugin.evaluation.arms import ready_arms
+from smt_plugin.evaluation.audit_results import write_audit
 from smt_plugin.evaluation.evaluate import evaluate
 from smt_plugin.question import Question, write_data
 from smt_plugin.report.answers import write_answers
@@ -19,6 +20,7 @@ from smt_plugin.report.facts import arm_facts
 from smt_plugin.report.results import RunResults, read_results
 from smt_plugin.training.trainings import Training
 from tests.endpoint import MODEL, serve_in_thread
+from tests.evaluation.test_audit_results import audit_of, judged
 from tests.report.test_answers import index_in, questions_in
 
 DOCUMENTS = [
@@ -63,7 +65,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunResults]:
         assert run_file.evaluate
         arms, _ = ready_arms(run_file.run, run_file.evaluate, MODEL, [Training(run_file.run)])
         evaluate(arms, lambda _: None)
+        texts = [judged("clock", 1, ["supported"])]
+        write_audit(run_file.run, audit_of(texts), texts)
         yield read_results(run_file, run_file.evaluate, [])
+
+
+def test_an_audit_belongs_to_the_results_with_whether_its_records_are_still_there(results: RunResults) -> None:
+    assert results.audit is not None
+    assert (results.audit.model, results.audit_outdated) == ("a-judge", True)
 
 
 def test_the_report_says_what_the_answers_were_made_with(results: RunResults) -> None:

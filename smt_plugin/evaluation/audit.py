@@ -1,0 +1,317 @@
+"""Have a model judge a sample of a run's records, claim by claim, and what is known to be wrong or right, too."""
+
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import orjson
+
+from smt_plugin.backends.base import MOST_UNUSABLE, Reply, lasting_options, together
+from smt_plugin.config import JudgeSection, RunFile
+from smt_plugin.corpus import Document, SteadyCorpus, comparable, document_hash, ranges, split_document
+from smt_plugin.errors import BadInput
+from smt_plugin.evaluation.audit_sample import SEED, Drawn, Sampled, quotas
+from smt_plugin.evaluation.judge import judge_backend
+from smt_plugin.faithfulness.claims import ANSWER, sentences_of
+from smt_plugin.faithfulness.injected import KINDS, with_error
+from smt_plugin.generation.asker import Asker, messages_about
+from smt_plugin.generation.completions import CompletionStore
+from smt_plugin.generation.generate import keep_busy
+from smt_plugin.generation.summary import Summary
+from smt_plugin.languages import language_of
+from smt_plugin.methods.base import Ask, Unparsable, json_list, json_object, json_text, parse_items
+from smt_plugin.prompts import Prompts
+from smt_plugin.words import words_of
+
+PROMPT = "audit/claims"
+SUPPORTED, CONTRADICTED, NOT_IN_DOCUMENT, NO_CLAIM = "supported", "contradicted", "not_in_document", "no_claim"
+VERDICTS = (SUPPORTED, CONTRADICTED, NOT_IN_DOCUMENT, NO_CLAIM)
+WRONG = (CONTRADICTED, NOT_IN_DOCUMENT)
+INJECTED, COPIED = "records with an error put in", "sentences of the documents"
+
+# All of these are our choices. What is missing is asked for once more, warmer, since the same reply would come again.
+_TEMPERATURES = (0.0, 0.7)
+_MAX_TOKENS = 4096
+_CLAIMS_A_CALL = 20
+VERDICT_TOKENS = 45  # of a claim's entry in a reply, our guess
+# What tells of the judge itself: records with one error put in, and texts of so many of a document's own sentences.
+_INJECTED = 200
+_COPIES, _COPIES_A_PART, _SENTENCES = 50, 8, 8
+_LEAST_WORDS, _MOST_CHARACTERS = 5, 400
+# Of fewer texts without all their verdicts the share would say too little; nor is it looked at before so many.
+_FEWEST_UNREAD, _FIRST_LOOK = 5, 20
+
+
+class Verdict(NamedTuple):
+    """What the judge says of a claim, one of VERDICTS, and why."""
+
+    verdict: str
+    why: str
+
+
+@dataclass(slots=True)
+class Judged:
+    """A text that is judged: a record, a copy of one with an error put in, or sentences of a document.
+
+    Attributes:
+        record: None of sentences of the document.
+        changed: the number of the claim in which an error was put, from 1, and its kind; of a record itself and of
+            sentences of the document None.
+        verdicts: by the claims' numbers, from 1; what the judge left out is missing.
+    """
+
+    doc_id: str
+    part: int
+    claims: tuple[str, ...]
+    record: Sampled | None = None
+    changed: tuple[int, str] | None = None
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The method of a record; INJECTED or COPIED of what tells of the judge."""
+        return COPIED if self.record is None else INJECTED if self.changed else self.record.method
+
+    @property
+    def missing(self) -> list[int]:
+        """The numbers of the claims without a verdict."""
+        return [number for number in range(1, len(self.claims) + 1) if number not in self.verdicts]
+
+
+def judge_of(run_file: RunFile) -> JudgeSection:
+    """Return the judge that a run file names; raises BadInput where it names none."""
+    if run_file.evaluate is None or run_file.evaluate.judge is None:
+        raise BadInput(
+            "the run file has no evaluate.judge; add `judge: {endpoint: http://..., model: ...}` or `judge: {kind: "
+            "vllm, model: ...}` to `evaluate`, best a model of another family than the generator's."
+        )
+    return run_file.evaluate.judge
+
+
+async def judge_records(
+    run_file: RunFile,
+    drawn: dict[str, Drawn],
+    on_progress: Callable[[int, int, Summary], None] = lambda done, total, summary: None,
+) -> tuple[list[Judged], Summary]:
+    """Have every claim of the drawn records judged, of copies with errors put in, and of sentences of the documents.
+
+    Replies go into a store of their own, `<run>/audit/completions.sqlite`, so that a call that was stopped goes on
+    where it was, and nothing is paid for twice.
+
+    Args:
+        on_progress: called after each text, with those done, all, and what was asked so far.
+
+    Returns:
+        What was judged, and what was asked.
+
+    Raises:
+        BadInput: no judge, it cannot be reached or refuses; a document is not what its records were made from.
+        BackendDown: it does not answer any more; what came before is kept.
+        RuntimeError: over a fifth of the texts of a kind, and five at least, lack verdicts; what came is kept.
+    """
+    settings, prompts = judge_of(run_file), Prompts(run_file.prompts)
+    corpus = SteadyCorpus(run_file.corpus)
+    # The first pass checks every document before anything is spent.
+    total = 0
+    for part, texts in texts_to_judge(corpus, drawn):
+        for call in asks(texts[0], part, settings) if not total else ():
+            messages_about(part, prompts, call.prompt, call.variables)
+        total += len(texts)
+    price, started = settings.price, time.monotonic()
+    summary = Summary({}, total, currency=price.currency if price else "")
+    judged: list[Judged] = []
+    unread: list[Judged] = []
+    backend = judge_backend(settings, settings.options)
+    store = CompletionStore(run_file.run / "audit")
+    try:
+        await _start(backend)
+        asker = Asker(backend, store, prompts, summary, retry_refused=False, tells_repeats=False)
+        work: dict[tuple[str, int], list[Judged]] = {}
+
+        def parts() -> Iterator[Document]:
+            for part, texts in texts_to_judge(corpus, drawn):
+                work[part.id, part.part] = texts
+                yield part
+
+        async def run_part(part: Document) -> None:
+            await together(judge_one(text, part) for text in work.pop((part.id, part.part)))
+
+        async def judge_one(text: Judged, part: Document) -> None:
+            for attempt, _ in enumerate(_TEMPERATURES):
+                answers = await together(map(asker.ask, asks(text, part, settings, attempt)))
+                for answer in filter(None, answers):
+                    text.verdicts |= answer.value
+            judged.append(text)
+            unread.extend([text] if text.missing else [])
+            summary.seconds = time.monotonic() - started
+            if price is not None:
+                cached, written = summary.cached_tokens, summary.completion_tokens
+                summary.money = price.of(summary.prompt_tokens, cached, written, summary.seconds)
+            on_progress(len(judged), total, summary)
+            if len(judged) >= _FIRST_LOOK:
+                _check_unread(len(unread), len(judged), settings.model, summary)
+
+        try:
+            await keep_busy(parts(), run_part, asker, backend, summary)
+        finally:
+            await asker.close()
+    finally:
+        await backend.close()
+        await store.close()
+    all_of, unread_of = (Counter(text.kind for text in texts) for texts in (judged, unread))
+    for kind, count in all_of.items():
+        _check_unread(unread_of[kind], count, settings.model, summary)
+    if not any(text.verdicts for text in judged):
+        raise RuntimeError(_unread_text(len(unread), len(judged), settings.model, summary))
+    return judged, summary
+
+
+async def _start(backend: Any) -> None:
+    try:
+        await backend.start()
+    except BadInput as error:
+        raise BadInput(f"judge: {str(error).replace('backend.', 'evaluate.judge.')}") from None
+
+
+def _check_unread(unread: int, judged: int, model: str, summary: Summary) -> None:
+    if unread >= _FEWEST_UNREAD and unread > MOST_UNUSABLE * judged:
+        raise RuntimeError(_unread_text(unread, judged, model, summary))
+
+
+def _unread_text(unread: int, judged: int, model: str, summary: Summary) -> str:
+    why = max(summary.failures, key=lambda reason: summary.failures[reason], default="it left claims out")
+    return (
+        f"the judge {model} gave no verdict on some claim of {unread:,} of {judged:,} texts (most often: {why}); "
+        f"use a model that follows the prompt {PROMPT}, or set evaluate.judge.options"
+    )
+
+
+def texts_to_judge(corpus: Iterable[Document], drawn: dict[str, Drawn]) -> Iterator[tuple[Document, list[Judged]]]:
+    """Yield the documents, or parts of long ones, of which records were drawn, each with what is to be judged.
+
+    Beside the records these are copies of some of them with an error put in, and sentences of the documents.
+
+    Raises:
+        BadInput: a document is not in the corpus, or not the one that its records were made from.
+    """
+    wanted: dict[str, dict[tuple[int, int], list[Sampled]]] = defaultdict(lambda: defaultdict(list))
+    for each in drawn.values():
+        for record in each.sample:
+            wanted[comparable(record.doc_id)][record.part_tokens, record.part].append(record)
+    names = {f"{name}\0{place}": _COPIES_A_PART for name, places in wanted.items() for place in places}
+    copies = quotas(names, _COPIES)
+    injected = quotas({record.id: 1 for each in drawn.values() for record in each.sample}, _INJECTED)
+    for document in corpus:
+        name = comparable(document.id)
+        for place, records in sorted(wanted.pop(name, {}).items()):
+            part_tokens, number = place
+            part = next(iter(split_document(document, part_tokens)[number:]), None)
+            for record in records:
+                if part is None or record.document_hash not in (None, document_hash(part)):
+                    raise _changed(record, "has changed since")
+            assert part is not None
+            texts = [Judged(document.id, number, record.claims, record) for record in records]
+            changed = (with_one_error(text, part) for text in texts if text.record and text.record.id in injected)
+            yield part, [*texts, *filter(None, changed), *copied(part, copies.get(f"{name}\0{place}", 0))]
+    for places in wanted.values():
+        raise _changed(next(iter(places.values()))[0], "is not in the corpus any more")
+
+
+def _changed(record: Sampled, how: str) -> BadInput:
+    return BadInput(
+        f"the document {record.doc_id!r}, from which the {record.method} record {record.id} was made, {how}; run `smt "
+        "generate RUN.YAML`, which makes the records anew."
+    )
+
+
+def with_one_error(text: Judged, part: Document) -> Judged | None:
+    """Return a copy of a record with an error of one of KINDS in one claim; None where none can be put into any."""
+    stable = random.Random(f"{SEED}\0{text.record and text.record.id}")
+    language = language_of("\n".join(text.claims)) or language_of(part.text)
+    known = f"{part.identity}\n{part.title}\n{part.text}"
+    for kind in stable.sample(KINDS, len(KINDS)):
+        for place in stable.sample(range(len(text.claims)), len(text.claims)):
+            # Of a question with its answer, the answer is changed.
+            asked, mark, said = text.claims[place].rpartition(ANSWER)
+            new = with_error(said, kind, known, language, stable) if _states(said) else None
+            if new is not None:
+                claims = (*text.claims[:place], asked + mark + new, *text.claims[place + 1 :])
+                return Judged(text.doc_id, text.part, claims, text.record, (place + 1, kind))
+    return None
+
+
+def copied(part: Document, count: int) -> list[Judged]:
+    """Make up to `count` texts of a document's own sentences, in its order, no sentence twice."""
+    whole = [sentence for sentence in dict.fromkeys(sentences_of(part.text)) if _states(sentence)]
+    places = random.Random(f"{SEED}\0{part.id}\0{part.part}").sample(range(len(whole)), len(whole))
+    chosen = [sorted(places[start : start + _SENTENCES]) for start in range(0, len(places), _SENTENCES)][:count]
+    return [Judged(part.id, part.part, tuple(whole[place] for place in each)) for each in chosen]
+
+
+def _states(sentence: str) -> bool:
+    """Whether a sentence looks as if it stated something: by its length, and by its end."""
+    is_long = len(words_of(sentence)) >= _LEAST_WORDS and len(sentence) <= _MOST_CHARACTERS
+    return is_long and not sentence.endswith(("?", ":", "|", "？"))
+
+
+def asks(text: Judged, part: Document, settings: JudgeSection, attempt: int = 0) -> list[Ask]:
+    """The calls for those claims of a text that have no verdict yet; each shows the whole text.
+
+    Args:
+        attempt: 0, or 1 for what the first one left out.
+    """
+    missing = text.missing
+    # Options of the user's that may change an answer are part of its key.
+    sampling = {"temperature": _TEMPERATURES[attempt], "max_tokens": _MAX_TOKENS, **lasting_options(settings.options)}
+    return [
+        _ask(text, part, missing[start : start + _CLAIMS_A_CALL], sampling, attempt)
+        for start in range(0, len(missing), _CLAIMS_A_CALL)
+    ]
+
+
+def _ask(text: Judged, part: Document, numbers: list[int], sampling: dict[str, Any], attempt: int) -> Ask:
+    verdict = {"type": "string", "enum": list(VERDICTS)}
+    entry = json_object(number={"type": "integer"}, why=json_text(300), verdict=verdict)
+    typical = [{"number": number, "why": "The document says so.", "verdict": SUPPORTED} for number in numbers]
+    return Ask(
+        part,
+        PROMPT,
+        {"claims": list(text.claims), "numbers": ranges(numbers)},
+        sampling,
+        attempt,
+        partial(read_verdicts, numbers=numbers),
+        json_object(verdicts=json_list(entry, len(numbers), len(numbers))),
+        orjson.dumps({"verdicts": typical}).decode(),
+        VERDICT_TOKENS * len(numbers),
+        # The system text is for writing about a document, which the judge does not do.
+        has_system=False,
+    )
+
+
+def read_verdicts(reply: Reply, numbers: Collection[int]) -> dict[int, Verdict]:
+    """Return number -> verdict of a reply in JSON; a number that has two different verdicts has none.
+
+    Raises:
+        Unparsable: there is no verdict on any of the claims asked about.
+    """
+    found: dict[int, Verdict] = {}
+    torn = set()
+    for row in parse_items(reply, "verdicts", "verdict"):
+        if not isinstance(row, dict):
+            continue
+        # Of a single claim some models leave out the number.
+        number = row.get("number", min(numbers) if len(numbers) == 1 else None)
+        number = int(number) if isinstance(number, str) and number.isdecimal() else number
+        verdict = "_".join(str(row.get("verdict")).lower().replace("-", " ").replace("_", " ").split())
+        if isinstance(number, int) and number in numbers and verdict in VERDICTS:
+            if number in found and found[number].verdict != verdict:
+                torn.add(number)
+            found[number] = Verdict(verdict, str(row.get("why") or ""))
+    found = {number: verdict for number, verdict in found.items() if number not in torn}
+    if not found:
+        raise Unparsable("no verdict on any of the claims")
+    return found
