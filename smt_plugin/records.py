@@ -18,6 +18,8 @@ from msgspec import Meta
 from smt_plugin.errors import BadInput
 
 Key = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]  # of a completion
+# `smt questions` and `smt transcribe` come before, and keep what they paid for in the run's folder whatever follows.
+_OF_RECORDS = "prompt NOT LIKE 'questions/%' AND prompt NOT LIKE 'transcribe/%'"
 _SHARD = re.compile(r"(\d+)-of-(\d+)")
 
 
@@ -118,7 +120,8 @@ def _is_begun(folder: Path) -> bool:
         return False
     try:
         with closing(sqlite3.connect(store, timeout=0)) as connection:
-            return connection.execute("SELECT 1 FROM completions LIMIT 1").fetchone() is not None
+            found = connection.execute(f"SELECT 1 FROM completions WHERE {_OF_RECORDS} LIMIT 1").fetchone()
+            return found is not None
     except sqlite3.Error as error:
         # Another process may be working in it; a start that was killed may have left it without its table.
         return "no such table" not in str(error)

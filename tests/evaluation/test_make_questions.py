@@ -25,6 +25,7 @@ from smt_plugin.evaluation.questions_page import sentences
 from smt_plugin.files import write_jsonl
 from smt_plugin.generation.summary import Summary
 from smt_plugin.methods.base import Unparsable
+from smt_plugin.records import shard_folder
 from tests.endpoint import MODEL, Endpoint, serve, serve_in_thread
 from tests.endpoint import answer as training_answer
 from tests.evaluation.test_question_faults import BAD, BAD_FREE, GOOD, GOOD_FREE
@@ -124,6 +125,14 @@ def test_each_document_gets_its_questions_with_one_right_option_in_changing_plac
     assert sum("response_format" in body for body in endpoint.bodies) == 8
     # Each is answered three times with the document and three times without.
     assert sum("<document>" in prompt for prompt in answering(endpoint)) == len(answering(endpoint)) / 2 == 24 * 3
+
+
+@pytest.mark.parametrize("shard", [None, (1, 2)])
+def test_a_run_may_be_generated_in_shards_or_whole_after_its_questions(
+    tmp_path: Path, corpus: Path, shard: tuple[int, int] | None
+) -> None:
+    ask(tmp_path / "run", corpus, per_document=2)
+    assert shard_folder(tmp_path / "run", shard) == tmp_path / "run" / ("shards/1-of-2" if shard else "")
 
 
 def test_progress_tells_every_reply_long_before_a_document_is_done(tmp_path: Path, corpus: Path) -> None:
