@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from smt_plugin.microworld import archive
+from tests.document_files import write_pdf
 from tests.endpoint import MODEL, Endpoint, answer, in_thread
 from tests.evaluation.test_make_questions import examiner
 from tests.kills import ROOT, Driver, driver
@@ -102,6 +103,10 @@ class Place:
         own = {"run": "own", "corpus": "corpus", "backend": server, "methods": {"wrap": {"tokens": "1K", "seed": 1}}}
         self._write("own.yaml", own)
         self._write("batch.yaml", own | {"run": "batch"})
+        (self.work / "scans").mkdir()
+        for n in range(2):
+            write_pdf(self.work / "scans" / f"{n}.pdf", [10, 20])
+        self._write("scans.yaml", own | {"run": "scans-run", "corpus": "scans", "transcribe": {"backend": server}})
 
     def _write(self, name: str, values: dict[str, Any]) -> None:
         (self.work / name).write_text(yaml.safe_dump(values))
@@ -233,6 +238,7 @@ COMMANDS: tuple[tuple[str, ...] | Callable[[Place], None], ...] = (
     ("init", "corpus", "--output", "new.yaml"),
     ("benchmark", "microworld", "--data", "archive", "--output", "copy"),
     ("cp", "qwen3-8b/full", "my.yaml"),
+    ("transcribe", "scans.yaml"),
     ("questions", "own.yaml", "--per-document", "2"),
     ("batch", "export", "batch.yaml", "requests"),
     Place.work_off,
