@@ -11,6 +11,7 @@ from smt_plugin import __version__, terminal
 from smt_plugin.backends.base import BackendDown
 from smt_plugin.cli.audit import audit
 from smt_plugin.cli.command import Commands
+from smt_plugin.cli.diversity import diversity
 from smt_plugin.cli.documents import benchmark, init, inspect_documents, questions, transcribe
 from smt_plugin.cli.evaluate import evaluate, judge, leaks, retention, tasks
 from smt_plugin.cli.generate import batch, generate, plan, show
@@ -32,7 +33,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Train": (mix, check, copy_shipped),
     "Evaluate": (retrieve, tune, evaluate, retention, leaks, judge, tasks),
     "Report": (report, card),
-    "Compare": (study, gradients),
+    "Compare": (study, diversity, gradients),
 }
 
 

@@ -47,3 +47,31 @@ def scaling_figure(curves: list[CurveResult], reference: Estimate | None) -> str
         axes.set_title("one training each: the variance of training is left out", loc="left", fontsize=8)
     axes.legend(frameon=False, fontsize=8)
     return svg_of(figure)
+
+
+def coverage_figure(curves: dict[str, dict[int, Estimate]], kind: str) -> str:
+    """Draw the shares that are touched over tokens of records, a curve for each method.
+
+    Args:
+        curves: name -> tokens -> share, 0 to 1.
+        kind: of what it is a share.
+    """
+    figure, axes = axes_of(4.0)
+    for place, (name, points) in enumerate(curves.items()):
+        means = [each.mean * 100 for each in points.values()]
+        errors = [
+            [(each.mean - each.low) * 100 for each in points.values()],
+            [(each.high - each.mean) * 100 for each in points.values()],
+        ]
+        aside = 2 ** (0.05 * (place - (len(curves) - 1) / 2))  # so that no dot hides another
+        color = _COLORS[place % len(_COLORS)]
+        axes.errorbar([n * aside for n in points], means, yerr=errors, fmt="o-", color=color, capsize=3, label=name)
+    ticks = sorted(next(iter(curves.values())))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(0, 103)
+    axes.set_xlabel("tokens of records")
+    axes.set_ylabel(f"{kind} touched, %, with 95 % interval")
+    axes.legend(frameon=False, fontsize=8)
+    return svg_of(figure)
