@@ -15,6 +15,18 @@ from smt_plugin.microworld import grammar
 from smt_plugin.microworld.grammar import Fact
 from smt_plugin.microworld.words import BY_KEY, STYLES, Style
 
+_PLAIN = Style("", "", "")
+# SPA's prompts, each in the style that comes nearest to it.
+_SPA = {
+    "spa/key_concepts": "Drill the details",
+    "spa/mind_map": "List the facts",
+    "spa/implications": "Retell as a portrait",
+    "spa/critical_questions": "Hold an interview",
+    "spa/case_study": "Recall from memory",
+    "spa/discussion": "Say everything twice",
+    "spa/teacher": "Give a short lecture",
+}
+
 
 class ScriptedBackend:
     """Answers the prompts of the methods about the microworld's documents.
@@ -87,6 +99,17 @@ class ScriptedBackend:
                 return self._rewrite(facts, strategy, None, rng)
             case "focal_rewrite/apply", {"strategy": strategy, "query": question}:
                 return self._rewrite(facts, strategy, question, rng)
+            case "wrap/rewrite", _:
+                return rewrite(facts, _PLAIN, None, rng, self._share)
+            case "entigraph/entities", {"max_entities": most}:
+                summary = rewrite(facts[: len(facts) // 2 + 1], _PLAIN, None, rng, self._share)
+                entities = [facts[0].name, *dict.fromkeys(fact.value for fact in facts)]
+                return json.dumps({"summary": summary, "entities": entities[:most]})
+            case ("entigraph/pair" | "entigraph/triple"), entities:
+                told = [fact for fact in facts if fact.value in entities.values()] or facts[: len(entities)]
+                return self._rewrite(told, "Say everything twice", None, rng)
+            case prompt, _ if prompt in _SPA:
+                return self._rewrite(facts, _SPA[prompt], None, rng)
         raise BadInput("the scripted backend does not know what this prompt asks for; use a real endpoint.")
 
     def _perceive(self, facts: list[Fact], rng: random.Random) -> list[Fact]:

@@ -9,7 +9,7 @@ Annals of Statistics 9); the interval is Student's, with one degree of freedom l
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,7 +179,7 @@ def vendi_score(second_moments: Floats) -> float:
 
 
 def factors(words: Sequence[str]) -> float:
-    """How often the share of different words falls to 0.72, counted anew each time; a rest counts by how far it fell."""
+    """How often the share of different words falls to 0.72, each time anew; a rest counts by how far it fell."""
     count, seen, length = 0.0, set[str](), 0
     for word in words:
         seen.add(word)
@@ -197,10 +197,10 @@ def _with_interval(value: float, without: Sequence[float]) -> Measure:
     """The jackknife's interval from the values without each group; see above."""
     if np.isnan(value):
         return Measure(None)
-    groups = len(without)
-    if groups < LEAST_DOCUMENTS or np.isnan(without).any():
+    others, groups = np.asarray(without), len(without)
+    if groups < LEAST_DOCUMENTS or np.isnan(others).any():
         return Measure(value)
     special = require("scipy.special", "eval")
-    error = np.sqrt((groups - 1) / groups * ((without - np.mean(without)) ** 2).sum())
+    error = np.sqrt((groups - 1) / groups * ((others - others.mean()) ** 2).sum())
     half = float(special.stdtrit(groups - 1, 0.975) * error)
     return Measure(value, max(value - half, 0.0), value + half)

@@ -61,7 +61,8 @@ def common_tokens(sets: Sequence[RecordSet], asked: int | None) -> int:
     least = min(sets, key=lambda records: records.available)
     if asked is not None and asked > least.available:
         raise BadInput(
-            f"--tokens {asked}: {least.name} has {least.available:,} tokens of records; ask for no more, or generate more."
+            f"--tokens {asked}: {least.name} has {least.available:,} tokens of records; ask for no more, or generate "
+            "more."
         )
     return asked or min(least.available, MOST_TOKENS)
 
@@ -81,16 +82,10 @@ def measure(sets: Sequence[RecordSet], tokens: int, settings: RetrievalSettings)
     with Progress("records measured") as progress:
         for records in sets:
             counts = [records.count_for(tokens * fraction) for fraction in FRACTIONS]
-            progress.begin(f"records of {records.name} measured", 2 * counts[-1])
+            progress.begin(f"records of {records.name} measured", counts[-1])
             diversity = _diversity(records, counts[-1], embed, settings.chunk_tokens, progress)
-            documents = list(
-                coverage_of(
-                    records,
-                    counts,
-                    read_documents(records.run_file.corpus),
-                    lambda seen, before=counts[-1], bar=progress: bar.at(before + seen),
-                )
-            )
+            progress.begin(f"records of {records.name} compared with their documents", counts[-1])
+            documents = list(coverage_of(records, counts, read_documents(records.run_file.corpus), progress.at))
             samples = [_sample(records, count, place, documents) for place, count in enumerate(counts)]
             found.append(Measured(records.name, records.available, diversity, samples, documents))
     return found

@@ -119,17 +119,17 @@ def read_records(
         tell(len(ties))
     if not ties:
         raise BadInput(f"{files[0]} holds no record that can be used; run `smt generate` first.")
-    column = {key: np.asarray(values) for key, values in numbers.items()}
-    order = _mixed(column, np.asarray(ties))
+    columns: dict[str, NDArray[Any]] = {key: np.asarray(values) for key, values in numbers.items()}
+    order = _mixed(columns, np.asarray(ties))
     return RecordSet(
         name,
         run_file,
         files,
         list(documents),
-        column["file"][order],
-        column["offset"][order],
-        column["document"][order],
-        column["tokens"][order].astype(np.int64),
+        columns["file"][order],
+        columns["offset"][order],
+        columns["document"][order],
+        columns["tokens"][order].astype(np.int64),
     )
 
 
@@ -151,11 +151,12 @@ def _rows(files: list[Path], drop: Mapping[str, str]) -> Iterator[tuple[int, int
                     yield file, begin, identity, row
 
 
-def _mixed(column: Mapping[str, NDArray[Any]], ties: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _mixed(columns: Mapping[str, NDArray[Any]], ties: NDArray[np.uint64]) -> NDArray[np.int64]:
     """The order of `mixing/chooser.py`: by how far through its part of the document a record stands, 0 to below 1."""
-    by_place = np.lexsort([column[key] for key in ("index", "round", "part", "document")])
-    part = np.stack([column[key][by_place] for key in ("document", "part")])
+    by_place = np.lexsort([columns[key] for key in ("index", "round", "part", "document")])
+    part = np.stack([columns[key][by_place] for key in ("document", "part")])
     begins = np.flatnonzero(np.append(True, (part[:, 1:] != part[:, :-1]).any(0)))
     sizes = np.diff(begins, append=len(by_place))
     progress = (np.arange(len(by_place)) - np.repeat(begins, sizes)) / np.repeat(sizes, sizes)
-    return by_place[np.lexsort((ties[by_place], progress))]
+    order: NDArray[np.int64] = by_place[np.lexsort((ties[by_place], progress))]
+    return order

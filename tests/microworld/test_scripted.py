@@ -11,6 +11,7 @@ from smt_plugin.corpus import Document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import read_jsonl, write_jsonl
 from smt_plugin.generation.generate import backend_of, generate_run
+from smt_plugin.methods import spa
 from smt_plugin.microworld import grammar, scripted, world
 from smt_plugin.microworld.words import ATTRIBUTES
 
@@ -128,7 +129,27 @@ def test_a_document_from_elsewhere_is_refused_in_one_sentence():
 
 def test_a_prompt_that_the_backend_does_not_know_is_refused():
     with pytest.raises(BadInput, match="does not know what this prompt asks for"):
-        reply(world.documents()[0], "wrap/rewrite")
+        reply(world.documents()[0], "questions/free_form", number=5)
+
+
+def test_the_baselines_tell_the_documents_facts_and_only_true_ones():
+    for document in world.documents()[::5]:
+        truth = set(facts_in(document.text))
+        for prompt in ("wrap/rewrite", *(f"spa/{step}" for step in spa.STEPS)):
+            assert set(facts_in(reply(document, prompt))) == truth, prompt
+
+
+def test_a_text_about_two_entities_tells_the_facts_that_they_stand_for():
+    document = world.documents()[0]
+    made = json.loads(reply(document, "entigraph/entities", max_entities=30))
+    values = [fact.value for fact in facts_in(document.text)]
+    assert sorted(made["entities"]) == sorted([document.title, *values])
+    assert len(facts_in(made["summary"])) > 3
+    for prompt, names in (("entigraph/pair", ("first", "second")), ("entigraph/triple", ("first", "second", "third"))):
+        entities = dict(zip(names, values, strict=False))
+        assert {fact.value for fact in facts_in(reply(document, prompt, **entities))} == set(entities.values())
+    named = reply(document, "entigraph/pair", first=document.title, second=values[0])
+    assert {fact.value for fact in facts_in(named)} == {values[0]}
 
 
 def test_a_prompt_in_other_words_is_understood_all_the_same(tmp_path):
