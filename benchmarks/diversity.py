@@ -26,12 +26,14 @@ def corpus(rng: random.Random, documents: int, uneven: bool) -> dict[str, list[s
     weights = [1 / (number + 3) for number in range(2000)]
     stock = [" ".join(random.Random(number).choices(common, weights, k=8)) for number in range(40)]
     found = {}
-    for document in range(documents):
+    sizes = [rng.lognormvariate(0, 0.8) if uneven else 1.0 for _ in range(documents)]
+    for document, size in enumerate(sizes):
         own = [f"d{rng.randrange(10**6)}" for _ in range(120)]
         repeats = rng.betavariate(1, 3)
         told: list[str] = []
         records = []
-        for _ in range(round(RECORDS * (rng.lognormvariate(-0.3, 0.8) if uneven else 1)) or 1):
+        # All corpora have the same tokens, as samples of records have.
+        for _ in range(round(RECORDS * documents * size / sum(sizes)) or 1):
             sentences = []
             for _ in range(SENTENCES):
                 if told and rng.random() < repeats:

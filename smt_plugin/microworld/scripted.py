@@ -105,7 +105,7 @@ class ScriptedBackend:
                 summary = rewrite(facts[: len(facts) // 2 + 1], _PLAIN, None, rng, self._share)
                 entities = [facts[0].name, *dict.fromkeys(fact.value for fact in facts)]
                 return json.dumps({"summary": summary, "entities": entities[:most]})
-            case ("entigraph/pair" | "entigraph/triple"), entities:
+            case (("entigraph/pair" | "entigraph/triple"), entities):
                 told = [fact for fact in facts if fact.value in entities.values()] or facts[: len(entities)]
                 return self._rewrite(told, "Say everything twice", None, rng)
             case prompt, _ if prompt in _SPA:

@@ -8,6 +8,7 @@ where a record says all of it.
 `docs/diversity.md` says what counts as touched, and how often that errs where the truth is known.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ KINDS = ("sentences", "names", "numbers")
 TOUCHED = 0.3
 # Fewer words are in common by chance; a sentence of fewer is rather a heading.
 _LEAST_WORDS = 3
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 class Touched:
@@ -108,10 +110,14 @@ def _sentences(text: str) -> Iterator[str]:
 
 
 def _names(text: str) -> Iterator[str]:
-    """The names of a text, as words in small letters; none in scripts without capitals."""
+    """The names of a text, as words in small letters; none in scripts without capitals.
+
+    Words that the text also has with a small letter are none: most begin a sentence.
+    """
     if has_no_capitals(text):
         return
-    for start, end in KnownNames("").unknown(text, language_of(text)):
+    small = " ".join(word for word in _WORD.findall(text) if word[0].islower())
+    for start, end in KnownNames(small).unknown(text, language_of(text)):
         if text[start:end].casefold() in months() or folded(text[start:end]) in known("days"):
             continue
         if words := words_of(text[start:end].removesuffix("'s").removesuffix("’s")):

@@ -4,7 +4,8 @@ The documents are dealt into at most 20 groups, and each measure is taken again 
 Resampling with replacement would not do, since it puts copies into the sample, which is what is measured. Leaving a
 group out takes documents and tokens away alike, so that all samples have the same tokens a document. The variance is
 the jackknife's, which is not too small on average for any measure that takes its groups alike (Efron and Stein 1981,
-Annals of Statistics 9); the interval is Student's, with one degree of freedom less than there are groups.
+Annals of Statistics 9); the interval is Student's of the logarithm, with one degree of freedom less than there are
+groups.
 `docs/diversity.md` tells how often it errs.
 """
 
@@ -27,7 +28,8 @@ _GRAM = 4
 # Where a factor of MTLD ends: at this share of different words (McCarthy and Jarvis 2010).
 _FACTOR_END = 0.72
 _PASSAGES_AT_ONCE = 1024
-_WINDOW_LOG = 27  # zstd looks so far back: 128 MiB
+# How far zstd looks back, as powers of two of bytes: over the whole text, up to 128 MiB.
+_LEAST_WINDOW, _MOST_WINDOW = 10, 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,10 @@ class Sums:
         if self._passages:
             self._embed_passages()
         return Diversity(
-            *(_with_interval(*each) for each in (self._vendi(), self._unique(), self._mtld(), self._zstd()))
+            _with_interval(*self._vendi()),
+            _with_interval(*self._unique(), most=1.0),
+            _with_interval(*self._mtld()),
+            _with_interval(*self._zstd()),
         )
 
     def _vendi(self) -> tuple[float, list[float]]:
@@ -147,12 +152,13 @@ class Sums:
         import zstandard
 
         # The default level, which only would not see a copy that stands far away.
-        parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=_WINDOW_LOG, enable_ldm=True)
+        size = sum(len(text) for group in groups for text in self._texts[group])
+        window = min(max(size.bit_length(), _LEAST_WINDOW), _MOST_WINDOW)
+        parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=window, enable_ldm=True)
         compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-        size = packed = 0
+        packed = 0
         for group in groups:
             for text in self._texts[group]:
-                size += len(text)
                 packed += len(compressor.compress(text))
         packed += len(compressor.flush())
         return _share(size, packed if size else 0)
@@ -193,14 +199,14 @@ def _share(part: float, whole: float) -> float:
     return float(part / whole) if whole else float("nan")
 
 
-def _with_interval(value: float, without: Sequence[float]) -> Measure:
-    """The jackknife's interval from the values without each group; see above."""
+def _with_interval(value: float, without: Sequence[float], most: float = np.inf) -> Measure:
+    """The jackknife's interval from the values without each group, on a log scale; see above."""
     if np.isnan(value):
         return Measure(None)
-    others, groups = np.asarray(without), len(without)
+    others, groups = np.log(without), len(without)
     if groups < LEAST_DOCUMENTS or np.isnan(others).any():
         return Measure(value)
     special = require("scipy.special", "eval")
     error = np.sqrt((groups - 1) / groups * ((others - others.mean()) ** 2).sum())
-    half = float(special.stdtrit(groups - 1, 0.975) * error)
-    return Measure(value, max(value - half, 0.0), value + half)
+    factor = float(np.exp(special.stdtrit(groups - 1, 0.975) * error))
+    return Measure(value, value / factor, min(value * factor, most))
