@@ -106,8 +106,8 @@ class ScriptedBackend:
                 entities = [facts[0].name, *dict.fromkeys(fact.value for fact in facts)]
                 return json.dumps({"summary": summary, "entities": entities[:most]})
             case (("entigraph/pair" | "entigraph/triple"), entities):
-                told = [fact for fact in facts if fact.value in entities.values()] or facts[: len(entities)]
-                return self._rewrite(told, "Say everything twice", None, rng)
+                about = [fact for fact in facts if fact.value in entities.values()] or facts[: len(entities)]
+                return self._rewrite(about, "Say everything twice", None, rng)
             case prompt, _ if prompt in _SPA:
                 return self._rewrite(facts, _SPA[prompt], None, rng)
         raise BadInput("the scripted backend does not know what this prompt asks for; use a real endpoint.")

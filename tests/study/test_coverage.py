@@ -10,7 +10,7 @@ STORY = Document(
     title="The Lighthouse",
     text=(
         "Old Tom Pascoe kept the lighthouse at Brennan Point for thirty-one years. A storm broke the great lens on "
-        "4 March 1893. The council bought another lens from Birmingham for 1,250 pounds. He left an old man."
+        "4 March 1893. The council bought another lens from Birmingham for 1,250 pounds. He was old."
     ),
 )
 

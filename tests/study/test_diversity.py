@@ -78,20 +78,20 @@ def test_duplicates_are_less_diverse_than_paraphrases_and_these_than_different_t
 
 
 TEXTS = {
-    "Chinese": "灯塔看守人每天晚上写日志 灯点了三十年 北岸的渔民听见海鸥叫 风暴毁了旧码头 商人从南方运来盐和茶 孩子们在山上放羊".split(),
-    "Hindi": ["दीपघर का रक्षक हर रात लिखता था", "दीपक तीस वर्ष तक जलता रहा", "मछुआरे उत्तर के तट पर रहते थे", "तूफान ने पुराना घाट तोड़ दिया"],
-    "Thai": ["ผู้ดูแลประภาคารเขียนบันทึกทุกคืน", "ตะเกียงลุกไหม้นานสามสิบปี", "ชาวประมงอาศัยอยู่ทางชายฝั่งเหนือ", "พายุทำลายท่าเรือเก่า"],
-    "Russian": ["Смотритель писал журнал каждую ночь", "Лампа горела тридцать лет без перерыва", "Рыбаки жили на северном берегу", "Буря разрушила старый причал порта"],
-    "Arabic": ["كان الحارس يكتب السجل كل ليلة", "احترق المصباح ثلاثين عاما دون انقطاع", "عاش الصيادون على الشاطئ الشمالي", "دمرت العاصفة الرصيف القديم كله"],
-}  # fmt: skip
+    "Chinese": "看守人每天晚上写日志|灯点了三十年|渔民听见海鸥叫|风暴毁了旧码头|商人从南方运来盐和茶",
+    "Hindi": "रक्षक हर रात लिखता था|दीपक तीस वर्ष तक जलता रहा|मछुआरे तट पर रहते थे|तूफान ने पुराना घाट तोड़ा",
+    "Thai": "ผู้ดูแลเขียนบันทึกทุกคืน|ตะเกียงลุกไหม้นานสามสิบปี|ชาวประมงอาศัยอยู่ทางเหนือ|พายุทำลายท่าเรือเก่า",
+    "Russian": "Он писал журнал каждую ночь|Лампа горела тридцать лет|Рыбаки жили на севере там|Буря разрушила порт",
+    "Arabic": "كان يكتب السجل كل ليلة|احترق المصباح ثلاثين عاما|عاش الصيادون على الشاطئ|دمرت العاصفة الرصيف القديم",
+}
 
 
 @pytest.mark.parametrize("script", TEXTS)
 def test_copies_are_less_diverse_than_different_texts_in_any_script(script: str) -> None:
-    different = TEXTS[script]
-    # Of eight documents each has five records, one text again and again or all in turn.
-    texts = [different[(number // 8 + number) % len(different)] for number in range(40)]
-    copies, others = values(measured(texts[:1] * 40)), values(measured(texts))
+    different = TEXTS[script].split("|")
+    # Of eight documents each has ten records, one text again and again or all in turn.
+    texts = [different[(number // 8 + number) % len(different)] for number in range(80)]
+    copies, others = values(measured(texts[:1] * 80)), values(measured(texts))
     for name in NAMES:
         assert copies[name] < others[name], name
 
