@@ -36,9 +36,16 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 class Touched:
-    """The sentences, names and numbers of a document, and the first record that touches each."""
+    """The sentences, names and numbers of a document, and the first record that touches each.
+
+    Attributes:
+        sentences: those that say enough to be told.
+        first: kind -> of each of the document's, the place of the first record that touches it; far off where none
+            does.
+    """
 
     def __init__(self, document: Document) -> None:
+        self.sentences: list[str] = []
         self._sentences: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self._sentence_weights: list[float] = []
         self._add_sentences(document.text)
@@ -48,13 +55,15 @@ class Touched:
         self._dates = list(dict.fromkeys(each.dates for each in dated))
         counts = (len(self._sentence_weights), len(self._names), len(self._numbers) + len(self._dates))
         self.first = {kind: np.full(count, np.iinfo(np.int64).max) for kind, count in zip(KINDS, counts, strict=True)}
-        """Kind -> of each of the document's, the place of the first record that touches it; far off where none does."""
 
     def _add_sentences(self, text: str) -> None:
         common = frozenset(chain.from_iterable(stop_words().values()))
-        found = [
-            words for sentence in _sentences(text) if len(words := set(words_of(sentence)) - common) >= _LEAST_WORDS
-        ]
+        found = []
+        for sentence in sentences_of(text):
+            words = set(words_of(sentence)) - common
+            if len(words) >= _LEAST_WORDS:
+                found.append(words)
+                self.sentences.append(sentence.strip())
         held = Counter(chain.from_iterable(found))
         for number, words in enumerate(found):
             self._sentence_weights.append(sum(1 / held[word] for word in words))
@@ -63,7 +72,7 @@ class Touched:
 
     def see(self, place: int, text: str) -> None:
         """Look at a record; `place` is its place in the order of all records."""
-        sentences = [words for sentence in _sentences(text) if (words := words_of(sentence))]
+        sentences = [words for sentence in sentences_of(text) if (words := words_of(sentence))]
         weights = np.asarray(self._sentence_weights)
         is_touched = np.zeros(len(weights), bool)
         # A question and what follows stand in two sentences; in a whole text much would be found by chance.
@@ -100,7 +109,8 @@ def _is_told(date: Date, dates: Iterable[Date]) -> bool:
     return any(all(not part or part == other for part, other in zip(date, told, strict=True)) for told in dates)
 
 
-def _sentences(text: str) -> Iterator[str]:
+def sentences_of(text: str) -> Iterator[str]:
+    """The sentences of a text; a line ends one, too."""
     for line in text.splitlines():
         start = 0
         for match in SENTENCE_END.finditer(line):
