@@ -33,7 +33,10 @@ class CorpusOfStudy(Section):
     """One of the corpora, with the questions about it."""
 
     corpus: RunPath = Field(description="as `corpus` of a run file")
-    data: RunPath | None = Field(default=None, description="as `evaluate.data`; default: the run file's")
+    benchmark: str | None = Field(default=None, description="as `evaluate.benchmark`; default: the run file's")
+    data: RunPath | None = Field(
+        default=None, description="as `evaluate.data`; default: the run file's, or none where `benchmark` is given"
+    )
 
 
 class StudyFile(Section):

@@ -24,7 +24,9 @@ LEARNING_RATE = 2e-3
 MUON_RATE = 3e-3
 # (until this share of the steps, articles in a chat, facts in an article)
 CURRICULUM = ((0.2, 1, 3), (0.35, 1, 99), (1.0, 3, 99))
-SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4}
+HIDDEN_SIZE = 128
+HEAD_SIZE = 32
+LAYERS = 4
 
 
 def encode(item: str | Messages, encoder: Any, all_tokens: bool) -> tuple[list[int], list[bool]]:
@@ -67,8 +69,12 @@ def _batches(seed: int, encoder: Any, most_articles: int, most_facts: int) -> It
             yield padded, labels
 
 
-def train(out: Path, device: str = "cpu", steps: int = STEPS, seed: int = 0) -> None:
-    """Pretrain and write model, tokenizer and generation config to `out`, in fp16; prints progress."""
+def train(out: Path, device: str = "cpu", steps: int = STEPS, seed: int = 0, hidden_size: int = HIDDEN_SIZE) -> None:
+    """Pretrain and write model, tokenizer and generation config to `out`, in fp16; prints progress.
+
+    Args:
+        hidden_size: a multiple of 32; the model has a million parameters at 128.
+    """
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -77,7 +83,10 @@ def train(out: Path, device: str = "cpu", steps: int = STEPS, seed: int = 0) -> 
     end, eos = encoder.convert_tokens_to_ids([tokenizer.END, tokenizer.EOS])
     config = LlamaConfig(
         vocab_size=len(encoder),
-        **SHAPE,
+        hidden_size=hidden_size,
+        intermediate_size=hidden_size * 11 // 4,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=hidden_size // HEAD_SIZE,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=eos,
@@ -171,8 +180,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
+    sizes = range(HEAD_SIZE, 1025, HEAD_SIZE)
+    parser.add_argument("--hidden-size", type=int, default=HIDDEN_SIZE, choices=sizes, metavar="SIZE")
     arguments = parser.parse_args()
-    train(arguments.out, arguments.device, arguments.steps, arguments.seed)
+    train(arguments.out, arguments.device, arguments.steps, arguments.seed, arguments.hidden_size)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from smt_plugin.benchmarks import names
 from smt_plugin.config import RunFile, StudyFile, write_resolved
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arms import ARMS
@@ -86,6 +87,12 @@ def cells_of(study: StudyFile, run_file: RunFile) -> list[Cell]:
         )
     if not any(ARMS[arm][0] for arm in arms):
         raise BadInput(f"run file {study.run_file}: evaluate.arms: a study trains models; add `trained`.")
+    for name, corpus in study.corpora.items():
+        if corpus.benchmark not in (None, *names()):
+            raise BadInput(
+                f"corpora.{name}.benchmark: unknown benchmark {corpus.benchmark!r}; choose one of: "
+                f"{', '.join(names())}."
+            )
     for name, of_mix in study.mixes.items():
         for method in of_mix.shares.keys() - of_mix.sources.keys() - run_file.methods.keys():
             raise BadInput(
@@ -123,9 +130,10 @@ def _cell(
     assert evaluate is not None
     own: dict[str, Any] = {}
     if corpus:
-        data = study.corpora[corpus].data or evaluate.data
-        own["corpus"] = study.corpora[corpus].corpus
-        evaluate = evaluate.model_copy(update={"data": data})
+        given = study.corpora[corpus]
+        own["corpus"] = given.corpus
+        asked = {"benchmark": given.benchmark, "data": None} if given.benchmark else {}
+        evaluate = evaluate.model_copy(update=asked | ({"data": given.data} if given.data else {}))
     if generator:
         own["backend"] = study.generators[generator]
     train = study.targets[target] if target else run_file.train

@@ -107,3 +107,13 @@ def test_a_run_file_that_cannot_be_that_of_a_study_is_refused(tmp_path: Path, ch
         write_study(tmp_path, run_file=RUN_FILE.replace("arms: [base_rag, trained]", change))
     with pytest.raises(BadInput, match="evaluate: this key is missing"):
         write_study(tmp_path, run_file=RUN_FILE[: RUN_FILE.index("evaluate")])
+
+
+def test_a_corpus_may_have_a_benchmark_of_its_own_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
+    corpora = "corpora:\n  one: {corpus: archive}\n  two: {corpus: archive, benchmark: BENCHMARK}\n"
+    _, cells = write_study(tmp_path, STUDY_FILE + corpora.replace("BENCHMARK", "chronicle"))
+    asked = {cell.corpus: cell.run_file.evaluate for cell in cells}
+    assert (asked["one"].benchmark, asked["one"].data) == ("microworld", tmp_path / "archive")
+    assert (asked["two"].benchmark, asked["two"].data) == ("chronicle", None)
+    with pytest.raises(BadInput, match=r"corpora.two.benchmark: unknown benchmark 'chronicles'; choose one of: "):
+        write_study(tmp_path, STUDY_FILE + corpora.replace("BENCHMARK", "chronicles"))
