@@ -59,7 +59,7 @@ def test_every_run_file_of_a_study_is_one_that_the_other_commands_take(tmp_path:
     assert path_of(written) == path_of(cell.run_file)
     assert written.mix.tokens == 4000
     assert written.mix.sources["synthetic_qa"] == cell.generated.run / "records" / "synthetic_qa.jsonl"
-    assert written.backend.model_dump() == {"kind": "microworld", "strength": 1}
+    assert written.backend.model_dump() == {"kind": "microworld", "strength": 1, "question_coverage": 1}
     assert yaml.safe_load(Path(written.train.config).read_text())["seed"] == 3
 
 
