@@ -53,18 +53,22 @@ def common_tokens(sets: Sequence[RecordSet], asked: int | None) -> int:
     """Return the tokens at which records are compared: those that were asked for, or what all have, at most a million.
 
     Raises:
-        BadInput: there is less than was asked for, or a method has a single record.
+        BadInput: there is less than was asked for, or so few tokens are a single record.
     """
-    for records in sets:
-        if len(records.tokens) == 1:
-            raise BadInput(f"{records.name}: one record is not unlike anything; generate more, or leave it out.")
     least = min(sets, key=lambda records: records.available)
     if asked is not None and asked > least.available:
         raise BadInput(
             f"--tokens {asked}: {least.name} has {least.available:,} tokens of records; ask for no more, or generate "
             "more."
         )
-    return asked or min(least.available, MOST_TOKENS)
+    tokens = asked or min(least.available, MOST_TOKENS)
+    for records in sets:
+        if records.count_for(tokens) == 1:
+            raise BadInput(
+                f"{tokens:,} tokens are one record of {records.name}, which is not unlike anything; generate more of "
+                f"{least.name}, or ask for more tokens."
+            )
+    return tokens
 
 
 def measure(sets: Sequence[RecordSet], tokens: int, settings: RetrievalSettings) -> list[Measured]:

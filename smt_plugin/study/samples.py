@@ -56,7 +56,7 @@ class RecordSet:
         sums = np.cumsum(self.tokens)
         count = int(np.searchsorted(sums, tokens, side="right"))
         below = float(sums[count - 1]) if count else 0.0
-        return count + (count < len(sums) and float(sums[count]) - tokens < tokens - below)
+        return max(1, count + (count < len(sums) and float(sums[count]) - tokens < tokens - below))
 
     def places_by_document(self, count: int) -> dict[str, NDArray[np.int64]]:
         """Id of each document of the first `count` records -> their places in the order."""

@@ -202,9 +202,10 @@ def test_records_stand_side_by_side_and_numbers_do_not_move_with_the_amount_of_t
 def test_bad_input_is_told_in_a_sentence_and_nothing_is_written(copy: Path) -> None:
     run_file, records = copy / "run.yaml", copy / "run" / "records"
     assert "ask for no more, or generate more" in said(run_file, "--tokens", 10**8)
+    assert said(run_file, "--tokens", 1).startswith("1 tokens are one record of synthetic_qa, which is not unlike")
     wrap = [row for _, row in read_jsonl(records / "wrap.jsonl")]
     write_jsonl(records / "wrap.jsonl", wrap[:1])
-    assert "wrap: one record is not unlike anything" in said(run_file)
+    assert "tokens are one record of " in said(run_file)
     (records / "wrap.jsonl").write_text("\n")
     assert "wrap.jsonl holds no record that can be used" in said(run_file)
     (records / "wrap.jsonl").write_text('{"text": 3}\n')
