@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option("--output", type=PATH, help="folder to write into; default: diversity/ in the first run")
 def diversity(run_files: tuple[Path, ...], tokens: int | None, output: Path | None) -> None:
-    """Compare the records of methods and runs at equal tokens: diversity, and what of the documents they touch."""
+    """Compare records of methods and runs at equal tokens. It tells diversity, and what of the documents they touch."""
     for module, extra in (("llama_index.core", "rag"), ("transformers", "train"), ("matplotlib", "eval")):
         require(module, extra)
     from smt_plugin.config import RetrievalSettings, retrieval_settings

@@ -66,7 +66,7 @@ def coverage_figure(curves: dict[str, dict[int, Estimate]], kind: str) -> str:
         aside = 2 ** (0.05 * (place - (len(curves) - 1) / 2))  # so that no dot hides another
         color = _COLORS[place % len(_COLORS)]
         axes.errorbar([n * aside for n in points], means, yerr=errors, fmt="o-", color=color, capsize=3, label=name)
-    ticks = sorted(max((list(points) for points in curves.values()), key=len))
+    ticks = max((sorted(points) for points in curves.values()), key=lambda each: len(each))
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
