@@ -598,6 +598,7 @@ FILES: dict[str, tuple[list[tuple[str, ...]], bool, int, int]] = {
             ("mix", "smt.yaml"),
             ("show", "smt.yaml", "--method", "focal_rewrite", "--count", "999"),
             ("leaks", "smt.yaml"),
+            ("diversity", "smt.yaml", "--tokens", "300"),
         ],
         True,
         1,
