@@ -46,7 +46,12 @@ def diversity(run_files: tuple[Path, ...], tokens: int | None, output: Path | No
     evaluate = first.evaluate
     settings = retrieval_settings(evaluate.benchmark, evaluate.retrieval) if evaluate else RetrievalSettings()
     with Progress("records read") as progress:
-        sets = [records for path, run in runs.items() for records in _sets(path, run, len(runs) > 1, ruler, progress)]
+        stems = [path.stem for path in runs]
+        sets = [
+            records
+            for path, run in runs.items()
+            for records in _sets(path, run, _begin_of_names(path, stems), ruler, progress)
+        ]
     compared = common_tokens(sets, tokens)
     found = measure(sets, compared, settings)
     sections = sections_of(found, compared)
@@ -55,7 +60,14 @@ def diversity(run_files: tuple[Path, ...], tokens: int | None, output: Path | No
     click.echo(f"{compared:,} tokens of each, counted by the tokenizer {ruler.name}; wrote {path}")
 
 
-def _sets(path: Path, run: "RunFile", with_run: bool, ruler: "Ruler", progress: "Progress") -> "Iterator[RecordSet]":
+def _begin_of_names(path: Path, stems: list[str]) -> str:
+    """What tells a run's methods from those of other runs."""
+    if len(stems) == 1:
+        return ""
+    return f"{path.stem if stems.count(path.stem) == 1 else path}: "
+
+
+def _sets(path: Path, run: "RunFile", begin: str, ruler: "Ruler", progress: "Progress") -> "Iterator[RecordSet]":
     """The records of each method of a run that still fit it; of others it is told how many there are."""
     from smt_plugin.generation.stale import stale_records
     from smt_plugin.records import record_files
@@ -70,7 +82,6 @@ def _sets(path: Path, run: "RunFile", with_run: bool, ruler: "Ruler", progress: 
         for sentence in stale.notes:
             click.echo(f"note: {sentence}", err=True)
         for method in run.methods:
-            name = f"{path.stem}: {method}" if with_run else method
-            yield read_records(name, run, record_files(run.run, method), ruler, stale.drop, progress.at)
+            yield read_records(f"{begin}{method}", run, record_files(run.run, method), ruler, stale.drop, progress.at)
     except BadInput as error:
         raise BadInput(*(each.replace("RUN.YAML", shlex.quote(str(path))) for each in error.sentences)) from None

@@ -199,6 +199,10 @@ def test_records_stand_side_by_side_and_numbers_do_not_move_with_the_amount_of_t
     assert (tmp_path / "out" / "coverage-numbers.svg").read_text().startswith("<svg")
 
 
+def test_runs_of_the_same_name_are_told_by_their_paths(run: Path, copy: Path) -> None:
+    assert f"{run / 'run.yaml'}: synthetic_qa has " in said(run / "run.yaml", copy / "run.yaml", "--tokens", 10**8)
+
+
 def test_bad_input_is_told_in_a_sentence_and_nothing_is_written(copy: Path) -> None:
     run_file, records = copy / "run.yaml", copy / "run" / "records"
     assert "ask for no more, or generate more" in said(run_file, "--tokens", 10**8)
