@@ -24,6 +24,7 @@ def prepare(folder: Path) -> None:
     """Put the studies into a folder, with what their comments say is made before them."""
     shutil.copytree(FOLDER, folder, dirs_exist_ok=True)
     archive.write(folder / "archive")
+    archive.write(folder / "mechanism-archive", 21)
     for name in ("quality", "longhealth", "financebench"):
         document = Document(id="d", title="A document", text="The keeper wrote in the log each night. " * 100)
         write_jsonl(folder / name / "documents.jsonl", [document.to_json()])
