@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -17,9 +18,12 @@ from smt_plugin.errors import BadInput, require
 def mix(run_file: Path, drop_leaks: bool, drop_stale: bool) -> None:
     """Mix records and replay by tokens into training files. Each budget gets an axolotl.yaml, ready to run."""
     require("numpy", "train")
+    from smt_plugin.generation.generate import part_tokens_of
     from smt_plugin.generation.stale import stale_records
     from smt_plugin.mixing.mix import mix_budgets
+    from smt_plugin.mixing.provenance import Provenance
     from smt_plugin.records import check_made
+    from smt_plugin.source_passages import KeptDocuments
     from smt_plugin.training.axolotl_config import trained_config, write_axolotl_config
     from smt_plugin.training.trainings import trainings_of
 
@@ -54,7 +58,13 @@ def mix(run_file: Path, drop_leaks: bool, drop_stale: bool) -> None:
         click.echo(f"{len(leaks):,} records leak evaluation questions and are left out; {settings.run / 'leaks.jsonl'}")
     ran_dry = False
     configs = [training.config for training in trainings_of(settings.run, section.budgets)]
-    for folder, manifest in mix_budgets(settings.run, section, settings.seed, drop, configs):
+    with ExitStack() as stack:
+        provenance = None
+        if section.provenance:
+            documents = stack.enter_context(KeptDocuments(settings.corpus, settings.run))
+            provenance = Provenance(documents, lambda folder: part_tokens_of(settings, folder))
+        mixes = mix_budgets(settings.run, section, settings.seed, drop, configs, provenance)
+    for folder, manifest in mixes:
         path = write_axolotl_config(settings.run, train.config, base_model=train.base_model, mix_folder=folder)
         click.echo(f"{folder}: {manifest['tokens']:,} tokens")
         for name, source in manifest["sources"].items():
@@ -64,6 +74,8 @@ def mix(run_file: Path, drop_leaks: bool, drop_stale: bool) -> None:
                 f"{source['share']:.1%} of {whole}"
             )
             ran_dry = ran_dry or source["ran_dry"]
+        if left_out := sum(source["rejected"] for source in manifest["sources"].values()):
+            click.echo(f"{left_out:,} records are left out, since rejects.jsonl rejects them")
         if manifest["limited_by"] is not None and len(manifest["sources"]) > 1:
             click.echo(f"without a budget the mix ends where {manifest['limited_by']} does")
         for warning in manifest["warnings"]:

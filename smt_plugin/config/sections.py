@@ -155,6 +155,11 @@ class MixSection(Section):
         ge=32,
         description="longest text in tokens; longer documents are cut, longer dialogues dropped",
     )
+    provenance: bool = Field(
+        default=False,
+        description="whether `provenance/` beside the training files says of each row which record and which passage "
+        "of its document it comes from",
+    )
 
     @field_validator("shares")
     @classmethod

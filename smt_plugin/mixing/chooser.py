@@ -75,11 +75,11 @@ class Choice:
         """Where the pieces come from."""
         return self.chooser.source
 
-    def of_form(self, form: int) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
-        """Those of the pieces that have a form, with their shuffled order."""
+    def of_form(self, form: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Those of the pieces that have a form, with the numbers of their records."""
         records = _record_of_pieces(self.source)[self.pieces]
         chosen = self.source.column("form")[records] == form
-        return self.pieces[chosen], self.source.column("order")[records[chosen]]
+        return self.pieces[chosen], records[chosen]
 
     def report(self, of_tokens: int) -> dict[str, Any]:
         """Counts for the manifest; `of_tokens` is what the share is a part of."""

@@ -1,7 +1,7 @@
 """The files of a mix, and the manifest that says what they hold."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -45,6 +45,15 @@ class MixSettings(TypedDict):
     sequence_len: Annotated[int, Meta(ge=1)]
     tokens: _Count | None
     seed: int
+    shares: NotRequired[dict[str, float]]
+    budgets: NotRequired[list[int]]
+
+
+class MixRejects(TypedDict):
+    """What was rejected when a mix was made: how many records, and the `rejects_hash` of their ids."""
+
+    records: _Count
+    sha256: str
 
 
 class MixTokenizer(TypedDict):
@@ -71,6 +80,7 @@ class Manifest(TypedDict):
     content_hash: str
     versions: dict[str, str]
     warnings: list[str]
+    rejects: NotRequired[MixRejects]  # not in those of older versions
 
 
 def read_manifest(path: Path) -> Manifest:

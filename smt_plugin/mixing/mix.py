@@ -31,8 +31,11 @@ from smt_plugin.mixing import manifest
 from smt_plugin.mixing.chooser import TOLERANCE, Choice, Chooser
 from smt_plugin.mixing.lines import record_lines, replay_lines, source_files
 from smt_plugin.mixing.near_duplicates import NearDuplicates, repeats
+from smt_plugin.mixing.provenance import FOLDER as PROVENANCE
+from smt_plugin.mixing.provenance import Provenance
 from smt_plugin.mixing.ruler import Ruler
 from smt_plugin.mixing.source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, Scratch, Source
+from smt_plugin.rejects import rejected, rejects_hash, rejects_path
 
 # (Whether it is replay, form) -> the file that such rows go to.
 _FILES = {
@@ -58,6 +61,7 @@ def mix_budgets(
     seed: int = 0,
     drop: Mapping[str, str] | None = None,
     outdated: Iterable[Path] = (),
+    provenance: Provenance | None = None,
 ) -> list[tuple[Path, dict[str, Any]]]:
     """Write a run's mixes and return the folder and the manifest of each, from the smallest budget on.
 
@@ -65,17 +69,21 @@ def mix_budgets(
     The records of each part of a document are taken in order of round and index, every part equally far, so that it
     keeps its share of the tokens at every budget; each share ends at the text that comes nearest to it. A
     source that runs dry is neither repeated nor made up for by the others: `manifest["warnings"]` says by how much it
-    fell short. Exact duplicates (by a 64-bit hash) and near duplicates are dropped, of replay text the exact ones;
-    `<run>/mix/dropped.jsonl` names whatever was dropped, with the reason. Chat-control tokens in texts are broken up.
+    fell short. Left out is what `<run>/rejects.jsonl` rejects. Exact duplicates (by a 64-bit hash) and near duplicates
+    are dropped, of replay text the exact ones; `<run>/mix/dropped.jsonl` names whatever was dropped, with the reason.
+    Chat-control tokens in texts are broken up.
 
     Args:
         settings: of a run file, with the tokenizer set.
         seed: another seed selects and orders otherwise.
         drop: ids of records to leave out -> the reason.
         outdated: files made from the mixes that are there, which are removed before these are.
+        provenance: finds the passages that records were made from; `provenance/<file>` then has a line for each row of
+            a training file of records: `row` (from 0), the record's `id`, `doc_id`, `start` and `end`. A long text that
+            was cut has the same in all its rows.
 
     Raises:
-        BadInput: records, replay or tokenizer are missing or unusable.
+        BadInput: records, replay, tokenizer or `rejects.jsonl` are missing or unusable.
     """
     folder = run_folder / "mix"
     scratch = folder / "scratch.partial"
@@ -93,7 +101,7 @@ def mix_budgets(
             ) from None
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         with _many_rows(), ExitStack() as files:
-            return _mix(run_folder, settings, seed, drop or {}, outdated, folder, scratch, files)
+            return _mix(run_folder, settings, seed, drop or {}, outdated, provenance, folder, scratch, files)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -126,6 +134,7 @@ def _mix(
     seed: int,
     drop: Mapping[str, str],
     outdated: Iterable[Path],
+    provenance: Provenance | None,
     folder: Path,
     scratch: Path,
     files: ExitStack,
@@ -134,16 +143,22 @@ def _mix(
         raise BadInput("mix.tokenizer: this key is missing; give the target model's folder or hub name.")
     ruler = Ruler(settings.tokenizer, settings.sequence_len)
     as_text = settings.qa_form == "text" or not ruler.has_chat_template
+    rejects = rejected(run_folder, settings.shares)
+    leave_out = {name: ("left_out", reason) for name, reason in drop.items()}
+    leave_out |= {name: ("rejected", verdict.why) for name, verdict in rejects.items()}
     near = NearDuplicates(scratch) if settings.near_duplicates < 1 else None
     sources: list[Source] = []
     for name in settings.shares:
         path = settings.sources.get(name) or run_folder / "records" / f"{name}.jsonl"
         store = files.enter_context(Scratch(scratch / f"source{len(sources)}"))
         source = Source(name, str(path), store, seed, as_text=as_text)
-        source.read(record_lines(source_files(path)), ruler, near, drop)
+        for file in source_files(path):
+            origin = provenance.of_file(file) if provenance is not None else None
+            source.read(record_lines([file]), ruler, near, leave_out, origin=origin)
         if not source.lines:
             raise BadInput(f"{path} is empty; generate records first.")
         sources.append(source)
+    gone = rejects.keys() - set().union(*(source.left_out for source in sources))
     _drop_duplicates(sources, near, settings.near_duplicates)
     choosers = [Chooser(source, settings.validation_rounds) for source in sources]
     available = {chooser.source.name: chooser.available for chooser in choosers}
@@ -175,7 +190,7 @@ def _mix(
         replay = Source("replay", settings.replay, store, seed, as_text=without, is_replay=True)
         per_token = settings.replay_share / (1 - settings.replay_share)
         asked = [sum(choice.tokens for choice in chosen) * per_token for chosen in choices]
-        replay.read(replay_lines(settings, seed), ruler, None, drop, enough=asked[-1])
+        replay.read(replay_lines(settings, seed), ruler, None, {}, enough=asked[-1])
         replay.refuse_unusable()
         replay_chooser = Chooser(replay, 0)
         for chosen, tokens in zip(choices, asked, strict=True):
@@ -187,6 +202,7 @@ def _mix(
     # A training config goes before them: axolotl would train by it on what it prepared of the earlier mix.
     outdated = [*outdated, *(place / manifest.MANIFEST_FILE for place in places)]
     names = [prefix + name for prefix in ("", manifest.VALIDATION) for name in _FILES.values()]
+    names += [f"{PROVENANCE}/{name}" for name in names]
     for path in (folder / manifest.DROPPED_FILE, *outdated, *(place / name for place in places for name in names)):
         check_place(path)
     for path in outdated:
@@ -201,17 +217,29 @@ def _mix(
         "settings": {**settings.model_dump(mode="json"), "seed": seed},
         "limited_by": limited_by,
         "dropped": dropped,
+        "rejects": {"records": len(rejects), "sha256": rejects_hash(rejects)},
         "validation": {},
         "tokenizer": ruler.report(),
         "versions": {"smt_plugin": __version__, **{name: version(name) for name in ("transformers", "tokenizers")}},
     }
+    warnings = []
+    if gone:
+        warnings.append(
+            f"{rejects_path(run_folder)} rejects {len(gone):,} records that are not there (any more), such as "
+            f"{min(gone)!r}."
+        )
+    if dropped:
+        warnings.append(f"{dropped:,} records were dropped; {folder / manifest.DROPPED_FILE} says which and why.")
+    has_origins = provenance is not None
     if not settings.validation_rounds:
         for name in _FILES.values():
-            (folder / (manifest.VALIDATION + name)).unlink(missing_ok=True)
+            for path in (folder, folder / PROVENANCE):
+                (path / (manifest.VALIDATION + name)).unlink(missing_ok=True)
     else:
-        shared["validation"] = _write_files(folder, [chooser.held_out() for chooser in choosers], manifest.VALIDATION)
+        held_out = [chooser.held_out() for chooser in choosers]
+        shared["validation"] = _write_files(folder, held_out, has_origins, manifest.VALIDATION)
     return [
-        (place, _write_mix(place, chosen, shared, settings, folder / manifest.DROPPED_FILE))
+        (place, _write_mix(place, chosen, shared, settings, warnings, has_origins))
         for place, chosen in zip(places, choices, strict=True)
     ]
 
@@ -249,11 +277,16 @@ def _drop_duplicates(sources: list[Source], near: NearDuplicates | None, thresho
 
 
 def _write_mix(
-    folder: Path, chosen: list[Choice], shared: dict[str, Any], settings: MixSection, dropped: Path
+    folder: Path,
+    chosen: list[Choice],
+    shared: dict[str, Any],
+    settings: MixSection,
+    more_warnings: list[str],
+    has_origins: bool,
 ) -> dict[str, Any]:
     """Write one mix's files and manifest into `folder`."""
     make_folder(folder)
-    files = _write_files(folder, chosen)
+    files = _write_files(folder, chosen, has_origins)
     everything = sum(choice.tokens for choice in chosen)
     tokens = sum(choice.tokens for choice in chosen if not choice.source.is_replay)
     sources = {
@@ -271,8 +304,7 @@ def _write_mix(
             f"the tokenizer {shared['tokenizer']['name']} has no chat template, so dialogues become plain text "
             "(`Question: ... Answer: ...`), and `smt evaluate` asks without a template, too."
         )
-    if shared["dropped"]:
-        warnings.append(f"{shared['dropped']:,} records were dropped; {dropped} says which and why.")
+    warnings += more_warnings
     digests = [[name, entry["sha256"]] for name, entry in sorted({**files, **shared["validation"]}.items())]
     values = {
         "settings": shared["settings"],
@@ -283,6 +315,7 @@ def _write_mix(
         "files": files,
         "validation": shared["validation"],
         "dropped": shared["dropped"],
+        "rejects": shared["rejects"],
         "tokenizer": shared["tokenizer"],
         "content_hash": content_hash([[shared["tokenizer"]["sha256"], *digests]]),
         "versions": shared["versions"],
@@ -309,46 +342,77 @@ def _shortfalls(choice: Choice, budget_key: str) -> list[str]:
     return []
 
 
-def _write_files(folder: Path, chosen: list[Choice], prefix: str = "") -> dict[str, Any]:
-    """Write the training files of what was chosen, shuffled: in order of the records' hashes, whatever their round."""
+def _write_files(folder: Path, chosen: list[Choice], has_origins: bool, prefix: str = "") -> dict[str, Any]:
+    """Write the training files of what was chosen, shuffled: in order of the records' hashes, whatever their round.
+
+    Args:
+        has_origins: whether to write where the rows of records come from, too.
+    """
     files = {}
     digests: dict[str, Future[str]] = {}
+    origins: list[Future[None]] = []
     with ThreadPoolExecutor(THREADS) as threads:
         for (is_replay, form), name in _FILES.items():
             path = folder / (prefix + name)
-            path.unlink(missing_ok=True)
-            sweep(path)
+            of_rows = folder / PROVENANCE / path.name
+            for each in (path, of_rows):
+                each.unlink(missing_ok=True)
+                sweep(each)
             drawn = [
                 (choice.source, *choice.of_form(form)) for choice in chosen if choice.source.is_replay == is_replay
             ]
             rows = sum(len(pieces) for _, pieces, _ in drawn)
             if rows:
                 digests[path.name] = threads.submit(_write_rows, path, drawn)
+                if has_origins and not is_replay:
+                    origins.append(threads.submit(_write_origins, of_rows, drawn))
                 files[path.name] = {
                     "rows": rows,
                     "tokens": sum(int(source.column("piece_tokens")[pieces].sum()) for source, pieces, _ in drawn),
                     "form": "messages" if form == CHAT else "text",
                 }
+        for written in origins:
+            written.result()
+        _remove_if_empty(folder / PROVENANCE)
         return {name: {**entry, "sha256": digests[name].result()} for name, entry in files.items()}
 
 
-def _write_rows(path: Path, drawn: list[tuple[Source, NDArray[np.uint32], NDArray[np.uint64]]]) -> str:
-    """Copy rows from the scratch files in shuffled order; returns the file's SHA-256."""
+# Of each source the rows that are drawn, and the records that they are of.
+_Drawn = list[tuple[Source, NDArray[np.uint32], NDArray[np.uint32]]]
+
+
+def _in_order(drawn: _Drawn) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.intp]]]:
+    """The drawn rows in shuffled order, in batches: the source of each, and its place among all that are drawn."""
     owner = np.repeat(np.arange(len(drawn), dtype=np.uint16), [len(pieces) for _, pieces, _ in drawn])
-    sort = np.lexsort(
-        (np.concatenate([part for _, part, _ in drawn]), owner, np.concatenate([part for _, _, part in drawn]))
-    )
+    orders = np.concatenate([source.column("order")[records] for source, _, records in drawn])
+    sort = np.lexsort((np.concatenate([pieces for _, pieces, _ in drawn]), owner, orders))
+    for begin in range(0, len(sort), BATCH):
+        batch = sort[begin : begin + BATCH]
+        yield owner[batch], batch
+
+
+def _write_rows(path: Path, drawn: _Drawn) -> str:
+    """Copy rows from the scratch files in shuffled order; returns the file's SHA-256."""
     begins, sizes = (
-        np.concatenate([source.column(name)[part] for source, part, _ in drawn])
+        np.concatenate([source.column(name)[pieces] for source, pieces, _ in drawn])
         for name in ("piece_begin", "piece_size")
     )
     read = [source.scratch.read for source, _, _ in drawn]
     digest = hashlib.sha256()
     with whole(path) as file:
-        for begin in range(0, len(sort), BATCH):
-            batch = sort[begin : begin + BATCH]
-            places = zip(owner[batch].tolist(), begins[batch].tolist(), sizes[batch].tolist(), strict=True)
+        for owner, batch in _in_order(drawn):
+            places = zip(owner.tolist(), begins[batch].tolist(), sizes[batch].tolist(), strict=True)
             block = b"".join([read[number](place, size) for number, place, size in places])
             digest.update(block)
             file.write(block)
     return digest.hexdigest()
+
+
+def _write_origins(path: Path, drawn: _Drawn) -> None:
+    """Write where each row of a training file comes from, in the order of `_write_rows`."""
+    records = np.concatenate([records for _, _, records in drawn])
+    sources = [source for source, _, _ in drawn]
+    pairs = (
+        pair for owner, batch in _in_order(drawn) for pair in zip(owner.tolist(), records[batch].tolist(), strict=True)
+    )
+    write_jsonl(path, ({"row": row, **sources[number].head(record)} for row, (number, record) in enumerate(pairs)))

@@ -4,7 +4,7 @@ import hashlib
 import os
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,11 +38,18 @@ _COLUMNS = {
 }
 
 
+LeaveOut = Mapping[str, tuple[str, str]]
+"""Id of a record -> the count of `Source.counts` that it goes to, and the reason."""
+
+
 @dataclass(slots=True)
 class _Row:
-    """One line of a source on its way to the scratch file: `rendered` is its text as it will be encoded."""
+    """One line of a source on its way to the scratch file: `rendered` is its text as it will be encoded.
 
-    id: str
+    `head` is what to know of where it comes from, its `id` at least.
+    """
+
+    head: dict[str, Any]
     form: int
     turns: list[Turn]
     rendered: str
@@ -54,7 +61,7 @@ class _Measured:
     """What a worker thread found out about a batch.
 
     Attributes:
-        blob: for each record its id, then its training rows, a line each.
+        blob: for each record its head, then its training rows, a line each.
         begins: where each record begins in the blob.
         pieces: how many training rows each record has; 0 if it is too long.
         piece_begins, piece_sizes, piece_tokens: of each training row, its place in the blob and its tokens.
@@ -127,6 +134,7 @@ class Source:
 
     Attributes:
         counts: reason -> records that were dropped for it.
+        left_out: ids of those that the caller had it leave out.
         lines: read so far.
     """
 
@@ -138,7 +146,9 @@ class Source:
         # Record -> why it was dropped; and those that were dropped before they were measured.
         self._drops: dict[int, str] = {}
         self._unread: list[dict[str, str]] = []
-        self.counts = {"duplicates": 0, "near_duplicates": 0, "too_long": 0, "left_out": 0, "empty": 0, "unusable": 0}
+        reasons = "duplicates near_duplicates too_long left_out rejected empty unusable"
+        self.counts = dict.fromkeys(reasons.split(), 0)
+        self.left_out: set[str] = set()
         self.lines = 0
         self._first_refused: RefusedDialogue | None = None
         self._len = 0
@@ -148,11 +158,18 @@ class Source:
         lines: Iterable[tuple[str, bytes | dict[str, Any]]],
         ruler: Ruler,
         near: NearDuplicates | None,
-        drop: Mapping[str, str],
+        drop: LeaveOut,
         enough: float | None = None,
+        origin: Callable[[Line, str], dict[str, Any]] | None = None,
     ) -> None:
-        """Measure all lines, or as many as hold `enough` tokens, and write their training rows to the scratch file."""
-        rows = self._rows(lines, ruler, drop)
+        """Measure all lines, or as many as hold `enough` tokens, and write their training rows to the scratch file.
+
+        Of several files, each may be read by a call of its own.
+
+        Args:
+            origin: says where a record comes from, given it and all that it says.
+        """
+        rows = self._rows(lines, ruler, drop, origin)
         under_way: deque[Future[_Measured]] = deque()
         total = 0
         threads = ThreadPoolExecutor(THREADS)
@@ -175,7 +192,11 @@ class Source:
         self._begins = self.column("begin")
 
     def _rows(
-        self, lines: Iterable[tuple[str, bytes | dict[str, Any]]], ruler: Ruler, drop: Mapping[str, str]
+        self,
+        lines: Iterable[tuple[str, bytes | dict[str, Any]]],
+        ruler: Ruler,
+        drop: LeaveOut,
+        origin: Callable[[Line, str], dict[str, Any]] | None,
     ) -> Iterator[_Row]:
         seen = set()
         columns = self.scratch.columns
@@ -201,11 +222,12 @@ class Source:
                     self.refuse_unusable()
                 continue
             identity = where if self.is_replay else identity_of(row, where)
+            if identity in drop:
+                self.left_out.add(identity)
+                self._drop_unread(identity, *drop[identity])
+                continue
             if row.is_mute() or (row.text and row.text.isspace()):
                 self._drop_unread(identity, "empty", "empty")
-                continue
-            if identity in drop:
-                self._drop_unread(identity, "left_out", drop[identity])
                 continue
             try:
                 training = self._training_row(identity, row, ruler)
@@ -234,6 +256,8 @@ class Source:
             orders.append(_hash(f"{self._seed}:{content if identity is where else identity}"))
             documents.append(hash_of_document(comparable(identity if row.doc_id in (None, "") else str(row.doc_id))))
             forms.append(training.form)
+            if origin is not None and isinstance(row, Line):
+                training.head |= origin(row, training.contents)
             yield training
 
     def refuse_unusable(self) -> None:
@@ -256,7 +280,7 @@ class Source:
     def _training_row(self, identity: str, row: ReplayLine, ruler: Ruler) -> _Row:
         if row.text:
             text = ruler.defused(row.text)
-            return _Row(identity, TEXT, [], text, text)
+            return _Row({"id": identity}, TEXT, [], text, text)
         turns = row.messages or []
         roles, said = [turn.role for turn in turns], [turn.content for turn in turns]
         # All at once, since most have nothing to break up.
@@ -266,8 +290,8 @@ class Source:
             turns = [Turn(role, content) for role, content in zip(roles, said, strict=True)]
         contents = "\n".join(said)
         if self._as_text:
-            return _Row(identity, TEXT if self.is_replay else PLAIN_QA, [], plain_qa(turns), contents)
-        return _Row(identity, CHAT, turns, ruler.render(roles, said), contents)
+            return _Row({"id": identity}, TEXT if self.is_replay else PLAIN_QA, [], plain_qa(turns), contents)
+        return _Row({"id": identity}, CHAT, turns, ruler.render(roles, said), contents)
 
     def _keep(self, measured: _Measured, limit: int) -> int:
         """Write a batch to the scratch files. Returns its tokens."""
@@ -310,8 +334,13 @@ class Source:
 
     def id(self, record: int) -> str:
         """The record's id, or its file and line."""
-        identity: str = msgspec.json.decode(self._lines(record)[0])
+        identity: str = self.head(record)["id"]
         return identity
+
+    def head(self, record: int) -> dict[str, Any]:
+        """What is known of where the record comes from, its `id` at least."""
+        head: dict[str, Any] = msgspec.json.decode(self._lines(record)[0])
+        return head
 
     def contents(self, record: int) -> str:
         """What a record says, without roles and templates."""
@@ -351,7 +380,7 @@ def _measure(rows: list[_Row], ruler: Ruler, with_keys: bool) -> _Measured:
     piece_tokens: list[int] = []
     too_long = {}
     for number, row in enumerate(rows):
-        lines.append(row.id)
+        lines.append(row.head)
         length = next(chats if row.form == CHAT else texts)
         if length <= ruler.sequence_len:
             lines.append({"messages": row.turns} if row.form == CHAT else {"text": row.rendered})
@@ -368,11 +397,11 @@ def _measure(rows: list[_Row], ruler: Ruler, with_keys: bool) -> _Measured:
     blob = _ENCODER.encode_lines(lines)
     # JSON has no line break but those between the lines.
     bounds = np.concatenate([[0], np.flatnonzero(np.frombuffer(blob, dtype=np.uint8) == ord("\n")) + 1])
-    is_id = np.zeros(len(lines), dtype=bool)
-    is_id[np.cumsum([0, *counts[:-1]]) + np.arange(len(rows))] = True
+    is_head = np.zeros(len(lines), dtype=bool)
+    is_head[np.cumsum([0, *counts[:-1]]) + np.arange(len(rows))] = True
     begins, sizes = bounds[:-1], np.diff(bounds)
     keys = band_keys([row.contents for row in rows]) if with_keys else None
-    return _Measured(blob, begins[is_id], counts, begins[~is_id], sizes[~is_id], piece_tokens, too_long, keys)
+    return _Measured(blob, begins[is_head], counts, begins[~is_head], sizes[~is_head], piece_tokens, too_long, keys)
 
 
 def _hash(text: str) -> int:

@@ -20,6 +20,7 @@ from smt_plugin.cli.app import cli
 from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput
 from smt_plugin.mixing.mix import mix_budgets, mix_run
+from smt_plugin.rejects import Verdict, add_verdicts
 from smt_plugin.training.axolotl_config import write_axolotl_config
 from smt_plugin.training.check import CHECKS, Checked, check_config
 from smt_plugin.training.check.known import Finding, Known, Note, Problem
@@ -89,6 +90,18 @@ def test_the_steps_are_those_that_axolotl_takes(config: Path) -> None:
     said = check_config(config, num_gpus=1).facts[1]
     steps = load_datasets(cfg=load_cfg(str(config))).total_num_steps
     assert int(said.split("about ")[1].split(":")[0]) == pytest.approx(steps, rel=0.2)
+
+
+def test_a_mix_that_knows_nothing_of_a_later_reject_is_named(config: Path) -> None:
+    run = config.parent
+    record = json.loads((run / "records/synthetic_qa.jsonl").read_text().splitlines()[0])
+    add_verdicts(run, [Verdict(record["id"], "synthetic_qa")])
+    assert only_problem(check_config(config, 1)) == (
+        f"datasets: {run}/rejects.jsonl rejects other records than when the mix in {run}/mix was made; run `smt mix` "
+        "again."
+    )
+    add_verdicts(run, [Verdict(record["id"], "synthetic_qa", "open"), Verdict("other", "a_method_that_is_not_mixed")])
+    assert check_config(config, 1).problems == []
 
 
 def test_unknown_keys_are_named(config: Path) -> None:

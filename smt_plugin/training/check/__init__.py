@@ -25,6 +25,7 @@ CHECKS: tuple[Callable[[Known], Iterator[Finding]], ...] = (
     keys.processor,
     data.vocabulary,
     data.prepared,
+    data.rejects,
     forms.asked_as_trained,
     data.folders,
     keys.incomplete,

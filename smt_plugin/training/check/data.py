@@ -7,6 +7,7 @@ from pathlib import Path
 
 from smt_plugin.errors import BadInput
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
+from smt_plugin.rejects import rejected, rejects_hash, rejects_path
 from smt_plugin.training.check.known import Finding, Known, Note, Problem
 from smt_plugin.training.trainings import mix_of
 
@@ -79,6 +80,24 @@ def prepared(known: Known) -> Iterator[Finding]:
                 f"dataset_prepared_path: {each} holds {found[0]:,} rows of {found[1]:,} tokens, the files "
                 f"{wanted[0]:,} of {wanted[1]:,}, and axolotl would train on the old data; delete it."
             )
+
+
+def rejects(known: Known) -> Iterator[Finding]:
+    """Records that were rejected, or taken back, since the mix was made."""
+    for path in dict.fromkeys(data.path.parent / MANIFEST_FILE for data in known.files):
+        # What is wrong with the manifest itself is said elsewhere.
+        with suppress(BadInput, OSError):
+            mixed = read_manifest(path)
+            run = path.parents[2 if mixed["settings"].get("budgets") else 1]
+            # A mix that was taken to another machine may have left the file behind.
+            if rejects_path(run).is_file():
+                now = rejects_hash(rejected(run, mixed["settings"].get("shares", {})))
+                if now != mixed.get("rejects", {}).get("sha256", rejects_hash(())):
+                    yield Problem(
+                        f"datasets: {rejects_path(run)} rejects other records than when the mix in {path.parent} was "
+                        "made; run `smt mix` again."
+                    )
+                    return
 
 
 def _size_of(prepared: Path) -> tuple[int, int] | None:
