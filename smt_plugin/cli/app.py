@@ -19,6 +19,7 @@ from smt_plugin.cli.mix import mix
 from smt_plugin.cli.quickstart import quickstart
 from smt_plugin.cli.report import card, report
 from smt_plugin.cli.retrieve import retrieve, tune
+from smt_plugin.cli.review import review
 from smt_plugin.cli.signals import stop
 from smt_plugin.cli.study import gradients, study
 from smt_plugin.cli.train import check, copy_shipped, list_shipped
@@ -29,7 +30,7 @@ from smt_plugin.files import Lost
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Start": (quickstart, inspect_documents, init, list_shipped),
     "Data": (transcribe, benchmark, questions),
-    "Generate": (plan, generate, batch, show, audit),
+    "Generate": (plan, generate, batch, show, audit, review),
     "Train": (mix, check, copy_shipped),
     "Evaluate": (retrieve, tune, evaluate, retention, leaks, judge, tasks),
     "Report": (report, card),
