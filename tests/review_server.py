@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from urllib.parse import urlsplit
 from click.testing import CliRunner
 
 from smt_plugin.cli.app import cli
+from smt_plugin.files import write_jsonl
 from smt_plugin.microworld import archive
+from smt_plugin.records import Record
 
 METHODS = ("synthetic_qa", "focal_rewrite")
 HOSTILE = "</div><script>document.title = 'taken'</script><img src=x onerror=alert(1)>"
@@ -111,3 +114,44 @@ def served(folder: Path) -> Iterator[Served]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def make_large_run(folder: Path, count: int) -> Path:
+    """Write a run of so many records about 200 documents of 20,000 characters; a fifth of the records have findings."""
+    rng = random.Random(0)
+    vocabulary = ["".join(rng.choices("aeioulnrst", k=rng.randint(3, 9))) for _ in range(3000)]
+
+    def sentence() -> str:
+        return " ".join(rng.choices(vocabulary, k=12)).capitalize() + "."
+
+    documents = [[sentence() for _ in range(250)] for _ in range(200)]
+    (folder / "corpus").mkdir()
+    rows = (
+        {"doc_id": f"d{number}", "title": f"Report {number}", "text": " ".join(sentences)}
+        for number, sentences in enumerate(documents)
+    )
+    write_jsonl(folder / "corpus/documents.jsonl", rows)
+    found: list[dict[str, Any]] = []
+
+    def records() -> Iterator[dict[str, Any]]:
+        for number in range(count):
+            doc = number % len(documents)
+            text = " ".join([*rng.sample(documents[doc], 5), f"It was {number}."])
+            record = Record(
+                "wrap", f"d{doc}", 0, number, 0, 100, "wrap/rewrite", "h", "m", {}, [f"{number:032x}"], text
+            )
+            if number % 5 == 0:
+                finding = {"kind": "number", "said": str(number), "turn": 0, "start": len(text) - len(str(number)) - 1}
+                found.append({"id": record.id, "findings": [finding]})
+            yield record.to_json()
+
+    write_jsonl(folder / "run/records/wrap.jsonl", records())
+    write_jsonl(folder / "run/faithfulness/wrap.jsonl", found)
+    values = {
+        "run": "run",
+        "corpus": "corpus",
+        "backend": {"endpoints": ["http://127.0.0.1:9/v1"], "model": "m"},
+        "methods": {"wrap": {"tokens": 1000}},
+    }
+    (folder / "smt.yaml").write_text(json.dumps(values))
+    return folder
