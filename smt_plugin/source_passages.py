@@ -6,6 +6,7 @@ A guess to look at first, no evidence: a text may say what stands in several pla
 import math
 import re
 import tempfile
+from array import array
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -31,8 +32,9 @@ _LITTLE = 0.08
 _LONGEST_SENTENCE = 400
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 _PIECE = re.compile(rf"\S(?:.{{0,{_LONGEST_SENTENCE - 2}}}\S)?(?!\S)|\S{{1,{_LONGEST_SENTENCE}}}", re.DOTALL)
-# Parts of documents that are held ready: records of one stand close together.
-_PARTS = 32
+# Parts of documents that are held ready, some 10 bytes for each of their characters: the records of those that were
+# generated at the same time stand among each other.
+_PARTS = 128
 
 
 class Passage(NamedTuple):
@@ -50,12 +52,17 @@ class SourceText:
     """
 
     def __init__(self, text: str, names: str = "") -> None:
-        self._spans = list(_sentences(text))
+        # Arrays, since the garbage collector looks through thousands of lists again and again.
+        self._starts, self._ends = array("Q"), array("Q")
         self._names = frozenset(words_of(names))
         # Word -> the sentences that have it.
-        self._holders: dict[str, list[int]] = defaultdict(list)
-        for number, (start, end) in enumerate(self._spans):
+        self._holders: dict[str, array[int]] = {}
+        for number, (start, end) in enumerate(_sentences(text)):
+            self._starts.append(start)
+            self._ends.append(end)
             for word in dict.fromkeys(words_of(text[start:end])):
+                if word not in self._holders:
+                    self._holders[word] = array("I")
                 self._holders[word].append(number)
 
     def passage(self, said: str) -> Passage | None:
@@ -64,13 +71,13 @@ class SourceText:
         words = (words - self._names) or words
         if not words:
             return None
-        weights = {word: math.log((len(self._spans) + 1) / len(self._holders[word])) for word in words}
+        weights = {word: math.log((len(self._starts) + 1) / len(self._holders[word])) for word in words}
         shared: dict[int, list[str]] = defaultdict(list)
         for word in sorted(words):
             for number in self._holders[word]:
                 shared[number].append(word)
         first, last = self._best(shared, weights, min(max(_LEAST, len(said)), _MOST))
-        return Passage(self._spans[first].start, self._spans[last].end)
+        return Passage(self._starts[first], self._ends[last])
 
     def _best(self, shared: dict[int, list[str]], weights: dict[str, float], most: int) -> tuple[int, int]:
         """The first and the last sentence of the best passage; of equals, the shortest and first."""
@@ -107,7 +114,7 @@ class SourceText:
         return inside[0], inside[-1]
 
     def _length(self, first: int, last: int) -> int:
-        return self._spans[last].end - self._spans[first].start
+        return self._ends[last] - self._starts[first]
 
     @staticmethod
     def _leave(words: list[str], counts: "Counter[str]", weights: dict[str, float]) -> float:
@@ -115,12 +122,12 @@ class SourceText:
         return sum(weights[word] for word in words if not counts[word])
 
 
-def _sentences(text: str) -> Iterator[Passage]:
+def _sentences(text: str) -> Iterator[tuple[int, int]]:
     ends = {match.end() for pattern in (SENTENCE_END, _PARAGRAPH_END) for match in pattern.finditer(text)}
     start = 0
     for end in sorted(ends | {len(text)}):
         for piece in _PIECE.finditer(text, start, end):
-            yield Passage(*piece.span())
+            yield piece.span()
         start = end
 
 

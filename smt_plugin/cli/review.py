@@ -1,5 +1,6 @@
 """The command for people who look at records."""
 
+import gc
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def review(run_file: Path, port: int) -> None:
         KeptDocuments(settings.corpus, settings.run) as documents,
         ReviewedRecords(settings.run, folders, documents) as records,
     ):
+        # What is there by now stays: to look through it all for garbage would take a tenth of a second.
+        gc.freeze()
         with suppress(KeyboardInterrupt):
             stop.run(Review(records).serve(port, say))
         counts = records.counts()
