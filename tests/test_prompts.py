@@ -34,6 +34,7 @@ VALUES: dict[str, object] = {
     "claims": ["The keeper {{ lit }} it.", "Question: Who? Answer: A keeper."],
     "numbers": "1-2",
     "options": ["The keeper", "Nobody {{ lit }} it"],
+    "said": ["number: 1953", "name: {{ Kepler }}"],
     "reply": "Who but the {{ keeper }}?",
 }
 
@@ -78,6 +79,7 @@ def test_a_language_ends_the_system_text_and_changes_nothing_else(
 def test_all_prompts_of_a_document_begin_with_the_same_text_up_to_its_end(document: Document) -> None:
     about_a_document = [name for name, variables in VARIABLES.items() if "document" in variables]
     without = {
+        "gate/again",
         "judge/verdict",
         "judge/choice",
         "questions/recall",

@@ -334,6 +334,9 @@ class RunFile(Section):
     language: str | None = Field(
         default=None, min_length=1, description="of records and questions; default: the model's choice"
     )
+    gate: list[Literal["number", "date", "quotation", "name"]] = Field(
+        default=[], description="kinds of findings for which a reply is asked again, and a record then rejected"
+    )
     price: Price | None = None
     seed: int = Field(default=0, ge=0, lt=2**32, description="of the mix")
     mix: MixSection = MixSection()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from smt_plugin.backends.base import MAX_ATTEMPTS, Backend, Deferred, Refused, Reply, Request, cancel_all
+from smt_plugin.control_tokens import defuse
 from smt_plugin.corpus import Document, estimate_tokens
 from smt_plugin.generation.completions import Completion, CompletionStore, completion_key
 from smt_plugin.generation.contradictions import Cut, CutPrompts, Repeated, Repeats
@@ -20,13 +21,20 @@ log = logging.getLogger(__name__)
 # Completions that the server is to blame for; they are asked again by the next call.
 _WITHDRAWN = ("cut", "repeated")
 _REPEATED = "the same text as for an earlier sample of the prompt"
+# Among the variables of a prompt that is asked again: the `reply` that came, and a list of what it `said` wrongly.
+AGAIN, AGAIN_PROMPT = "again", "gate/again"
 
 
 def messages_about(
     document: Document, prompts: Prompts, name: str, variables: Mapping[str, Any]
 ) -> list[dict[str, str]]:
-    """Render a prompt about a document, or a part of one, as it is asked."""
-    return prompts.messages(name, identity=document.identity, document=document.text.strip(), **variables)
+    """Render a prompt about a document, or a part of one, as it is asked; with `AGAIN`, the reply and what is wrong."""
+    own = {key: value for key, value in variables.items() if key != AGAIN}
+    messages = prompts.messages(name, identity=document.identity, document=document.text.strip(), **own)
+    if AGAIN in variables:
+        messages.append({"role": "assistant", "content": defuse(variables[AGAIN]["reply"])})
+        messages.append(prompts.messages(AGAIN_PROMPT, said=variables[AGAIN]["said"])[-1])
+    return messages
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ import orjson
 
 from smt_plugin.backends.base import Backend, CacheUse, Deferred, Reply, cancel_all, together
 from smt_plugin.backends.endpoint import OpenAIBackend
+from smt_plugin.backends.thoughts import without_thoughts
 from smt_plugin.backends.vllm_server import VLLMBackend
 from smt_plugin.config import RunFile, parse_tokens
 from smt_plugin.corpus import Document, SteadyCorpus, document_hash, estimate_tokens, split_document
@@ -24,15 +25,17 @@ from smt_plugin.errors import BadInput, naming
 from smt_plugin.faithfulness.check import Source, turns_of
 from smt_plugin.faithfulness.findings import FindingsFile
 from smt_plugin.files import content_hash, make_folder, private, write_json
-from smt_plugin.generation.asker import Asker, messages_about
+from smt_plugin.generation.asker import AGAIN, AGAIN_PROMPT, Asker, messages_about
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import Repeated, fitting
+from smt_plugin.generation.gate import Round, changed_verdicts, gated_round
 from smt_plugin.generation.summary import MethodCount, Summary, generated_path, read_generated
 from smt_plugin.generation.waiting import Reach, first_in_rank
 from smt_plugin.methods import make_method, method_class, options_of, prompt_folders, uses
 from smt_plugin.methods.base import Answer, Ask, Method, Unparsable
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record, shard_folder
+from smt_plugin.rejects import add_verdicts, read_verdicts
 
 log = logging.getLogger(__name__)
 # A document that has yielded nothing for so many rounds in a row is given up and reported.
@@ -59,6 +62,8 @@ async def generate_run(
     """Fill the budget of each method of a run file and write `<run>/records/<method>.jsonl`.
 
     Each record is compared with its document, and `<run>/faithfulness/<method>.jsonl` lists what the document lacks.
+    With a gate, replies with such findings are asked again, and records that keep them go to `<run>/rejects.jsonl`;
+    these count towards no budget.
     Everything in the store is reused, so that a run is resumed, extended or repaired by calling this again. Where
     the backend defers an answer, everything is still asked that does not depend on it, and no records are written.
 
@@ -78,6 +83,7 @@ async def generate_run(
     run, price = shard_folder(run_file.run, shard), run_file.price
     methods, prompts = methods_of(run_file, only), prompts_of(run_file)
     part_tokens = run_file.max_document_tokens
+    read_verdicts(run_file.run)  # a broken line is told before anything is spent
     corpus = SteadyCorpus(run_file.corpus)
     total_length = own_length = num_documents = num_parts = 0
 
@@ -97,7 +103,7 @@ async def generate_run(
     for part in first[:1]:
         await rehearse([method for method, _ in methods.values()], prompts, part)
     share = own_length / total_length
-    budgets = {name: MethodCount(round(budget * share)) for name, (_, budget) in methods.items()}
+    budgets = {name: MethodCount(round(budget * share), gate=[*run_file.gate]) for name, (_, budget) in methods.items()}
     summary = Summary(budgets, num_documents, num_parts, currency=price.currency if price else "")
     started = time.monotonic()
     # Everything gets closed, even where closing one of them fails.
@@ -107,7 +113,9 @@ async def generate_run(
         files = {name: closing.enter_context(_partial_records(run, name)) for name in methods}
         for file in files.values():
             store.guard.watch(Path(file.name))
-        outputs = {name: _Output(file, closing.enter_context(FindingsFile(run, name))) for name, file in files.items()}
+        outputs = {
+            name: _Output(file, closing.enter_context(FindingsFile(run, name)), {}) for name, file in files.items()
+        }
         closing.push_async_callback(backend.close)
         await backend.start()
         if (fits := fitting(part_tokens, backend.context, longest_reply(methods))) < part_tokens:
@@ -216,6 +224,10 @@ async def generate_run(
                 count.round_tokens, count.is_whole = reaches[name].round_tokens, False
             # First, so that no kill lets the new ones pass for what the old ones were made with.
             _write_summary(run, summary)
+            for name, output in outputs.items():
+                place = Path(output.records.name.removesuffix(".partial"))
+                if changed := changed_verdicts(run_file.run, name, place, output.rejected):
+                    add_verdicts(run_file.run, changed)
             for file in files.values():
                 os.replace(file.name, file.name.removesuffix(".partial"))
             for output in outputs.values():
@@ -355,10 +367,11 @@ def _fits(estimate: float, tasks: dict[asyncio.Task[None], float], asker: Asker,
 
 
 class _Output(NamedTuple):
-    """Where the records of a method go, and what is found in them."""
+    """Where the records of a method go, what is found in them, and which are rejected for which kinds of findings."""
 
     records: IO[bytes]
     findings: FindingsFile
+    rejected: dict[str, tuple[str, ...]]
 
 
 async def _run_method(
@@ -381,7 +394,7 @@ async def _run_method(
     full = False
     texts: set[int] = set()
     made_from = {"document_hash": document_hash(part)}
-    rounds: list[asyncio.Task[list[Record] | None]] = []
+    rounds: list[asyncio.Task[Round | None]] = []
     try:
         while not full and (tokens < budget or not kept) and empty < MAX_EMPTY_ROUNDS:
             missing = 1 if taken == 0 or tokens == 0 else math.ceil((budget - tokens) * taken / tokens)
@@ -389,22 +402,24 @@ async def _run_method(
             ahead = rounds_ahead if taken > 1 else max(rounds_ahead // 8, 1)
             while len(rounds) < min(max(missing, 1), ahead):
                 r = taken + len(rounds)
-                rounds.append(asyncio.create_task(run_round(part, method, r, asker, count)))
-            records = await rounds.pop(0)
+                rounds.append(asyncio.create_task(run_round(part, method, r, asker, count, source)))
+            found = await rounds.pop(0)
             if taken == 0:
-                reach.tell(part, None if records is None else sum(record.tokens for record in records))
-            if records is None:
+                reach.tell(part, None if found is None else sum(record.tokens for record in found.passed))
+            if found is None:
                 # The later rounds are wanted, too, and may be asked for now.
                 await asyncio.gather(*rounds)
                 return
             taken += 1
-            distinct = _distinct(records, texts)
-            count.repeated += len(records) - len(distinct)
-            empty = 0 if distinct else empty + 1
+            count.note_gate(found.asked, found.repaired)
+            distinct = _distinct(found.records, texts)
+            count.repeated += len(found.records) - len(distinct)
+            empty = 0 if any(record.id not in found.rejected for record in distinct) else empty + 1
             for record in distinct:
+                is_rejected = record.id in found.rejected
                 # The first round is kept whole, since no less of it can be asked for; later on the last record stays
                 # only if that leaves the total nearer to the budget.
-                full = taken > 1 and kept > 0 and tokens + record.tokens / 2 > budget
+                full = not is_rejected and taken > 1 and kept > 0 and tokens + record.tokens / 2 > budget
                 if full:
                     break
                 with naming(Path(output.records.name)):
@@ -412,10 +427,14 @@ async def _run_method(
                     checked = source.check(turns_of(record.text, record.messages))
                     output.findings.add(record, checked.findings)
                 count.note(checked)
+                count.records += 1
+                if is_rejected:
+                    output.rejected[record.id] = found.rejected[record.id]
+                    count.note_rejected(found.rejected[record.id])
+                    continue
                 kept += 1
                 tokens += record.tokens
                 count.tokens += record.tokens
-                count.records += 1
     except Repeated as error:
         reach.tell(part, 0)
         count.stopped = str(error)
@@ -438,21 +457,36 @@ def _distinct(records: list[Record], texts: set[int]) -> list[Record]:
     return distinct
 
 
-async def run_round(part: Document, method: Method, r: int, asker: Asker, count: MethodCount) -> list[Record] | None:
-    """Return a round's records, or None if an answer was deferred; then all was asked that could be."""
+async def run_round(
+    part: Document, method: Method, r: int, asker: Asker, count: MethodCount, source: Source | None = None
+) -> Round | None:
+    """Return a round, or None if an answer was deferred; then all was asked that could be.
+
+    Args:
+        source: what the gate of `count`, if it has one, compares records with; there is no gate without.
+    """
     deferred = False
 
     async def complete(ask: Ask) -> Answer | None:
         nonlocal deferred
-        count.prompts[ask.prompt] = asker.prompts.hash(ask.prompt)
+        for name in [ask.prompt, *([AGAIN_PROMPT] if AGAIN in ask.variables else [])]:
+            count.prompts[name] = asker.prompts.hash(name)
         try:
             return await asker.ask(ask)
         except Deferred:
             deferred = True
             return None
 
-    records = await method.round(part, r, complete)
-    return None if deferred else records
+    async def reply_of(key: str) -> str:
+        completion = await asker.store.find(key)
+        assert completion is not None
+        return without_thoughts(completion.reply.text) or completion.reply.text
+
+    if source is not None and count.gate:
+        found = await gated_round(part, source, method, r, complete, reply_of, count.gate)
+    else:
+        found = Round(await method.round(part, r, complete))
+    return None if deferred else found
 
 
 def prompts_of(run_file: RunFile) -> Prompts:

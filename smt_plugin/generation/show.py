@@ -122,7 +122,9 @@ def _shown_prompt(completion: Completion, parts: list[Document], prompts: Prompt
     sample = completion.sample * MAX_ATTEMPTS + completion.attempt
     for part in parts:
         messages = messages_about(part, prompts, completion.prompt, completion.variables)
-        prompt, text = messages[-1]["content"], defuse(part.text.strip())
+        # More than one, where the reply to the first was asked for again.
+        asked = messages[1:] if len(messages) > 2 else messages[-1:]
+        prompt, text = "\n--- ".join(message["content"] for message in asked), defuse(part.text.strip())
         if not full and len(text) > _SHORT:
             prompt = prompt.replace(text, f"[the document, {len(text):,} characters; --full shows it]")
         requests = (Request(sent, completion.sampling, sample, None, "") for sent in (messages, messages[1:]))

@@ -141,6 +141,9 @@ def _changed_settings(run_file: RunFile, name: str, made: MethodCount, stale: St
     for option, value in options_of(methods_of(here)[name][0]).items():
         if before.get(option, value) != value:
             return f"made with {option} {before[option]}, which is {value} now"
+    if set(made.gate) != set(run_file.gate):
+        gates = (", ".join(gate) if gate else "none" for gate in (made.gate, run_file.gate))
+        return "made with the gate {}, which is {} now".format(*gates)
     prompts = prompts_of(here)
     for prompt, digest in made.prompts.items():
         try:

@@ -1,6 +1,7 @@
 """What a call of `generate_run` did, in numbers and as a person reads it."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,10 @@ class MethodCount:
     come before; `stopped` says why the method was given up, if it was. The records in place were made with `options`,
     None where an older version wrote them, and by `prompts` (name -> hash); `is_whole` is false until they are there.
     `checked` of the records were compared with their documents (none by an older version): `unfaithful` of them say
-    what the document lacks, `findings` counts them by kind, `unchecked` by what could not be compared.
+    what the document lacks, `findings` counts them by kind, `unchecked` by what could not be compared. `gate` has the
+    kinds of findings that did not pass (empty without a gate): replies that were asked again for each, and of these
+    those that were replaced by a better one, in `asked_again` and `repaired`; `rejected` records, among `records` but
+    not in `tokens`, by kind in `rejected_for`.
     """
 
     budget: int
@@ -42,6 +46,21 @@ class MethodCount:
     unfaithful: int = 0
     findings: dict[str, int] = field(default_factory=dict)
     unchecked: dict[str, int] = field(default_factory=dict)
+    gate: list[str] = field(default_factory=list)
+    asked_again: dict[str, int] = field(default_factory=dict)
+    repaired: dict[str, int] = field(default_factory=dict)
+    rejected: int = 0
+    rejected_for: dict[str, int] = field(default_factory=dict)
+
+    def note_gate(self, asked: Mapping[str, int], repaired: Mapping[str, int]) -> None:
+        """Count what the gate had asked again in a round that is taken, by kind, and what came better."""
+        self.asked_again = dict(Counter(self.asked_again) + Counter(asked))
+        self.repaired = dict(Counter(self.repaired) + Counter(repaired))
+
+    def note_rejected(self, kinds: Iterable[str]) -> None:
+        """Count a record that the gate rejects, for findings of these kinds."""
+        self.rejected += 1
+        self.rejected_for = dict(Counter(self.rejected_for) + Counter(kinds))
 
     def note(self, checked: Checked) -> None:
         """Count a record that was compared with its document."""
@@ -133,18 +152,36 @@ class Summary:
         lines = []
         for name, count in self.methods.items():
             if count.checked:
-                found = [f"a {kind} in {count.findings[kind]:,}" for kind in KINDS if kind in count.findings]
                 share = count.unfaithful / count.checked
                 lines.append(
                     f"{name}: {count.unfaithful:,} of {count.checked:,} records ({share:.1%}) say what their "
-                    f"documents do not{': ' if found else ''}{', '.join(found)}"
+                    f"documents do not{_by_kind(count.findings)}"
                 )
                 lines += [
                     f"{name}: not compared in {number:,} records, {reason}"
                     for reason, number in count.unchecked.items()
                 ]
         if any(count.unfaithful for count in self.methods.values()):
-            lines.append("they stand in faithfulness/<method>.jsonl, the worst first; nothing was dropped")
+            rest = "" if any(count.gate for count in self.methods.values()) else "; nothing was dropped"
+            lines.append(f"they stand in faithfulness/<method>.jsonl, the worst first{rest}")
+        return lines
+
+    @property
+    def gate_lines(self) -> list[str]:
+        """What the gate of each method that has one asked again, and what it rejected."""
+        lines = []
+        for name, count in self.methods.items():
+            if count.gate:
+                said = f"{name}: the gate rejected {count.rejected:,} of {count.records:,} records"
+                lines.append(said + _by_kind(count.rejected_for))
+                lines += [
+                    f"{name}: {what}{_by_kind(counts)}"
+                    for what, counts in (
+                        ("replies asked again", count.asked_again),
+                        ("of these repaired", count.repaired),
+                    )
+                    if counts
+                ]
         return lines
 
     @property
@@ -180,11 +217,17 @@ class Summary:
         if repeated := sum(count.repeated for count in self.methods.values()):
             lines.append(f"{repeated:,} records were dropped: the same text had come before for the same prompt")
         lines += self.faithfulness_lines
+        lines += self.gate_lines
         lines += self.failures_lines
         if self.losses:
             lines.append("lost on the way, of replies that could be used:")
             lines += [f"{number:>8,} x {what}" for what, number in self.losses.items()]
         return "\n".join(lines)
+
+
+def _by_kind(counts: Mapping[str, int]) -> str:
+    """What was found how often, as the end of a sentence."""
+    return ": " * bool(counts) + ", ".join(f"a {kind} in {counts[kind]:,}" for kind in KINDS if kind in counts)
 
 
 def generated_path(folder: Path) -> Path:

@@ -79,7 +79,9 @@ class ScriptedBackend:
         """Nothing to close."""
 
     def _answer(self, request: Request, rng: random.Random) -> str:
-        document = re.search(r"<document>(.*?)</document>", request.messages[-1]["content"], flags=re.DOTALL)
+        # In the first of the user's messages, where one is asked again.
+        asked = next(message["content"] for message in request.messages if message["role"] == "user")
+        document = re.search(r"<document>(.*?)</document>", asked, flags=re.DOTALL)
         told = grammar.sentences(document[1]) if document else []
         facts = [fact for sentence in told if (fact := grammar.parse_statement(sentence))]
         if not facts:

@@ -111,12 +111,14 @@ class Faithfulness:
     Attributes:
         findings: kind of what a document lacks -> records that say some.
         unchecked: what could not be compared -> records.
+        rejected: records that the gate let not pass.
     """
 
     method: str
     records: int = 0
     checked: int = 0
     unfaithful: int = 0
+    rejected: int = 0
     findings: Counter[str] = field(default_factory=Counter)
     unchecked: Counter[str] = field(default_factory=Counter)
 
@@ -336,6 +338,7 @@ def faithfulness_of(run: Path) -> list[Faithfulness]:
             found.records += count.records
             found.checked += count.checked  # 0 of an older version, which compared nothing
             found.unfaithful += count.unfaithful
+            found.rejected += count.rejected
             found.findings.update(count.findings)
             found.unchecked.update(count.unchecked)
     return list(methods.values())

@@ -189,11 +189,13 @@ def faithfulness(results: RunResults) -> Section:
         for found in results.faithfulness
         if found.checked
     ]
+    rejected = sum(found.rejected for found in results.faithfulness)
     return Section(
         "What records say and their documents do not",
         ("method", "compared", "with a finding", *(f"a {kind}" for kind in KINDS), "not compared"),
         rows,
-        note="faithfulness/<method>.jsonl in the run folder has them, the worst first. Nothing was left out for it.",
+        note="faithfulness/<method>.jsonl in the run folder has them, the worst first. "
+        + (f"The gate left out {rejected:,} records." if rejected else "Nothing was left out for it."),
         explanation=(
             "Records in which numbers, dates, quoted passages or names stand that the document lacks, found by code. "
             "It does not see a number or a name of the document in the wrong place, nor what is wrong in other words; "

@@ -1,0 +1,156 @@
+"""The gate: a reply that says what its document does not is asked again with the finding, then rejected.
+
+It works on any method, since a round may be played again with other answers: what was asked is known, and nothing is
+asked twice. A round of the same answers ends the same each time, so a run is resumed through the gate, too.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from smt_plugin.corpus import Document
+from smt_plugin.faithfulness.check import KINDS, Finding, Source, turns_of
+from smt_plugin.files import content_hash, reading
+from smt_plugin.generation.asker import AGAIN
+from smt_plugin.methods.base import Answer, Ask, Complete, Method
+from smt_plugin.records import Record
+from smt_plugin.rejects import GATE, OPEN, Verdict, read_verdicts
+
+Objections = dict[str, list[Finding]]
+"""Key of a completion -> what its records say that the document lacks."""
+
+
+@dataclass(slots=True)
+class Round:
+    """A method's round behind the gate.
+
+    Attributes:
+        rejected: id of a record -> the kinds of its findings.
+        asked, repaired: kind -> replies that were asked again for it, and those of them that were replaced.
+    """
+
+    records: list[Record]
+    rejected: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    asked: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def passed(self) -> list[Record]:
+        """The records that are not rejected."""
+        return [record for record in self.records if record.id not in self.rejected]
+
+
+async def gated_round(
+    part: Document,
+    source: Source,
+    method: Method,
+    r: int,
+    complete: Complete,
+    reply_of: Callable[[str], Awaitable[str]],
+    kinds: Collection[str],
+) -> Round:
+    """Play a method's round, ask again for each reply with a finding, and take the new one if more of it passes.
+
+    A reply of several records, such as question-answer pairs, is asked for as a whole. What of the better reply still
+    has a finding is rejected.
+
+    Args:
+        source: the text that the part's records are compared with.
+        reply_of: the text of a completion, by its key.
+        kinds: of findings that do not pass.
+    """
+    asks: dict[str, Ask] = {}
+    answers: dict[str, Answer | None] = {}
+
+    async def once(ask: Ask) -> Answer | None:
+        place = content_hash([ask.prompt, ask.variables, ask.sampling, ask.sample, ask.has_system])
+        if place not in answers:
+            answers[place] = await complete(ask)
+        answer = answers[place]
+        if answer is not None:
+            asks[answer.key] = ask
+        return answer
+
+    async def played_with(others: dict[str, Answer]) -> list[Record]:
+        async def answered(ask: Ask) -> Answer | None:
+            answer = await once(ask)
+            return others.get(answer.key, answer) if answer is not None else None
+
+        return await method.round(part, r, answered)
+
+    async def again(key: str, findings: list[Finding]) -> tuple[str, Answer | None]:
+        said = list(dict.fromkeys(f"{finding.kind}: {finding.said}" for finding in findings))
+        objection = {AGAIN: {"reply": await reply_of(key), "said": said}}
+        return key, await complete(replace(asks[key], variables={**asks[key].variables, **objection}))
+
+    records = await played_with({})
+    objections, passed = _looked_at(records, source, kinds)
+    if not objections:
+        return Round(records)
+    # Whatever of another round's a method may have kept is not asked again.
+    known = ((key, findings) for key, findings in objections.items() if key in asks)
+    replies = {key: answer for key, answer in await asyncio.gather(*(again(*each) for each in known)) if answer}
+    _, passed_then = _looked_at(await played_with(replies), source, kinds)
+    taken = {key: answer for key, answer in replies.items() if passed_then[answer.key] > passed[key]}
+    found = Round(await played_with(taken))
+    for record in found.records:
+        if findings := _findings(record, source, kinds):
+            found.rejected[record.id] = _kinds_of(findings)
+    for key in objections.keys() & asks.keys():
+        found.asked.update(_kinds_of(objections[key]))
+        if key in taken:
+            found.repaired.update(_kinds_of(objections[key]))
+    return found
+
+
+def _looked_at(records: list[Record], source: Source, kinds: Collection[str]) -> tuple[Objections, Counter[str]]:
+    """The findings by completion, and how many of each completion's records pass."""
+    objections: Objections = defaultdict(list)
+    passed: Counter[str] = Counter()
+    for record in records:
+        if findings := _findings(record, source, kinds):
+            objections[record.completions[0]] += findings
+        else:
+            passed[record.completions[0]] += 1
+    return dict(objections), passed
+
+
+def _findings(record: Record, source: Source, kinds: Collection[str]) -> list[Finding]:
+    found = source.check(turns_of(record.text, record.messages)).findings
+    return [finding for finding in found if finding.kind in kinds]
+
+
+def _kinds_of(findings: list[Finding]) -> tuple[str, ...]:
+    said = {finding.kind for finding in findings}
+    return tuple(kind for kind in KINDS if kind in said)
+
+
+class _Id(msgspec.Struct, gc=False):
+    """Of a record."""
+
+    id: str
+
+
+def changed_verdicts(run: Path, method: str, records: Path, rejected: dict[str, tuple[str, ...]]) -> list[Verdict]:
+    """Return what the gate has to say anew about a method's records that are about to take the place of a file's.
+
+    Args:
+        records: the file, whose records were rejected before and are not any more.
+        rejected: id of a record -> the kinds of its findings.
+    """
+    before = {name: verdict for name, verdict in read_verdicts(run, GATE).items() if verdict.method == method}
+    news = [
+        Verdict(name, method, by=GATE, reason=f"the document lacks {' and '.join(f'a {kind}' for kind in found)}")
+        for name, found in rejected.items()
+    ]
+    changed = [verdict for verdict in news if before.get(verdict.id) != verdict]
+    if before and records.is_file():
+        with reading(records) as file:
+            ids = (msgspec.json.decode(line, type=_Id).id for line in file)
+            gone = [name for name in ids if name in before and name not in rejected]
+        changed += [Verdict(name, method, OPEN, GATE) for name in gone]
+    return changed

@@ -1,0 +1,295 @@
+"""The gate: what is asked again, what is taken, what is rejected, and that nothing is paid for twice."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from smt_plugin.backends.base import Deferred, Keep, Reply, Request
+from smt_plugin.cli.app import cli
+from smt_plugin.config import RunFile
+from smt_plugin.corpus import Document, read_documents
+from smt_plugin.errors import BadInput
+from smt_plugin.faithfulness.check import Source, turns_of
+from smt_plugin.files import read_jsonl
+from smt_plugin.generation.asker import AGAIN, messages_about
+from smt_plugin.generation.completions import Completion, look_up
+from smt_plugin.generation.gate import Round, gated_round
+from smt_plugin.generation.generate import generate_run
+from smt_plugin.generation.summary import Summary
+from smt_plugin.methods.base import Answer, Ask, Complete
+from smt_plugin.microworld import archive
+from smt_plugin.microworld.scripted import ScriptedBackend
+from smt_plugin.prompts import Prompts
+from smt_plugin.records import Record
+from smt_plugin.rejects import GATE, Verdict, add_verdicts, read_verdicts, rejects_path
+
+METHODS = ("synthetic_qa", "focal_rewrite")
+KINDS = ["number", "date", "quotation", "name"]
+
+
+def run_file(folder: Path, gate: list[str], **changes: Any) -> RunFile:
+    values = {
+        "run": str(folder / "run"),
+        "corpus": str(folder / "archive"),
+        "backend": {"kind": "microworld", "strength": 0.1},
+        "methods": {name: {"tokens": 12_000} for name in METHODS},
+        "gate": gate,
+        "mix": {"replay_share": 0, "sequence_len": 512},
+        "train": {"config": "microworld/full"},
+    } | changes
+    (folder / "smt.yaml").write_text(json.dumps(values))
+    return RunFile.model_validate(values)
+
+
+def generate(folder: Path, gate: list[str], backend: Any = None, shard: tuple[int, int] | None = None) -> Summary:
+    backend = backend or ScriptedBackend(0.1)
+    return asyncio.run(generate_run(run_file(folder, gate), backend, shard=shard))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    archive.write(tmp_path / "archive")
+    return tmp_path
+
+
+def records(folder: Path, place: str = "run") -> list[dict[str, Any]]:
+    return [row for name in METHODS for _, row in read_jsonl(folder / place / f"records/{name}.jsonl")]
+
+
+def by_id(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The records, whose order is that in which their documents were done."""
+    found = {row["id"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def unfaithful(folder: Path, rows: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """Record -> the kinds of its findings, by a check of its own."""
+    sources = {document.id: Source(document) for document in read_documents(folder / "archive")}
+    found = {}
+    for row in rows:
+        findings = sources[row["doc_id"]].check(turns_of(row["text"], row["messages"])).findings
+        found[row["id"]] = {finding.kind for finding in findings}
+    return found
+
+
+def test_what_passes_has_no_finding_and_the_rest_is_rejected_with_the_kinds(folder: Path) -> None:
+    summary = generate(folder, KINDS)
+    rows = records(folder)
+    kinds = unfaithful(folder, rows)
+    verdicts = read_verdicts(folder / "run", GATE)
+    assert verdicts.keys() == {name for name, found in kinds.items() if found}
+    for name, verdict in verdicts.items():
+        assert set(verdict.reason.removeprefix("the document lacks ").replace("a ", "").split(" and ")) == kinds[name]
+    for name, count in summary.methods.items():
+        own = [row for row in rows if row["method"] == name]
+        passed = [row for row in own if row["id"] not in verdicts]
+        # What is rejected meets no budget.
+        assert count.tokens == sum(row["tokens"] for row in passed)
+        assert count.tokens > 0.95 * count.budget
+        assert count.rejected == len(own) - len(passed)
+        assert sum(count.asked_again.values()) >= sum(count.repaired.values()) > 0
+    assert sum(count.rejected for count in summary.methods.values()) > 0
+    assert "focal_rewrite: the gate rejected" in summary.text
+    assert "focal_rewrite: replies asked again: a number in" in summary.text
+
+
+def test_without_the_gate_more_records_have_findings(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    archive.write(other / "archive")
+    generate(folder, KINDS)
+    generate(other, [])
+    shares = []
+    for each in (folder, other):
+        kinds = unfaithful(each, records(each))
+        shares.append(sum(bool(found) for found in kinds.values()) / len(kinds))
+    assert shares[0] < shares[1] / 3
+    assert not rejects_path(other / "run").exists()
+
+
+def test_run_again_through_the_gate_nothing_is_asked_and_the_files_are_the_same(folder: Path) -> None:
+    assert generate(folder, KINDS).asked > 0
+    before, rejects = by_id(records(folder)), rejects_path(folder / "run").read_bytes()
+    assert generate(folder, KINDS).asked == 0
+    assert by_id(records(folder)) == before
+    assert rejects_path(folder / "run").read_bytes() == rejects
+
+
+def test_a_gate_on_a_run_that_is_paid_for_asks_only_what_it_objects_to_and_may_go_again(folder: Path) -> None:
+    generate(folder, [])
+    before = by_id(records(folder))
+    summary = generate(folder, ["number"])
+    completions = stored(folder)
+    again = [completion for completion in completions if AGAIN in completion.variables]
+    assert again
+    assert summary.asked < 3 * len(again)
+    assert {verdict.reason for verdict in read_verdicts(folder / "run").values()} == {"the document lacks a number"}
+    assert generate(folder, []).asked == 0
+    assert by_id(records(folder)) == before
+    assert read_verdicts(folder / "run") == {}
+
+
+def stored(folder: Path) -> list[Completion]:
+    keys = {key for row in records(folder) for key in row["completions"]}
+    return list(look_up(folder / "run", sorted(keys)).values())
+
+
+def test_what_is_asked_again_follows_the_reply_and_names_what_the_document_lacks(folder: Path) -> None:
+    generate(folder, KINDS)
+    documents = {document.id: document for document in read_documents(folder / "archive")}
+    found = [completion for completion in stored(folder) if AGAIN in completion.variables]
+    for completion in found:
+        variables = dict(completion.variables)
+        again = variables.pop(AGAIN)
+        document = documents[completion.doc_id]
+        messages = messages_about(document, Prompts(), completion.prompt, completion.variables)
+        assert messages[:2] == messages_about(document, Prompts(), completion.prompt, variables)
+        assert [message["role"] for message in messages[2:]] == ["assistant", "user"]
+        assert messages[2]["content"] == again["reply"]
+        for said in again["said"]:
+            assert f"- {said}\n" in messages[3]["content"]
+            kind, _, words = said.partition(": ")
+            assert kind in KINDS
+            assert words in again["reply"]
+    assert len({completion.prompt for completion in found}) == 2
+    result = CliRunner().invoke(cli, ["show", str(folder / "smt.yaml"), "--method", "focal_rewrite", "--count", "500"])
+    assert "Your reply says things that the document above does not say" in result.output
+    assert "has changed since" not in result.output
+
+
+def test_a_persons_word_holds_against_the_gates(folder: Path) -> None:
+    generate(folder, KINDS)
+    name, verdict = next(iter(read_verdicts(folder / "run").items()))
+    add_verdicts(folder / "run", [Verdict(name, verdict.method, "keep")])
+    generate(folder, KINDS)
+    assert read_verdicts(folder / "run")[name].verdict == "keep"
+
+
+def test_records_of_another_gate_are_not_mixed(folder: Path) -> None:
+    generate(folder, [])
+    run_file(folder, ["number"])
+    result = CliRunner().invoke(cli, ["mix", str(folder / "smt.yaml")])
+    assert isinstance(result.exception, BadInput)
+    assert "made with the gate none, which is number now" in str(result.exception)
+    generate(folder, ["number"])
+    result = CliRunner().invoke(cli, ["mix", str(folder / "smt.yaml")])
+    assert result.exit_code == 0, result.output
+    left_out = len(read_verdicts(folder / "run"))
+    assert left_out > 0
+    assert f"{left_out} records are left out, since rejects.jsonl rejects them" in result.output
+
+
+def test_the_gate_of_a_shard_takes_back_nothing_of_another_shard(folder: Path) -> None:
+    for number in (1, 2):
+        generate(folder, KINDS, shard=(number, 2))
+    before = read_verdicts(folder / "run")
+    first, second = ({row["id"] for row in records(folder, f"run/shards/{n}-of-2")} for n in (1, 2))
+    assert before.keys() & first
+    assert before.keys() & second
+    generate(folder, [], shard=(1, 2))
+    assert read_verdicts(folder / "run").keys() == before.keys() & second
+
+
+def test_a_broken_verdict_is_told_before_anything_is_asked(folder: Path) -> None:
+    (folder / "run").mkdir()
+    rejects_path(folder / "run").write_text("{")
+    with pytest.raises(BadInput, match=r"rejects\.jsonl, line 1"):
+        generate(folder, KINDS)
+    assert not (folder / "run/completions.sqlite").exists()
+
+
+class Postpones(ScriptedBackend):
+    """Puts off what is asked again, as a batch endpoint does."""
+
+    async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
+        if len(request.messages) > 2:
+            raise Deferred
+        return await super().complete(request, keep)
+
+
+def test_where_what_is_asked_again_is_put_off_no_records_are_written_until_it_is_there(folder: Path) -> None:
+    assert generate(folder, KINDS, Postpones(0.1)).deferred > 0
+    assert not list((folder / "run/records").glob("*.jsonl"))
+    assert generate(folder, KINDS).asked > 0
+    assert read_verdicts(folder / "run")
+
+
+TEXT = "The mill was built in 1816. It burned in 1850. Ada owned it."
+
+
+class Told:
+    """A method of two replies, of several texts each, which come from a table."""
+
+    name = "told"
+
+    async def round(self, document: Document, r: int, complete: Complete) -> list[Record]:
+        asks = [Ask(document, "told/step", {"number": n}, {}, r, lambda reply: reply.text) for n in range(2)]
+        answers = await asyncio.gather(*map(complete, asks))
+        return [
+            Record("told", document.id, 0, r, index, 9, "told/step", "h", "m", {}, [answer.key], text)
+            for answer in answers
+            if answer is not None
+            for index, text in enumerate(answer.value)
+        ]
+
+
+def play(replies: dict[str, list[str] | None]) -> tuple[Round, list[str]]:
+    """A round whose replies are told by `0`, `1`, and of what is asked again by `0 again`, `1 again`."""
+    asked = []
+
+    async def complete(ask: Ask) -> Answer | None:
+        key = f"{ask.variables['number']}{' again' if AGAIN in ask.variables else ''}"
+        asked.append(key)
+        texts = replies[key]
+        return Answer(texts, key, 9, ask.prompt, "h", "m", {}) if texts is not None else None
+
+    async def reply_of(key: str) -> str:
+        return f"the reply {key}"
+
+    document = Document("mill", "The mill", TEXT)
+    found = asyncio.run(gated_round(document, Source(document), Told(), 0, complete, reply_of, ["number"]))
+    return found, sorted(asked)
+
+
+GOOD, WRONG, OTHER = "It was built in 1816.", "It was built in 1817.", "It burned in 1851."
+
+
+def texts(found: Round) -> list[str | None]:
+    return [record.text for record in found.records]
+
+
+def test_a_round_without_a_finding_is_taken_as_it_is() -> None:
+    found, asked = play({"0": [GOOD], "1": [GOOD, "It burned in 1850."]})
+    assert (len(found.records), found.rejected, found.asked, asked) == (3, {}, {}, ["0", "1"])
+
+
+def test_a_better_reply_takes_the_place_of_all_records_of_the_first() -> None:
+    found, asked = play({"0": [GOOD, WRONG], "1": [GOOD], "0 again": [GOOD, "It burned in 1850."]})
+    assert texts(found) == [GOOD, "It burned in 1850.", GOOD]
+    assert [record.completions[0] for record in found.records] == ["0 again", "0 again", "1"]
+    assert found.rejected == {}
+    assert (found.asked, found.repaired) == ({"number": 1}, {"number": 1})
+    assert asked == ["0", "0 again", "1"]
+
+
+@pytest.mark.parametrize("reply", [None, [WRONG], [OTHER], [GOOD], [GOOD, OTHER]])
+def test_a_reply_that_is_no_better_is_not_taken_and_the_record_with_the_finding_is_rejected(
+    reply: list[str] | None,
+) -> None:
+    found, asked = play({"0": [GOOD, WRONG], "1": [GOOD], "0 again": reply})
+    assert texts(found) == [GOOD, WRONG, GOOD]
+    assert found.rejected == {found.records[1].id: ("number",)}
+    assert [record.text for record in found.passed] == [GOOD, GOOD]
+    assert (found.asked, found.repaired) == ({"number": 1}, {})
+    assert asked == ["0", "0 again", "1"]
+
+
+def test_what_a_better_reply_still_says_wrongly_is_rejected() -> None:
+    found, _ = play({"0": [WRONG], "1": [WRONG], "0 again": [GOOD, OTHER], "1 again": [WRONG]})
+    assert texts(found) == [GOOD, OTHER, WRONG]
+    assert [record.id in found.rejected for record in found.records] == [False, True, True]
+    assert (found.asked, found.repaired) == ({"number": 2}, {"number": 1})
