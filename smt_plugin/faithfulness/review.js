@@ -58,7 +58,8 @@ function showRecord(record) {
       ...pieces.map(([text, kind]) => (kind ? element("mark", { class: "finding", title: kind }, text) : text)),
     ),
   ]);
-  const findings = record.findings.map(({ kind, said }) => element("li", {}, `${kind}: `, element("bdi", {}, said)));
+  const said = new Map(record.findings.map((finding) => [`${finding.kind}: ${finding.said}`, finding]));
+  const findings = [...said.values()].map(({ kind, said }) => element("li", {}, `${kind}: `, element("bdi", {}, said)));
   found("record").replaceChildren(
     element("h2", {}, record.method, element("span", { class: "quiet" }, ` round ${record.round + 1}${part}`)),
     ...(record.question ? [element("h3", {}, "written for the question"), element("div", { dir: "auto" }, record.question)] : []),

@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 # Completions that the server is to blame for; they are asked again by the next call.
 _WITHDRAWN = ("cut", "repeated")
 _REPEATED = "the same text as for an earlier sample of the prompt"
-# Among the variables of a prompt that is asked again: the `reply` that came, and a list of what it `said` wrongly.
-AGAIN, AGAIN_PROMPT = "again", "gate/again"
+# The prompt that asks again, and its key among the variables of the first one: the `reply` that came, and a list of
+# what it `said` wrongly.
+AGAIN = "gate/again"
 
 
 def messages_about(
@@ -33,7 +34,7 @@ def messages_about(
     messages = prompts.messages(name, identity=document.identity, document=document.text.strip(), **own)
     if AGAIN in variables:
         messages.append({"role": "assistant", "content": defuse(variables[AGAIN]["reply"])})
-        messages.append(prompts.messages(AGAIN_PROMPT, said=variables[AGAIN]["said"])[-1])
+        messages.append(prompts.messages(AGAIN, said=variables[AGAIN]["said"])[-1])
     return messages
 
 

@@ -25,7 +25,7 @@ from smt_plugin.errors import BadInput, naming
 from smt_plugin.faithfulness.check import Source, turns_of
 from smt_plugin.faithfulness.findings import FindingsFile
 from smt_plugin.files import content_hash, make_folder, private, write_json
-from smt_plugin.generation.asker import AGAIN, AGAIN_PROMPT, Asker, messages_about
+from smt_plugin.generation.asker import AGAIN, Asker, messages_about
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import Repeated, fitting
 from smt_plugin.generation.gate import Round, changed_verdicts, gated_round
@@ -469,7 +469,7 @@ async def run_round(
 
     async def complete(ask: Ask) -> Answer | None:
         nonlocal deferred
-        for name in [ask.prompt, *([AGAIN_PROMPT] if AGAIN in ask.variables else [])]:
+        for name in [ask.prompt, *([AGAIN] if AGAIN in ask.variables else [])]:
             count.prompts[name] = asker.prompts.hash(name)
         try:
             return await asker.ask(ask)

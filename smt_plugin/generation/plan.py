@@ -179,6 +179,8 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
             "`--probe 60` measures them."
         )
     lines.append("Calls are asked ahead: where a document has only a few rounds, up to a fifth more than these.")
+    if run_file.gate:
+        lines.append("What the gate will ask again is not among them: a call for each reply with a finding.")
     lines.append("Cached: what a server with a prefix cache reads once a document, as vLLM does.")
     return "\n".join([*lines, *cost_lines(plan, run_file.price, "`--probe 60` measures one")])
 
