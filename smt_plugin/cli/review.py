@@ -15,10 +15,10 @@ from smt_plugin.errors import BadInput
 @RUN_FILE
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="of the page; default: any that is free")
 def review(run_file: Path, port: int) -> None:
-    """Look at records beside their documents, and reject or keep them, on a page of this machine.
+    """Look at records beside their documents; keep or reject them.
 
-    Records with most findings of the free check come first. What is rejected goes to rejects.jsonl in the run folder,
-    at once, and `smt mix` leaves it out. Ctrl-C ends it.
+    A page of this machine shows one at a time, those with most findings of the free check first. What is rejected goes
+    to rejects.jsonl in the run folder, at once, and `smt mix` leaves it out. Ctrl-C ends it.
     """
     from smt_plugin.faithfulness.review import Review
     from smt_plugin.faithfulness.reviewed import ReviewedRecords

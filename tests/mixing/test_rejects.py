@@ -1,5 +1,6 @@
 """What a mix does about rejected records, and the file that says where its rows come from."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from smt_plugin.cli.app import cli
+from smt_plugin.config import RunFile
 from smt_plugin.corpus import read_documents
 from smt_plugin.errors import BadInput
+from smt_plugin.generation.generate import generate_run
 from smt_plugin.microworld import archive
 from smt_plugin.rejects import Verdict, add_verdicts, rejects_path
+from tests.generation.test_gate import Stubborn
 
 METHODS = ("synthetic_qa", "focal_rewrite")
 RUN_FILE: dict[str, Any] = {
@@ -24,8 +28,8 @@ RUN_FILE: dict[str, Any] = {
 }
 
 
-def smt(folder: Path, command: str, **mix: Any) -> Result:
-    values = RUN_FILE | {"mix": RUN_FILE["mix"] | mix}
+def smt(folder: Path, command: str, changes: dict[str, Any] | None = None, **mix: Any) -> Result:
+    values = RUN_FILE | {"mix": RUN_FILE["mix"] | mix} | (changes or {})
     (folder / "smt.yaml").write_text(json.dumps(values))
     result = CliRunner().invoke(cli, [command, str(folder / "smt.yaml")])
     if isinstance(result.exception, BadInput):
@@ -71,6 +75,17 @@ def test_rejected_records_are_left_out_counted_and_listed_with_who_and_why(folde
     assert manifest["sources"]["focal_rewrite"]["rejected"] == 0
     assert manifest["rejects"]["records"] == 2
     assert json.dumps({"messages": first["messages"]}, separators=(",", ":")) not in (run / "mix/qa.jsonl").read_text()
+
+
+def test_what_the_gate_rejected_is_left_out(folder: Path) -> None:
+    gate = {"gate": ["number", "date", "name"], "backend": {"kind": "microworld", "strength": 0.2}}
+    run_file = RunFile.model_validate(RUN_FILE | gate, context=folder)
+    asyncio.run(generate_run(run_file, Stubborn(0.2)))
+    left_out = len(rows(rejects_path(folder / "run")))
+    assert left_out > 0
+    result = smt(folder, "mix", gate)
+    assert result.exit_code == 0, result.output
+    assert f"{left_out} records are left out, since rejects.jsonl rejects them" in result.output
 
 
 def test_rejects_of_records_that_are_not_there_are_told(folder: Path) -> None:

@@ -102,6 +102,8 @@ def test_a_mix_that_knows_nothing_of_a_later_reject_is_named(config: Path) -> No
     )
     add_verdicts(run, [Verdict(record["id"], "synthetic_qa", "open"), Verdict("other", "a_method_that_is_not_mixed")])
     assert check_config(config, 1).problems == []
+    (run / "rejects.jsonl").write_text("{")
+    assert "rejects.jsonl, line 1: not valid JSON" in only_problem(check_config(config, 1))
 
 
 def test_unknown_keys_are_named(config: Path) -> None:

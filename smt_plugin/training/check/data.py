@@ -90,14 +90,18 @@ def rejects(known: Known) -> Iterator[Finding]:
             mixed = read_manifest(path)
             run = path.parents[2 if mixed["settings"].get("budgets") else 1]
             # A mix that was taken to another machine may have left the file behind.
-            if rejects_path(run).is_file():
+            if not rejects_path(run).is_file():
+                continue
+            try:
                 now = rejects_hash(rejected(run, mixed["settings"].get("shares", {})))
-                if now != mixed.get("rejects", {}).get("sha256", rejects_hash(())):
-                    yield Problem(
-                        f"datasets: {rejects_path(run)} rejects other records than when the mix in {path.parent} was "
-                        "made; run `smt mix` again."
-                    )
-                    return
+            except BadInput as error:
+                yield Problem(f"datasets: {error}")
+                continue
+            if now != mixed.get("rejects", {}).get("sha256", rejects_hash(())):
+                yield Problem(
+                    f"datasets: {rejects_path(run)} rejects other records than when the mix in {path.parent} was made; "
+                    "run `smt mix` again."
+                )
 
 
 def _size_of(prepared: Path) -> tuple[int, int] | None:
