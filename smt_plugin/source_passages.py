@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -22,12 +22,12 @@ from smt_plugin.corpus import Document, comparable, document_hash, read_document
 from smt_plugin.errors import naming
 from smt_plugin.files import make_folder
 from smt_plugin.sentences import SENTENCE_END
-from smt_plugin.words import words_of
+from smt_plugin.words import stop_words, words_of
 
 # Characters of a passage: as many as the text has, within these bounds. Our choice, some two to ten sentences.
 _LEAST, _MOST = 300, 1500
 # A sentence at either end of a passage goes if the passage loses no more than this part of what it shares.
-_LITTLE = 0.08
+_LITTLE = 0.15
 # What has no end of a sentence for so many characters, such as a table, is cut at white space.
 _LONGEST_SENTENCE = 400
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
@@ -68,7 +68,7 @@ class SourceText:
     def passage(self, said: str) -> Passage | None:
         """Return the passage with the rarest words in common with what is said; None where they share none."""
         words = {word for word in words_of(said) if word in self._holders}
-        words = (words - self._names) or words
+        words = (words - self._names - _little_said()) or (words - _little_said()) or words
         if not words:
             return None
         weights = {word: math.log((len(self._starts) + 1) / len(self._holders[word])) for word in words}
@@ -120,6 +120,12 @@ class SourceText:
     def _leave(words: list[str], counts: "Counter[str]", weights: dict[str, float]) -> float:
         counts.subtract(words)
         return sum(weights[word] for word in words if not counts[word])
+
+
+@cache
+def _little_said() -> frozenset[str]:
+    """The commonest words of several languages."""
+    return frozenset().union(*stop_words().values())
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:

@@ -59,8 +59,8 @@ async def preview_run(
             for document in documents:
                 say(f"\n##### {name}, document {document.id}\n")
                 try:
-                    found = await run_round(parts[document.id][0], method, 0, asker, summary.methods[name])
-                    records = found.records if found is not None else []
+                    played = await run_round(parts[document.id][0], method, 0, asker, summary.methods[name])
+                    records = played.records if played is not None else []
                 except Repeated as error:
                     say(f"{error}\n")
                     continue
