@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from smt_plugin.microworld.scripted import ScriptedBackend
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record
 from smt_plugin.rejects import GATE, Verdict, add_verdicts, read_verdicts, rejects_path
+from tests.kills import driver
 
 METHODS = ("synthetic_qa", "focal_rewrite")
 KINDS = ["number", "date", "quotation", "name"]
@@ -309,3 +311,23 @@ def test_what_a_better_reply_still_says_wrongly_is_rejected() -> None:
     assert texts(found) == [GOOD, OTHER, WRONG]
     assert [record.id in found.rejected for record in found.records] == [False, True, True]
     assert (found.asked, found.repaired) == ({"number": 2}, {"number": 1})
+
+
+def test_killed_while_it_puts_records_and_verdicts_in_place_it_ends_as_if_left_alone(folder: Path) -> None:
+    run_file(folder, KINDS, methods={"focal_rewrite": {"tokens": 20_000}})
+    run = folder / "run"
+    modules = ["smt_plugin.cli.app", "smt_plugin.generation.generate"]
+    with driver(run, modules, {"HOME": str(folder)}, folder) as smt:
+
+        def state() -> tuple[Any, Any]:
+            rows = {row["id"]: row for _, row in read_jsonl(run / "records/focal_rewrite.jsonl")}
+            return rows, read_verdicts(run)
+
+        changes = smt.smt("generate", "smt.yaml")["changes"]
+        before = state()
+        assert before[1]
+        for kill_at in range(changes - 5, changes + 1):
+            shutil.rmtree(run)
+            assert smt.smt("generate", "smt.yaml", kill_at=kill_at)["status"] == -9
+            assert smt.smt("generate", "smt.yaml")["status"] in (0, 1)
+            assert state() == before
