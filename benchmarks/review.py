@@ -5,7 +5,8 @@
 Records about 200 documents of some 20,000 characters are made up, each of five sentences of its document; a fifth have
 a finding. The command runs in a process of its own and is asked over HTTP, as the page asks it: for the list of all
 records, and of those with findings about one document; for 300 records, each about another document than the one
-before, so that none is at hand; and to reject each of them. With `--picture FILE` the system's chromium shows the first
+before, so that none is at hand; and to reject each of them, which is taken back: in a FOLDER of one's own these lines
+stay in `rejects.jsonl`. With `--picture FILE` the system's chromium shows the first
 record.
 """
 
