@@ -2,7 +2,8 @@
 
 import codecs
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from smt_plugin.config import MixSection
 from smt_plugin.errors import BadInput, first_line, require
 from smt_plugin.files import reading
 from smt_plugin.records import record_files
+from smt_plugin.rejects import Verdict, rejected
 
 _FINEWEB = "HuggingFaceFW/fineweb"
 # Each read and write lets go of the interpreter, and gets it back only after the other threads' turns: so, few of them.
@@ -37,6 +39,34 @@ def source_files(path: Path) -> list[Path]:
         state = "holds no .jsonl file" if path.is_dir() else "does not exist"
         raise BadInput(f"{path} {state}; give a JSONL file or a folder of them.")
     return files
+
+
+def source_paths(run: Path, shares: Iterable[str], sources: Mapping[str, Path]) -> dict[str, Path]:
+    """Where the records of each name of a mix's shares are: in the run's own folder, or elsewhere."""
+    return {name: sources.get(name) or run / "records" / f"{name}.jsonl" for name in shares}
+
+
+def runs_of(run: Path, paths: Mapping[str, Path]) -> dict[str, tuple[Path, str]]:
+    """The run and the method whose verdicts go for each name: those of the run that made the records, if one did."""
+    return {
+        name: (path.parent.parent, path.stem) if path.parent.name == "records" else (run, name)
+        for name, path in paths.items()
+    }
+
+
+def rejects_of(run: Path, paths: Mapping[str, Path]) -> dict[str, Verdict]:
+    """The verdicts that reject records of a mix, also those of other runs that it takes records from.
+
+    Args:
+        paths: as `source_paths` gives them.
+
+    Raises:
+        BadInput: a line of `rejects.jsonl` is broken.
+    """
+    methods: dict[Path, list[str]] = defaultdict(list)
+    for folder, method in runs_of(run, paths).values():
+        methods[folder].append(method)
+    return {name: verdict for folder, names in methods.items() for name, verdict in rejected(folder, names).items()}
 
 
 def record_lines(files: Iterable[Path]) -> Iterator[tuple[str, bytes]]:

@@ -46,6 +46,7 @@ class MixSettings(TypedDict):
     tokens: _Count | None
     seed: int
     shares: NotRequired[dict[str, float]]
+    sources: NotRequired[dict[str, str]]
     budgets: NotRequired[list[int]]
 
 

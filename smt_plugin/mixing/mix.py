@@ -29,13 +29,13 @@ from smt_plugin.errors import BadInput
 from smt_plugin.files import check_place, content_hash, locked, make_folder, sweep, whole, write_json, write_jsonl
 from smt_plugin.mixing import manifest
 from smt_plugin.mixing.chooser import TOLERANCE, Choice, Chooser
-from smt_plugin.mixing.lines import record_lines, replay_lines, source_files
+from smt_plugin.mixing.lines import record_lines, rejects_of, replay_lines, source_files, source_paths
 from smt_plugin.mixing.near_duplicates import NearDuplicates, repeats
 from smt_plugin.mixing.provenance import FOLDER as PROVENANCE
 from smt_plugin.mixing.provenance import Provenance
 from smt_plugin.mixing.ruler import Ruler
 from smt_plugin.mixing.source import BATCH, CHAT, PLAIN_QA, TEXT, THREADS, Scratch, Source
-from smt_plugin.rejects import rejected, rejects_hash, rejects_path
+from smt_plugin.rejects import rejects_hash
 
 # (Whether it is replay, form) -> the file that such rows go to.
 _FILES = {
@@ -69,9 +69,9 @@ def mix_budgets(
     The records of each part of a document are taken in order of round and index, every part equally far, so that it
     keeps its share of the tokens at every budget; each share ends at the text that comes nearest to it. A
     source that runs dry is neither repeated nor made up for by the others: `manifest["warnings"]` says by how much it
-    fell short. Left out is what `<run>/rejects.jsonl` rejects. Exact duplicates (by a 64-bit hash) and near duplicates
-    are dropped, of replay text the exact ones; `<run>/mix/dropped.jsonl` names whatever was dropped, with the reason.
-    Chat-control tokens in texts are broken up.
+    fell short. Left out is what `rejects.jsonl` of the run that made a record rejects. Exact duplicates (by a 64-bit
+    hash) and near duplicates are dropped, of replay text the exact ones; `<run>/mix/dropped.jsonl` names whatever was
+    dropped, with the reason. Chat-control tokens in texts are broken up.
 
     Args:
         settings: of a run file, with the tokenizer set.
@@ -143,13 +143,13 @@ def _mix(
         raise BadInput("mix.tokenizer: this key is missing; give the target model's folder or hub name.")
     ruler = Ruler(settings.tokenizer, settings.sequence_len)
     as_text = settings.qa_form == "text" or not ruler.has_chat_template
-    rejects = rejected(run_folder, settings.shares)
+    paths = source_paths(run_folder, settings.shares, settings.sources)
+    rejects = rejects_of(run_folder, paths)
     leave_out = {name: ("left_out", reason) for name, reason in drop.items()}
     leave_out |= {name: ("rejected", verdict.why) for name, verdict in rejects.items()}
     near = NearDuplicates(scratch) if settings.near_duplicates < 1 else None
     sources: list[Source] = []
-    for name in settings.shares:
-        path = settings.sources.get(name) or run_folder / "records" / f"{name}.jsonl"
+    for name, path in paths.items():
         store = files.enter_context(Scratch(scratch / f"source{len(sources)}"))
         source = Source(name, str(path), store, seed, as_text=as_text)
         for file in source_files(path):
@@ -225,7 +225,7 @@ def _mix(
     warnings = []
     if gone:
         warnings.append(
-            f"{rejects_path(run_folder)} rejects {len(gone):,} records that are not there (any more), such as "
+            f"rejects.jsonl rejects {len(gone):,} records that are not among those to be mixed (any more), such as "
             f"{min(gone)!r}."
         )
     if dropped:

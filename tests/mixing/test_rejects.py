@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,25 @@ def test_rejects_of_records_that_are_not_there_are_told(folder: Path) -> None:
     other = Verdict("of another", "active_reading")
     add_verdicts(folder / "run", [Verdict("gone", "synthetic_qa"), Verdict("by hand"), other])
     assert (
-        "rejects.jsonl rejects 2 records that are not there (any more), such as 'by hand'." in smt(folder, "mix").output
+        "rejects.jsonl rejects 2 records that are not among those to be mixed (any more), such as 'by hand'."
+        in smt(folder, "mix").output
     )
+
+
+def test_the_rejects_of_another_run_go_for_the_records_that_are_taken_from_it(folder: Path) -> None:
+    other = Path(shutil.copytree(folder / "run", folder / "other"))
+    first, second = rows(other / "records/focal_rewrite.jsonl")[:2]
+    add_verdicts(other, [Verdict(first["id"], "focal_rewrite"), Verdict(second["id"], "synthetic_qa")])
+    mix = {"shares": {"elsewhere": 1}, "sources": {"elsewhere": str(other / "records/focal_rewrite.jsonl")}}
+    result = smt(folder, "mix", **mix)
+    assert "1 records are left out, since rejects.jsonl rejects them" in result.output
+    dropped = {row["id"]: row["reason"] for row in rows(folder / "run/mix/dropped.jsonl")}
+    assert dropped[first["id"]] == "rejected by a person"
+    assert second["id"] not in dropped
+    plain = folder / "plain.jsonl"
+    plain.write_bytes((other / "records/focal_rewrite.jsonl").read_bytes())
+    add_verdicts(folder / "run", [Verdict(second["id"], "elsewhere")])
+    assert "1 records are left out" in smt(folder, "mix", **(mix | {"sources": {"elsewhere": str(plain)}})).output
 
 
 def test_a_broken_line_stops_the_mix_before_anything_is_touched(folder: Path) -> None:

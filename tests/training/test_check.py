@@ -97,8 +97,7 @@ def test_a_mix_that_knows_nothing_of_a_later_reject_is_named(config: Path) -> No
     record = json.loads((run / "records/synthetic_qa.jsonl").read_text().splitlines()[0])
     add_verdicts(run, [Verdict(record["id"], "synthetic_qa")])
     assert only_problem(check_config(config, 1)) == (
-        f"datasets: {run}/rejects.jsonl rejects other records than when the mix in {run}/mix was made; run `smt mix` "
-        "again."
+        f"datasets: rejects.jsonl rejects other records than when the mix in {run}/mix was made; run `smt mix` again."
     )
     add_verdicts(run, [Verdict(record["id"], "synthetic_qa", "open"), Verdict("other", "a_method_that_is_not_mixed")])
     assert check_config(config, 1).problems == []

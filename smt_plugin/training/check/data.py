@@ -6,8 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from smt_plugin.errors import BadInput
+from smt_plugin.mixing.lines import rejects_of, runs_of, source_paths
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
-from smt_plugin.rejects import rejected, rejects_hash, rejects_path
+from smt_plugin.rejects import rejects_hash, rejects_path
 from smt_plugin.training.check.known import Finding, Known, Note, Problem
 from smt_plugin.training.trainings import mix_of
 
@@ -88,19 +89,22 @@ def rejects(known: Known) -> Iterator[Finding]:
         # What is wrong with the manifest itself is said elsewhere.
         with suppress(BadInput, OSError):
             mixed = read_manifest(path)
-            run = path.parents[2 if mixed["settings"].get("budgets") else 1]
-            # A mix that was taken to another machine may have left the file behind.
-            if not rejects_path(run).is_file():
+            settings = mixed["settings"]
+            run = path.parents[2 if settings.get("budgets") else 1]
+            elsewhere = {name: Path(source) for name, source in settings.get("sources", {}).items()}
+            paths = source_paths(run, settings.get("shares", {}), elsewhere)
+            # A mix that was taken to another machine may have left the files behind.
+            if not any(rejects_path(folder).is_file() for folder, _ in runs_of(run, paths).values()):
                 continue
             try:
-                now = rejects_hash(rejected(run, mixed["settings"].get("shares", {})))
+                now = rejects_hash(rejects_of(run, paths))
             except BadInput as error:
                 yield Problem(f"datasets: {error}")
                 continue
             if now != mixed.get("rejects", {}).get("sha256", rejects_hash(())):
                 yield Problem(
-                    f"datasets: {rejects_path(run)} rejects other records than when the mix in {path.parent} was made; "
-                    "run `smt mix` again."
+                    f"datasets: rejects.jsonl rejects other records than when the mix in {path.parent} was made; run "
+                    "`smt mix` again."
                 )
 
 
