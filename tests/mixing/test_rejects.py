@@ -17,16 +17,7 @@ from smt_plugin.generation.generate import generate_run
 from smt_plugin.microworld import archive
 from smt_plugin.rejects import Verdict, add_verdicts, rejects_path
 from tests.generation.test_gate import Stubborn
-
-METHODS = ("synthetic_qa", "focal_rewrite")
-RUN_FILE: dict[str, Any] = {
-    "run": "run",
-    "corpus": "archive",
-    "backend": {"kind": "microworld"},
-    "methods": {name: {"tokens": 6000} for name in METHODS},
-    "mix": {"replay_share": 0, "sequence_len": 512},
-    "train": {"config": "microworld/full"},
-}
+from tests.generation.test_stale import METHODS, RUN_FILE
 
 
 def smt(folder: Path, command: str, changes: dict[str, Any] | None = None, **mix: Any) -> Result:
