@@ -188,15 +188,21 @@ def test_hours_and_money_come_from_the_published_speed_and_the_price(tmp_path: P
     assert f"money: {output / 5310 / 3600 * 3:,.2f} EUR" in text
 
 
-def test_a_small_models_size_is_read_and_no_guess_is_longer_than_its_replies_may_be(
+def test_a_small_model_is_guessed_to_lose_much_and_no_guess_is_longer_than_its_replies_may_be(
     tmp_path: Path, corpus: Path
 ) -> None:
     file = run_file(tmp_path / "run", corpus, 10_000, names=["wrap"])
     file.methods["wrap"] |= {"max_tokens": 300}
-    plan = asyncio.run(make_plan(file, OpenAIBackend(["http://127.0.0.1:9/v1"], "SmolLM2-135M-Instruct")))
-    output = plan.total("output_tokens")
-    assert output / plan.total("calls") == 299
-    assert f"C = 2 M D = {2 * 135e6 * output:.2e} FLOP" in plan_text(plan, file)
+    small, large = (
+        asyncio.run(make_plan(file, OpenAIBackend(["http://127.0.0.1:9/v1"], name)))
+        for name in ("SmolLM2-135M-Instruct", "Qwen3-8B")
+    )
+    output = small.total("output_tokens")
+    assert output / small.total("calls") == 2.5 * 299
+    assert large.total("output_tokens") / large.total("calls") == 299
+    assert f"C = 2 M D = {2 * 135e6 * output:.2e} FLOP" in plan_text(small, file)
+    assert "2.5 times as much for so small a model" in plan_text(small, file)
+    assert "all replies usable" in plan_text(large, file)
 
 
 def test_money_is_also_told_for_a_server_without_a_cache(tmp_path: Path, corpus: Path) -> None:
