@@ -23,7 +23,7 @@ def shipped() -> dict[str, dict[str, str]]:
     prompts = {}
     for path in sorted(asset_dir("prompts").rglob("*/*.jinja")):
         variables = meta.find_undeclared_variables(Environment().parse(path.read_text(encoding="utf-8")))
-        prompts[f"{path.parent.name}/{path.stem}"] = "from " + ", ".join(sorted(variables))
+        prompts[f"{path.parent.name}/{path.stem}"] = "from " + (", ".join(sorted(variables)) or "a picture alone")
     return {
         "methods": {name: _first_sentence(method.__doc__ or "") for name, method in METHODS.items()},
         "prompts": prompts,

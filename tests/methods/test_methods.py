@@ -19,6 +19,9 @@ def test_every_folder_of_prompts_is_a_method_or_of_the_evaluation_and_every_meth
         "judge",
         "questions",
         "rerank",
+        "audit",
+        "gate",
+        "transcribe",
     }
 
 
