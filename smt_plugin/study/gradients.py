@@ -4,15 +4,15 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from smt_plugin.errors import BadInput, first_line, require
-from smt_plugin.mixing.lines import Turn, record_lines
+from smt_plugin.mixing.lines import ReplayLine, identity_of, parsed_line, record_lines
 from smt_plugin.mixing.source import plain_qa
 from smt_plugin.records import record_files
 from smt_plugin.report.sections import Section
@@ -23,13 +23,6 @@ FORMS = (CHAT, TEXT)
 _ASK = "Write what you know about this."
 Vectors = dict[str, NDArray[np.float32]]
 """Side, `method as form` -> a projected gradient a document, rows in the same order on all sides."""
-
-
-class _Line(msgspec.Struct):
-    id: str
-    doc_id: str
-    text: str | None = None
-    messages: list[Turn] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +45,7 @@ class Cosine:
 
 def drawn_records(
     run: Path, methods: Sequence[str], documents: int, records: int, seed: int
-) -> dict[str, dict[str, list[_Line]]]:
+) -> dict[str, dict[str, list[ReplayLine]]]:
     """Draw records of the documents that all methods have records of.
 
     Args:
@@ -69,43 +62,40 @@ def drawn_records(
     def place(identifier: str) -> bytes:
         return hashlib.sha256(f"{seed} {identifier}".encode()).digest()
 
-    ids = {method: {line.doc_id for line in _lines(run, method)} for method in methods}
+    ids = {method: {doc_id for _, doc_id, _ in _lines(run, method)} for method in methods}
     shared = sorted(set.intersection(*ids.values()), key=place)[:documents]
     if len(shared) < 4:
         raise BadInput(
             f"{run}: {len(shared)} documents have records of each of {', '.join(methods)}, and four are needed; "
             "generate more, or name fewer methods."
         )
-    drawn: dict[str, dict[str, list[_Line]]] = {document: {} for document in shared}
+    drawn: dict[str, dict[str, list[tuple[bytes, ReplayLine]]]] = {document: {} for document in shared}
     for method in methods:
-        for line in _lines(run, method):
-            if line.doc_id in drawn:
-                kept = drawn[line.doc_id].setdefault(method, [])
-                kept.append(line)
-                kept.sort(key=lambda each: place(each.id))
+        for identity, doc_id, line in _lines(run, method):
+            if doc_id in drawn:
+                kept = drawn[doc_id].setdefault(method, [])
+                kept.append((place(identity), line))
+                kept.sort(key=itemgetter(0))
                 del kept[records:]
-    return drawn
+    return {
+        document: {method: [line for _, line in kept] for method, kept in of_method.items()}
+        for document, of_method in drawn.items()
+    }
 
 
-def _lines(run: Path, method: str) -> Iterator[_Line]:
-    decoder = msgspec.json.Decoder(_Line)
+def _lines(run: Path, method: str) -> Iterator[tuple[str, str, ReplayLine]]:
+    """Each record's id, its document's, and the record."""
     for where, content in record_lines(record_files(run, method)):
-        try:
-            line = decoder.decode(content)
-        except msgspec.MsgspecError as error:
-            raise BadInput(
-                f"{where}: {first_line(error)}; have `smt generate RUN.YAML` write the records again."
-            ) from None
-        if (line.text is None) == (line.messages is None):
-            raise BadInput(f"{where}: a record has a text or messages; have `smt generate RUN.YAML` write them again.")
-        yield line
+        line = parsed_line(content, where)
+        line.check(where)
+        yield identity_of(line, where), str(line.doc_id), line
 
 
-def turns_as(line: _Line, form: str) -> str | list[dict[str, str]]:
+def turns_as(line: ReplayLine, form: str) -> str | list[dict[str, str]]:
     """A record as a text, or as a chat, whichever of the two it is trained as."""
     if form == TEXT:
         return line.text or plain_qa(line.messages or [])
-    if line.messages is not None:
+    if line.messages:
         return [{"role": turn.role, "content": turn.content} for turn in line.messages]
     return [{"role": "user", "content": _ASK}, {"role": "assistant", "content": line.text or ""}]
 
@@ -186,7 +176,7 @@ class Projector:
 
 
 def measure(
-    drawn: Mapping[str, Mapping[str, Sequence[_Line]]],
+    drawn: Mapping[str, Mapping[str, Sequence[ReplayLine]]],
     methods: Sequence[str],
     gradient: Callable[[list[str | list[dict[str, str]]]], NDArray[np.float32]],
     on_progress: Callable[[float], None] = lambda done: None,

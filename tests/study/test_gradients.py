@@ -11,8 +11,8 @@ from smt_plugin.cli.app import cli
 from smt_plugin.errors import BadInput
 from smt_plugin.microworld import archive
 from smt_plugin.microworld.tokenizer import CHAT_TEMPLATE
-from smt_plugin.mixing.lines import Turn
-from smt_plugin.study.gradients import Projector, _Line, cosines, drawn_records, turns_as
+from smt_plugin.mixing.lines import ReplayLine, Turn
+from smt_plugin.study.gradients import Projector, cosines, drawn_records, turns_as
 
 MODEL = str(Path(archive.__file__).parent / "base_model")
 
@@ -76,10 +76,10 @@ def test_of_a_chat_only_the_answer_is_trained() -> None:
 
 
 def test_each_record_can_be_taken_as_a_chat_and_as_a_text() -> None:
-    pair = _Line("1", "d", messages=[Turn("user", "Who?"), Turn("assistant", "Nobody.")])
+    pair = ReplayLine("1", "d", messages=[Turn("user", "Who?"), Turn("assistant", "Nobody.")])
     assert turns_as(pair, "text") == "Question: Who?\nAnswer: Nobody."
     assert turns_as(pair, "chat")[1] == {"role": "assistant", "content": "Nobody."}
-    document = _Line("2", "d", text="It rained.")
+    document = ReplayLine("2", "d", text="It rained.")
     assert turns_as(document, "text") == "It rained."
     assert turns_as(document, "chat")[-1] == {"role": "assistant", "content": "It rained."}
 
