@@ -71,6 +71,7 @@ def _sets(path: Path, run: "RunFile", begin: str, ruler: "Ruler", progress: "Pro
     """The records of each method of a run that still fit it; of others it is told how many there are."""
     from smt_plugin.generation.stale import stale_records
     from smt_plugin.records import record_files
+    from smt_plugin.rejects import rejected
     from smt_plugin.study.samples import read_records
 
     try:
@@ -82,6 +83,7 @@ def _sets(path: Path, run: "RunFile", begin: str, ruler: "Ruler", progress: "Pro
         for sentence in stale.notes:
             click.echo(f"note: {sentence}", err=True)
         for method in run.methods:
-            yield read_records(f"{begin}{method}", run, record_files(run.run, method), ruler, stale.drop, progress.at)
+            drop = {**stale.drop, **{name: verdict.why for name, verdict in rejected(run.run, [method]).items()}}
+            yield read_records(f"{begin}{method}", run, record_files(run.run, method), ruler, drop, progress.at)
     except BadInput as error:
         raise BadInput(*(each.replace("RUN.YAML", shlex.quote(str(path))) for each in error.sentences)) from None

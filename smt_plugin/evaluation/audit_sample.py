@@ -15,6 +15,7 @@ from smt_plugin.faithfulness.claims import claims_of
 from smt_plugin.files import Text, as_row, content_hash, file_hash, read_jsonl, read_rows
 from smt_plugin.generation.generate import part_tokens_of
 from smt_plugin.records import record_files
+from smt_plugin.rejects import rejected, rejects_hash, rejects_path
 
 SEED = 0  # of all draws: the same records are drawn again, so that nothing is paid for twice
 _MEND = "run `smt generate RUN.YAML` anew"
@@ -72,7 +73,7 @@ class Drawn:
 
 
 def draw(run_file: RunFile, methods: Collection[str], records: int) -> dict[str, Drawn]:
-    """Draw up to `records` records of each method.
+    """Draw up to `records` records of each method, without those that are rejected.
 
     Every document gives equally many, or all that it has; where there are more documents than records are drawn, some
     of them give one. What is drawn depends on the ids alone, and a larger sample holds a smaller one. The files are
@@ -85,16 +86,18 @@ def draw(run_file: RunFile, methods: Collection[str], records: int) -> dict[str,
 
 
 def _draw(run_file: RunFile, method: str, records: int) -> Drawn:
-    files = record_files(run_file.run, method)
-    counts = Counter(row.doc_id for file in files for row, _ in read_rows(file, _Named, _MEND))
+    files, out = record_files(run_file.run, method), rejected(run_file.run, [method])
+    rows = (row for file in files for row, _ in read_rows(file, _Named, _MEND))
+    counts = Counter(row.doc_id for row in rows if row.id not in out)
     if not counts:
-        raise BadInput(f"{method} has no records in {run_file.run}; `smt generate RUN.YAML` says why.")
+        none = "no records that are not rejected" if out else "no records"
+        raise BadInput(f"{method} has {none} in {run_file.run}; `smt generate RUN.YAML` says why.")
     wanted = quotas(counts, records)
     # Of each document those whose hash is smallest; the largest of them stands first in its heap.
     heaps: dict[str, list[tuple[int, str, Path, dict[str, Any]]]] = {doc_id: [] for doc_id in wanted}
     for file in files:
         for number, row in read_jsonl(file, _MEND):
-            if (heap := heaps.get(row["doc_id"])) is not None:
+            if row["id"] not in out and (heap := heaps.get(row["doc_id"])) is not None:
                 item = (-_rank(row["id"]), f"{file}, line {number}", file, row)
                 if len(heap) < wanted[row["doc_id"]]:
                     heapq.heappush(heap, item)
@@ -146,13 +149,18 @@ def _rank(name: str) -> int:
     return int(content_hash([[SEED, name]])[:16], 16)
 
 
-def record_hashes(run: Path, methods: Iterable[str]) -> dict[str, str]:
+def record_hashes(run: Path, methods: Collection[str]) -> dict[str, str]:
     """The files that hold the records of methods, by their paths in the run folder, and the SHA-256 of each.
 
+    Where records are rejected, there is an entry for them, too, which changes when others are.
+
     Raises:
-        BadInput: one is missing.
+        BadInput: one is missing or broken.
     """
-    return {str(file.relative_to(run)): file_hash(file) for file in _files(run, methods)}
+    found = {str(file.relative_to(run)): file_hash(file) for file in _files(run, methods)}
+    if out := rejected(run, methods):
+        found[rejects_path(run).name] = rejects_hash(out)
+    return found
 
 
 def _files(run: Path, methods: Iterable[str]) -> Iterator[Path]:

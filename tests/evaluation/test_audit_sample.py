@@ -8,7 +8,8 @@ import pytest
 
 from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.audit_sample import draw, quotas
+from smt_plugin.evaluation.audit_sample import draw, quotas, record_hashes
+from smt_plugin.rejects import Verdict, add_verdicts
 
 
 def write_records(run: Path, method: str, rows: list[dict[str, Any]]) -> Path:
@@ -67,6 +68,20 @@ def test_a_line_that_is_no_record_and_a_method_without_records_are_named(tmp_pat
         draw(run_of(tmp_path), ["wrap"], 3)
     path.write_text("")
     with pytest.raises(BadInput, match="wrap has no records"):
+        draw(run_of(tmp_path), ["wrap"], 3)
+
+
+def test_rejected_records_are_not_drawn_and_others_rejected_are_another_state(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_records(run, "wrap", [{"doc_id": f"d{n % 2}", "text": f"Text {n}."} for n in range(6)])
+    before = record_hashes(run, ["wrap"])
+    add_verdicts(run, [Verdict("wrap0", "wrap"), Verdict("wrap2"), Verdict("wrap1", "spa")])
+    drawn = draw(run_of(tmp_path), ["wrap"], 10)["wrap"]
+    assert {record.id for record in drawn.sample} == {"wrap1", "wrap3", "wrap4", "wrap5"}
+    assert {record.of_document for record in drawn.sample} == {1, 3}
+    assert record_hashes(run, ["wrap"]) != before
+    add_verdicts(run, [Verdict(f"wrap{n}") for n in range(6)])
+    with pytest.raises(BadInput, match="wrap has no records that are not rejected"):
         draw(run_of(tmp_path), ["wrap"], 3)
 
 

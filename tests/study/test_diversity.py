@@ -13,6 +13,7 @@ from smt_plugin.cli.app import cli
 from smt_plugin.config import RetrievalSettings
 from smt_plugin.files import read_jsonl, write_jsonl
 from smt_plugin.microworld import archive, grammar, scripted, world
+from smt_plugin.rejects import Verdict, add_verdicts
 from smt_plugin.retrieval.index import embedding_model
 from smt_plugin.study.diversity import GROUPS, Diversity, Measure, Sums, factors, groups_of, vendi_score
 from tests.study.microworld_study import RUN_FILE
@@ -220,15 +221,20 @@ def test_bad_input_is_told_in_a_sentence_and_nothing_is_written(copy: Path) -> N
     assert not (copy / "run" / "diversity").exists()
 
 
-def test_records_that_no_longer_fit_are_left_out_and_told(copy: Path) -> None:
+def test_records_that_no_longer_fit_or_are_rejected_are_left_out_and_told(copy: Path) -> None:
     documents = [row for _, row in read_jsonl(copy / "archive" / "documents.jsonl")]
+    rows = (row for _, row in read_jsonl(copy / "run" / "records" / "wrap.jsonl"))
+    last = documents[-1]["doc_id"]
+    add_verdicts(copy / "run", [Verdict(row["id"], "wrap") for row in rows if row["doc_id"] == last])
     write_jsonl(copy / "archive" / "documents.jsonl", documents[1:])
     result = diversity(copy / "run.yaml", "--tokens", 6000)
     assert result.exit_code == 0
     assert "left out: wrap: " in result.output
     assert "its document is not in the corpus any more" in result.output
     found = json.loads((copy / "run" / "diversity" / "diversity.json").read_text())
-    assert {each["samples"][-1]["documents"] for each in found["records"]} == {37}
+    counts = {each["name"]: each["samples"][-1]["documents"] for each in found["records"]}
+    assert counts.pop("wrap") == 36
+    assert set(counts.values()) == {37}
     run_file = copy / "run.yaml"
     run_file.write_text(run_file.read_text().replace("{kind: microworld}", "{kind: microworld, strength: 0.5}"))
     assert "run `smt generate " in said(run_file)
