@@ -1,9 +1,11 @@
 """What is written and read whole or line by line: texts, JSON files, JSON lines; locks, hashes, the cache folder."""
 
 import codecs
+import csv
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import secrets
 import shutil
@@ -11,7 +13,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from pathlib import Path
@@ -201,6 +203,13 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
             file.write(orjson.dumps(row) + b"\n")
             count += 1
     return count
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as CSV to `path`; the file appears whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -47,8 +47,7 @@ def audit(run_file: Path, records: int, against: Path | None, dry_run: bool) -> 
     with Progress("texts") as progress:
 
         def show(done: int, total: int, summary: Summary) -> None:
-            asked = f"{summary.asked:,} completions ({summary.reused:,} reused), {summary.rejected:,} rejected"
-            progress.at(done, total, f"{done:,} of {total:,} texts judged, {asked}")
+            progress.at(done, total, f"{done:,} of {total:,} texts judged, {summary.so_far}")
 
         judged, summary = stop.run(judge_records(settings, drawn, show))
     prompts = Prompts(settings.prompts)

@@ -33,16 +33,13 @@ def diversity(run_files: tuple[Path, ...], tokens: int | None, output: Path | No
     from smt_plugin.progress import Progress
     from smt_plugin.report.report import table_of
     from smt_plugin.study.diversity_report import common_tokens, measure, sections_of, write_report
-    from smt_plugin.training.axolotl_config import trained_config
+    from smt_plugin.training.axolotl_config import target_tokenizer
 
     runs = {path: read_run(path) for path in dict.fromkeys(run_files)}
     first = next(iter(runs.values()))
     folder = output or first.run / "diversity"
     check_target(folder / "diversity.html", with_folder=True)
-    trained = trained_config(first.run, first.train.config, first.train.base_model)
-    ruler = Ruler(
-        first.mix.tokenizer or trained.get("tokenizer_config") or trained["base_model"], first.mix.sequence_len
-    )
+    ruler = Ruler(target_tokenizer(first), first.mix.sequence_len)
     evaluate = first.evaluate
     settings = retrieval_settings(evaluate.benchmark, evaluate.retrieval) if evaluate else RetrievalSettings()
     with Progress("records read") as progress:

@@ -193,8 +193,7 @@ def questions(run_file: Path, per_document: int, free_form: bool, unknown_only: 
     with Progress("documents", total) as progress:
 
         def show(done: int, summary: Summary) -> None:
-            asked = f"{summary.asked:,} completions ({summary.reused:,} reused), {summary.rejected:,} rejected"
-            progress.at(done, total, f"{done:,} of {total:,} documents, {asked}")
+            progress.at(done, total, f"{done:,} of {total:,} documents, {summary.so_far}")
 
         making = make_questions(settings, backend_of(settings), per_document, free_form, unknown_only, show)
         manifest = stop.run(making)

@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from contextlib import ExitStack
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import click
@@ -24,7 +25,7 @@ def mix(run_file: Path, drop_leaks: bool, drop_stale: bool) -> None:
     from smt_plugin.mixing.provenance import Provenance
     from smt_plugin.records import check_made
     from smt_plugin.source_passages import KeptDocuments
-    from smt_plugin.training.axolotl_config import trained_config, write_axolotl_config
+    from smt_plugin.training.axolotl_config import target_tokenizer, write_axolotl_config
     from smt_plugin.training.trainings import trainings_of
 
     settings = read_run(run_file)
@@ -33,9 +34,7 @@ def mix(run_file: Path, drop_leaks: bool, drop_stale: bool) -> None:
         if name not in section.sources:
             fix = "add it there or to `mix.sources`, or give `mix.shares` without it"
             check_made(settings.run, name, settings.methods, fix)
-    trained = trained_config(settings.run, train.config, train.base_model)
-    tokenizer = section.tokenizer or trained.get("tokenizer_config") or trained["base_model"]
-    section = section.model_copy(update={"tokenizer": tokenizer})
+    section = section.model_copy(update={"tokenizer": target_tokenizer(settings)})
     stale = stale_records(settings, [name for name in section.shares if name not in section.sources])
     if stale.hopeless or (stale.problems and not drop_stale):
         raise BadInput(*stale.hopeless, *stale.problems)
@@ -58,11 +57,9 @@ def mix(run_file: Path, drop_leaks: bool, drop_stale: bool) -> None:
         click.echo(f"{len(leaks):,} records leak evaluation questions and are left out; {settings.run / 'leaks.jsonl'}")
     ran_dry = False
     configs = [training.config for training in trainings_of(settings.run, section.budgets)]
-    with ExitStack() as stack:
-        provenance = None
-        if section.provenance:
-            documents = stack.enter_context(KeptDocuments(settings.corpus, settings.run))
-            provenance = Provenance(documents, lambda folder: part_tokens_of(settings, folder))
+    with KeptDocuments(settings.corpus, settings.run) if section.provenance else nullcontext() as documents:
+        parts = partial(part_tokens_of, settings)
+        provenance = Provenance(documents, parts) if documents is not None else None
         mixes = mix_budgets(settings.run, section, settings.seed, drop, configs, provenance)
     for folder, manifest in mixes:
         path = write_axolotl_config(settings.run, train.config, base_model=train.base_model, mix_folder=folder)

@@ -10,7 +10,7 @@ import click
 from smt_plugin.cli.command import COUNT, PATH, RUN_FILE, Commands, command, print_tables, read_run
 from smt_plugin.cli.generate import part_of
 from smt_plugin.cli.signals import stop
-from smt_plugin.errors import BadInput
+from smt_plugin.errors import BadInput, require
 
 if TYPE_CHECKING:
     from smt_plugin.config import StudyFile
@@ -39,7 +39,6 @@ def _read(study_file: Path) -> "tuple[StudyFile, list[Cell], dict[str, str]]":
 @STUDY_FILE
 def study_plan(study_file: Path) -> None:
     """Say what a study takes: cells, what they share, tokens, FLOP, GPU-hours, money. It asks and writes nothing."""
-    from smt_plugin.errors import require
     from smt_plugin.study.plan import plan_lines, plan_study
 
     require("torch", "train")
@@ -58,7 +57,6 @@ def study_run(study_file: Path, part: tuple[int, int] | None) -> None:
 
     Stop it and run it again at any time. A cell that fails says why, and the others go on.
     """
-    from smt_plugin.errors import require
     from smt_plugin.study.run import run_cells
 
     for module, extra in (("axolotl", "train"), ("lm_eval", "eval")):
@@ -119,7 +117,6 @@ def gradients(
     Each method's records are taken as chats and as texts, whichever they are trained as: where the same records in two
     forms pull apart as much as two methods do, the form explains it.
     """
-    from smt_plugin.errors import require
     from smt_plugin.files import check_target, write_json
     from smt_plugin.progress import Progress
     from smt_plugin.report.report import table_of

@@ -121,8 +121,8 @@ async def judge_records(
         for call in asks(texts[0], part, settings) if not total else ():
             messages_about(part, prompts, call.prompt, call.variables)
         total += len(texts)
-    price, started = settings.price, time.monotonic()
-    summary = Summary({}, total, currency=price.currency if price else "")
+    started = time.monotonic()
+    summary = Summary({}, total)
     judged: list[Judged] = []
     unread: list[Judged] = []
     backend = judge_backend(settings, settings.options)
@@ -147,10 +147,7 @@ async def judge_records(
                     text.verdicts |= answer.value
             judged.append(text)
             unread.extend([text] if text.missing else [])
-            summary.seconds = time.monotonic() - started
-            if price is not None:
-                cached, written = summary.cached_tokens, summary.completion_tokens
-                summary.money = price.of(summary.prompt_tokens, cached, written, summary.seconds)
+            summary.reckon(settings.price, time.monotonic() - started)
             on_progress(len(judged), total, summary)
             if len(judged) >= _FIRST_LOOK:
                 _check_unread(len(unread), len(judged), settings.model, summary)

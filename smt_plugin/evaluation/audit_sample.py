@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,12 +157,8 @@ def record_hashes(run: Path, methods: Collection[str]) -> dict[str, str]:
     Raises:
         BadInput: one is missing or broken.
     """
-    found = {str(file.relative_to(run)): file_hash(file) for file in _files(run, methods)}
+    files = (file for method in methods for file in record_files(run, method))
+    found = {str(file.relative_to(run)): file_hash(file) for file in files}
     if out := rejected(run, methods):
         found[rejects_path(run).name] = rejects_hash(out)
     return found
-
-
-def _files(run: Path, methods: Iterable[str]) -> Iterator[Path]:
-    for method in methods:
-        yield from record_files(run, method)

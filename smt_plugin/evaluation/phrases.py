@@ -216,6 +216,14 @@ ARTICLE = re.compile(
     rf"(?:in|at|on|of)\s+(?:the\s+year\s+|{_ARTICLE})?|{_ARTICLE}(?:\w+\s+(?:called|named)\s+(?:{_ARTICLE})?)?",
     re.IGNORECASE,
 )
+
+
+def starts_of(text: str) -> tuple[str, ...]:
+    """Where an option's text may begin in a text: where that begins, and behind an article there."""
+    article = ARTICLE.match(text)
+    return (text, text[article.end() :]) if article else (text,)
+
+
 # Words that may stand right before an option's bare letter.
 MAY_PRECEDE = frozenset(
     "so thus therefore hence then that think believe say also only is and option choice answer letter".split()

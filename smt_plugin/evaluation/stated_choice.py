@@ -282,9 +282,7 @@ class _Reader:
             return _index(named[1], self.options)
         signs_kept = rest.lstrip(" \t\r\n:*_\"'“‘`${")
         signed = self.has_numbers_only and re.match(r"[-+±√|]\s*\S?\d", signs_kept)
-        article = phrases.ARTICLE.match(core)
-        bare = [] if signed or article is None else [core[article.end() :]]
-        for tried in (signs_kept,) if signed else (signs_kept, core, *bare):
+        for tried in (signs_kept,) if signed else (signs_kept, *phrases.starts_of(core)):
             option = self._option_text(tried)
             if option is not None:
                 # An option may be a question itself.
@@ -315,9 +313,7 @@ class _Reader:
 
     def _names(self, told: str) -> bool:
         """Whether a text begins with the text of any option."""
-        article = phrases.ARTICLE.match(told)
-        starts = (told, told[article.end() :]) if article else (told,)
-        return any(pattern.match(start) for pattern in self.patterns if pattern for start in starts)
+        return any(pattern.match(start) for pattern in self.patterns if pattern for start in phrases.starts_of(told))
 
     def _letter(self, core: str) -> tuple[int | None, int]:
         for pattern in (

@@ -15,11 +15,11 @@ from smt_plugin.errors import BadInput, first_line
 from smt_plugin.faithfulness.check import KINDS, NAME, turns_of
 from smt_plugin.faithfulness.findings import findings_path
 from smt_plugin.files import reading
-from smt_plugin.rejects import GATE, OPEN, PERSON, Verdict, add_verdicts, read_verdicts
+from smt_plugin.rejects import GATE, KEEP, OPEN, PERSON, REJECT, Verdict, add_verdicts, read_verdicts
 from smt_plugin.source_passages import KeptDocuments
 
 _ANEW = "run `smt generate RUN.YAML` anew"
-_STATES = (OPEN, "reject", "keep")
+_STATES = (OPEN, REJECT, KEEP)
 # Characters of a document that are shown before and behind the passage.
 _AROUND = 40_000
 

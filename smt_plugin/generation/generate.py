@@ -80,7 +80,7 @@ async def generate_run(
         Lost: the run folder was taken away, or cannot be written any more.
         RuntimeError: the documents have changed meanwhile; what came before is kept.
     """
-    run, price = shard_folder(run_file.run, shard), run_file.price
+    run = shard_folder(run_file.run, shard)
     methods, prompts = methods_of(run_file, only), prompts_of(run_file)
     part_tokens = run_file.max_document_tokens
     read_verdicts(run_file.run)  # a broken line is told before anything is spent
@@ -104,7 +104,7 @@ async def generate_run(
         await rehearse([method for method, _ in methods.values()], prompts, part)
     share = own_length / total_length
     budgets = {name: MethodCount(round(budget * share), gate=[*run_file.gate]) for name, (_, budget) in methods.items()}
-    summary = Summary(budgets, num_documents, num_parts, currency=price.currency if price else "")
+    summary = Summary(budgets, num_documents, num_parts)
     started = time.monotonic()
     # Everything gets closed, even where closing one of them fails.
     async with AsyncExitStack() as closing:
@@ -157,10 +157,7 @@ async def generate_run(
 
         async def look() -> None:
             summary.cache = await backend.cache_use()
-            summary.seconds = time.monotonic() - started
-            if price is not None:
-                cached = summary.prompt_tokens * (summary.cache_share or 0.0)
-                summary.money = price.of(summary.prompt_tokens, cached, summary.completion_tokens, summary.seconds)
+            summary.reckon(run_file.price, time.monotonic() - started)
 
         async def tick() -> None:
             while True:

@@ -147,7 +147,7 @@ async def make_plan(
             if not rounds:
                 continue
             _add_part(plans, shapes, rounds, estimate_tokens(part.text) * ratio, ratio)
-    is_small = (parameters_of(backend.model) or math.inf) < _SMALL
+    is_small = _is_small(backend.model)
     for name, asked in plans.items():
         use = seen.uses[name]
         asked.stored = min(use.done, round(asked.calls))
@@ -178,11 +178,10 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
     if plan.measured:
         lines.append(f"Sizes are means over {plan.measured:,} completions of this run.")
     if plan.guessed:
-        is_small = (parameters_of(plan.model) or math.inf) < _SMALL
         which = f"The sizes of {', '.join(plan.guessed)}" if plan.measured else "Sizes"
         lines.append(
             f"{which} are guesses ({TEXT_TOKENS} tokens a text, if its `max_tokens` allows it; "
-            + (f"{_SMALL_WRITES} times as much for so small a model" if is_small else "all replies usable")
+            + (f"{_SMALL_WRITES} times as much for so small a model" if _is_small(plan.model) else "all replies usable")
             + "); `--probe 60` measures them."
         )
     lines.append("Calls are asked ahead: where a document has only a few rounds, up to a fifth more than these.")
@@ -248,6 +247,10 @@ def flop_of(plan: Plan) -> float | None:
     """C = 2 M D for D output tokens of M parameters (Han et al. 2026); None where the model's name tells no size."""
     parameters = parameters_of(plan.model)
     return None if parameters is None else 2 * parameters * plan.total("output_tokens")
+
+
+def _is_small(model: str) -> bool:
+    return (parameters_of(model) or math.inf) < _SMALL
 
 
 def parameters_of(model: str) -> float | None:

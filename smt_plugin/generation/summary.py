@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from smt_plugin.backends.base import CacheUse
+from smt_plugin.config import Price
 from smt_plugin.faithfulness.check import KINDS, Checked
 from smt_plugin.files import read_json_if_there
 
@@ -116,6 +117,19 @@ class Summary:
     cache: CacheUse | None = None
     money: float | None = None
     currency: str = ""
+
+    def reckon(self, price: Price | None, seconds: float) -> None:
+        """Note how long it took, and what that cost."""
+        self.seconds = seconds
+        if price is not None:
+            cached = self.prompt_tokens * (self.cache_share or 0.0)
+            self.money = price.of(self.prompt_tokens, cached, self.completion_tokens, seconds)
+            self.currency = price.currency
+
+    @property
+    def so_far(self) -> str:
+        """What was asked and came, while more is asked."""
+        return f"{self.asked:,} completions ({self.reused:,} reused), {self.rejected:,} rejected"
 
     @property
     def cache_share(self) -> float | None:

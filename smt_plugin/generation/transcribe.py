@@ -141,10 +141,7 @@ async def transcribe(
     finally:
         await backend.close()
         await store.close()
-    summary.seconds = time.monotonic() - started
-    if (price := run_file.price) is not None:
-        tokens = (summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens)
-        summary.money, summary.currency = price.of(*tokens, summary.seconds), price.currency
+    summary.reckon(run_file.price, time.monotonic() - started)
     return result, summary
 
 

@@ -1,7 +1,5 @@
 """Records side by side: how unlike each other they are at equal tokens, and how much of their documents they touch."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from smt_plugin.config import RetrievalSettings
 from smt_plugin.corpus import read_documents
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.intervals import Estimate, estimate
-from smt_plugin.files import make_folder, write_json, write_text
+from smt_plugin.files import make_folder, write_csv, write_json, write_text
 from smt_plugin.progress import Progress
 from smt_plugin.report.report import page
 from smt_plugin.report.sections import Section, interval_text
@@ -207,20 +205,14 @@ def write_report(
         if section.plot:
             kind = next(kind for kind in KINDS if kind in section.title)
             write_text(folder / f"coverage-{kind}.svg", section.plot)
-    write_text(folder / "diversity.csv", _csv(_diversity_rows(found)))
-    write_text(folder / "coverage.csv", _csv(_coverage_rows(found)))
+    write_csv(folder / "diversity.csv", _diversity_rows(found))
+    write_csv(folder / "coverage.csv", _coverage_rows(found))
     records = [
         {"name": each.name, "available": each.available, "diversity": each.diversity, "samples": each.samples}
         for each in found
     ]
     write_json(folder / "diversity.json", {"facts": facts, "tokens": tokens, "records": records})
     return path
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _diversity_rows(found: Sequence[Measured]) -> list[Sequence[object]]:

@@ -1,12 +1,10 @@
 """A study's report: sections for a terminal and for one HTML page, SVG figures, CSV and JSON."""
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from smt_plugin.files import write_json, write_text
+from smt_plugin.files import write_csv, write_json, write_text
 from smt_plugin.mixing.manifest import budget_name
 from smt_plugin.report.report import page
 from smt_plugin.report.sections import Section, difference_text, interval_text, p_text, points_text
@@ -50,8 +48,8 @@ def write_report(results: StudyResults, sections: Sequence[Section]) -> Path:
         if section.plot:
             name = re.sub(r"[^A-Za-z0-9_-]+", "-", section.title.partition(": ")[2])
             write_text(results.study / f"figure-{name}.svg", section.plot)
-    write_text(results.study / "cells.csv", _csv(_cell_rows(results)))
-    write_text(results.study / "laws.csv", _csv(_law_rows(results)))
+    write_csv(results.study / "cells.csv", _cell_rows(results))
+    write_csv(results.study / "laws.csv", _law_rows(results))
     write_json(
         results.study / "report.json",
         {
@@ -160,12 +158,6 @@ def _cells(results: StudyResults) -> Section:
 
 def _points(value: Value) -> str:
     return points_text(value.mean, value.low, value.high)
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _cell_rows(results: StudyResults) -> list[Sequence[object]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from smt_plugin.config import RunFile
 from smt_plugin.errors import BadInput
 from smt_plugin.files import write_text
 from smt_plugin.mixing.manifest import CHAT_FILE, MANIFEST_FILE, TEXT_FILE, TRAINING_FILES, VALIDATION, read_manifest
@@ -49,6 +50,16 @@ def trained_config(
     if problem := taken_for_pattern(run_folder.resolve()):
         raise BadInput(f"run folder {problem}")
     return values
+
+
+def target_tokenizer(run_file: RunFile) -> str:
+    """The tokenizer by which the texts of a run's mix are counted: the mix's own, else that of what is trained.
+
+    Raises:
+        BadInput: as `trained_config`.
+    """
+    trained = trained_config(run_file.run, run_file.train.config, run_file.train.base_model)
+    return str(run_file.mix.tokenizer or trained.get("tokenizer_config") or trained["base_model"])
 
 
 def taken_for_pattern(path: Path) -> str | None:
