@@ -307,24 +307,22 @@ def leave_out(folder: Path, files: dict[str, str]) -> None:
 
 
 class Scan(Struct, frozen=True):
-    """A PDF with pages whose text only their images show.
-
-    Attributes:
-        pages: their numbers, from 1.
-        texts: number -> text of the other pages.
-        title: what the document calls itself; empty where it does not tell.
-    """
+    """A PDF with pages whose text only their images show: `pages` are their numbers, from 1."""
 
     path: Path
     document_id: str
     pages: list[int]
-    texts: dict[int, str] = {}
-    title: str = ""
 
     @property
     def target(self) -> Path:
         """The Markdown file that is to stand for it."""
         return self.path.with_suffix(".md")
+
+    def other_texts(self) -> dict[int, str]:
+        """The texts of its other pages, by their numbers."""
+        with suppress(Unreadable):  # all its pages are such
+            return pages_of(convert(self.path).text)
+        return {}
 
 
 def scans(folder: Path) -> Iterator[Scan]:
@@ -346,7 +344,7 @@ def scans(folder: Path) -> Iterator[Scan]:
             continue  # told when the corpus is read
         else:
             if found.without_text:
-                yield Scan(path, document_id, found.without_text, pages_of(found.text), found.title)
+                yield Scan(path, document_id, found.without_text)
 
 
 class _BadFile(BadInput):

@@ -110,7 +110,6 @@ def transcribe(run_file: Path, retry_failed: bool, dry_run: bool) -> None:
         plan_transcription,
         transcribe,
         transcription_plan_text,
-        waiting,
     )
     from smt_plugin.progress import Progress
 
@@ -118,10 +117,9 @@ def transcribe(run_file: Path, retry_failed: bool, dry_run: bool) -> None:
     if dry_run:
         click.echo(transcription_plan_text(stop.run(plan_transcription(settings, backend_of(settings))), settings))
         return
-    total = sum(len(scan.pages) for scan in waiting(settings.corpus))
-    with Progress("pages", total) as progress:
+    with Progress("pages") as progress:
         result, summary = stop.run(transcribe(settings, backend_of(settings), retry_failed, progress.at))
-    click.echo(summary.text if total else "no PDF waits to be read")
+    click.echo(summary.text if summary.asked or summary.reused else "no PDF waits to be read")
     for path, pages in result.written.items():
         click.echo(f"wrote {path}, {pages:,} pages of it from images")
     for path in result.in_the_way:

@@ -70,20 +70,11 @@ def for_vision(run_file: RunFile) -> RunFile:
     return run_file.model_copy(update={"backend": settings.backend, "price": settings.price})
 
 
-def waiting(corpus: Path) -> Iterator[Scan]:
-    """Yield the PDFs of a corpus folder that have pages without text and that no Markdown file stands for.
-
-    Raises:
-        BadInput: as `scans`.
-    """
-    return (scan for scan in scans(corpus) if not scan.target.exists())
-
-
 async def transcribe(
     run_file: RunFile,
     backend: Backend,
     retry_failed: bool = False,
-    on_progress: Callable[[float], None] = lambda done: None,
+    on_progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> tuple[Transcribed, Summary]:
     """Read all pages without text of the PDFs in a corpus folder, and write a Markdown file beside each PDF.
 
@@ -93,7 +84,7 @@ async def transcribe(
     Args:
         run_file: as `for_vision` gives it.
         retry_failed: ask again about pages that the server refused before.
-        on_progress: called after each page, with the number of pages done.
+        on_progress: called after each page, with the number of pages done, and of all.
 
     Raises:
         BadInput: the corpus is no folder, an extra is missing, or the backend is not there.
@@ -104,9 +95,13 @@ async def transcribe(
     prompts = Prompts(run_file.prompts)
     result = Transcribed()
     left_out = read_reading(corpus).leave_out
+    wanted: list[Scan] = []
     for scan in scans(corpus):
-        if scan.target.exists() and not left_out.get(scan.document_id, "").startswith(_READ_AS):
+        if not scan.target.exists():
+            wanted.append(scan)
+        elif not left_out.get(scan.document_id, "").startswith(_READ_AS):
             result.in_the_way.append(scan.path)
+    total = sum(len(scan.pages) for scan in wanted)
     summary = Summary({}, 0)
     readings: dict[str, _Reading] = {}
     done = 0
@@ -117,7 +112,7 @@ async def transcribe(
         asker = Asker(backend, store, prompts, summary, retry_failed, tells_repeats=False)
 
         def pages() -> Iterator[Document]:
-            for scan in waiting(corpus):
+            for scan in wanted:
                 readings[scan.document_id] = _Reading(scan, file_hash(scan.path))
                 yield from (Document(scan.document_id, scan.path.stem, "", part=number) for number in scan.pages)
 
@@ -129,7 +124,7 @@ async def transcribe(
                 reading.texts[page.part] = answer.value
             reading.done += 1
             done += 1
-            on_progress(done)
+            on_progress(done, total)
             if reading.done == len(reading.scan.pages):
                 del readings[page.id]
                 _write(reading, corpus, backend.model, result)
@@ -193,7 +188,7 @@ def _write(reading: _Reading, corpus: Path, model: str, result: Transcribed) -> 
     pages = f"pages {ranges(sorted(reading.texts))} by {model}{missing}"
     leave_out(corpus, {scan.document_id: f"{_READ_AS}{scan.target.name}: {pages}"})
     with naming(scan.target):
-        write_text(scan.target, with_page_marks(dict(sorted((scan.texts | read).items()))) + "\n")
+        write_text(scan.target, with_page_marks(dict(sorted((scan.other_texts() | read).items()))) + "\n")
     result.written[scan.target] = len(read)
 
 
@@ -210,9 +205,10 @@ async def plan_transcription(run_file: RunFile, backend: Backend) -> Plan:
     side = run_file.transcribe.longest_side
     use = (await look_back(run_file, backend.model)).uses[PROMPT]
     files = calls = 0
-    for scan in waiting(run_file.corpus):
-        files += 1
-        calls += len(scan.pages)
+    for scan in scans(run_file.corpus):
+        if not scan.target.exists():
+            files += 1
+            calls += len(scan.pages)
     stored = min(use.done, calls)
     asked = Document("", "", "")
     bare = sum(
