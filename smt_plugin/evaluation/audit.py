@@ -18,8 +18,7 @@ from smt_plugin.evaluation.audit_sample import SEED, Drawn, Sampled, quotas
 from smt_plugin.evaluation.judge import judge_backend
 from smt_plugin.faithfulness.claims import ANSWER, sentences_of
 from smt_plugin.faithfulness.injected import KINDS, with_error
-from smt_plugin.generation.asker import Asker, messages_about
-from smt_plugin.generation.completions import CompletionStore
+from smt_plugin.generation.asker import asking, messages_about
 from smt_plugin.generation.generate import keep_busy
 from smt_plugin.generation.summary import Summary
 from smt_plugin.languages import language_of
@@ -126,10 +125,8 @@ async def judge_records(
     judged: list[Judged] = []
     unread: list[Judged] = []
     backend = judge_backend(settings, settings.options)
-    store = CompletionStore(run_file.run / "audit")
-    try:
+    async with asking(backend, run_file.run / "audit", prompts, summary) as asker:
         await _start(backend)
-        asker = Asker(backend, store, prompts, summary, retry_refused=False, tells_repeats=False)
         work: dict[tuple[str, int], list[Judged]] = {}
 
         def parts() -> Iterator[Document]:
@@ -152,13 +149,7 @@ async def judge_records(
             if len(judged) >= _FIRST_LOOK:
                 _check_unread(len(unread), len(judged), settings.model, summary)
 
-        try:
-            await keep_busy(parts(), run_part, asker, backend, summary)
-        finally:
-            await asker.close()
-    finally:
-        await backend.close()
-        await store.close()
+        await keep_busy(parts(), run_part, asker, backend, summary)
     all_of, unread_of = (Counter(text.kind for text in texts) for texts in (judged, unread))
     for kind, count in all_of.items():
         _check_unread(unread_of[kind], count, settings.model, summary)

@@ -43,8 +43,7 @@ from smt_plugin.evaluation.question_faults import (
 )
 from smt_plugin.evaluation.questions_page import write_page
 from smt_plugin.files import write_json, write_jsonl
-from smt_plugin.generation.asker import Asker
-from smt_plugin.generation.completions import CompletionStore
+from smt_plugin.generation.asker import asking
 from smt_plugin.generation.contradictions import fitting
 from smt_plugin.generation.generate import keep_busy
 from smt_plugin.generation.summary import Summary
@@ -156,12 +155,10 @@ async def make_questions(
         prompts.messages(name, identity=document.identity, document=document.text.strip(), **variables)
     sets = {doc_id: _Set() for doc_id in order}
     filled: set[str] = set()
-    store = CompletionStore(run_file.run)
     summary = Summary({}, len(order))
-    try:
+    async with asking(backend, run_file.run, prompts, summary) as asker:
         await backend.start()
         part_tokens = fitting(run_file.max_document_tokens, backend.context, int(SAMPLING["max_tokens"]))
-        asker = Asker(backend, store, prompts, summary, retry_refused=False, tells_repeats=False)
 
         async def ask(call: Ask) -> Answer | None:
             answer = await asker.ask(call)
@@ -174,18 +171,10 @@ async def make_questions(
             filled.add(document.id)
             on_progress(len(filled), summary)
 
-        try:
-            while unfilled := {
-                name for name, each in sets.items() if len(each.kept) < per_document and not each.is_done
-            }:
-                documents = (document for document in read_documents(corpus) if document.id in unfilled)
-                await keep_busy(documents, run_document, asker, backend, summary)
-                _drop_over_corpus([sets[doc_id] for doc_id in order])
-        finally:
-            await asker.close()
-    finally:
-        await backend.close()
-        await store.close()
+        while unfilled := {name for name, each in sets.items() if len(each.kept) < per_document and not each.is_done}:
+            documents = (document for document in read_documents(corpus) if document.id in unfilled)
+            await keep_busy(documents, run_document, asker, backend, summary)
+            _drop_over_corpus([sets[doc_id] for doc_id in order])
     return _write(run_file, backend.model, free_form, unknown_only, per_document, prompts, sets, list(summary.failures))
 
 

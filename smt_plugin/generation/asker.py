@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from smt_plugin.backends.base import MAX_ATTEMPTS, Backend, Deferred, Refused, Reply, Request, cancel_all
@@ -241,3 +242,27 @@ class Asker:
             self.summary.given_up += completion.status == "refused"
             failures = self.summary.failures
             failures[completion.reason] = failures.get(completion.reason, 0) + 1
+
+
+@asynccontextmanager
+async def asking(
+    backend: Backend,
+    folder: Path,
+    prompts: Prompts,
+    summary: Summary,
+    retry_refused: bool = False,
+    tells_repeats: bool = False,
+) -> AsyncIterator[Asker]:
+    """Ask with the store in a folder; it and the backend, which the caller starts, are closed at the end.
+
+    Raises:
+        BadInput: as `CompletionStore`.
+    """
+    # Everything gets closed, even where closing one of them fails.
+    async with AsyncExitStack() as closing:
+        store = CompletionStore(folder)
+        closing.push_async_callback(store.close)
+        closing.push_async_callback(backend.close)
+        asker = Asker(backend, store, prompts, summary, retry_refused, tells_repeats=tells_repeats)
+        closing.push_async_callback(asker.close)
+        yield asker

@@ -7,8 +7,7 @@ from itertools import groupby, islice
 from smt_plugin.backends.base import Backend
 from smt_plugin.config import RunFile
 from smt_plugin.corpus import read_documents, split_document
-from smt_plugin.generation.asker import Asker
-from smt_plugin.generation.completions import CompletionStore
+from smt_plugin.generation.asker import asking
 from smt_plugin.generation.contradictions import Repeated, fitting
 from smt_plugin.generation.generate import in_shard, longest_reply, methods_of, prompts_of, rehearse, run_round
 from smt_plugin.generation.show import findings_text, shown_completion, shown_record
@@ -48,10 +47,8 @@ async def preview_run(
     summary = Summary({name: MethodCount(0) for name in methods}, len(documents) + sum(1 for _ in own))
     for document in documents[:1]:
         await rehearse([method for method, _ in methods.values()], prompts, document)
-    store = CompletionStore(shard_folder(run_file.run, shard))
-    asker = Asker(backend, store, prompts, summary, retry_refused)
-    started = time.monotonic()
-    try:
+    folder, started = shard_folder(run_file.run, shard), time.monotonic()
+    async with asking(backend, folder, prompts, summary, retry_refused, tells_repeats=True) as asker:
         await backend.start()
         part_tokens = fitting(run_file.max_document_tokens, backend.context, longest_reply(methods))
         parts = {document.id: split_document(document, part_tokens) for document in documents}
@@ -65,7 +62,7 @@ async def preview_run(
                     say(f"{error}\n")
                     continue
                 for key, group in groupby(records, key=lambda record: record.completions[0]):
-                    if completion := store.get(key):
+                    if completion := asker.store.get(key):
                         say(shown_completion(completion, parts[document.id][:1], prompts))
                     for record in group:
                         found = findings_text(record, parts[document.id][0])
@@ -74,9 +71,5 @@ async def preview_run(
                         summary.methods[name].tokens += record.tokens
                 if not records:
                     say("no record: what came could not be used\n")
-    finally:
         summary.seconds = time.monotonic() - started
-        await asker.close()
-        await backend.close()
-        await store.close()
     return summary

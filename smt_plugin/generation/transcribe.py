@@ -11,8 +11,7 @@ from smt_plugin.converters import Unreadable, clean_page, page_image, with_page_
 from smt_plugin.corpus import Document, Scan, estimate_tokens, leave_out, ranges, read_reading, scans
 from smt_plugin.errors import BadInput, naming
 from smt_plugin.files import file_hash, write_text
-from smt_plugin.generation.asker import Asker, messages_about
-from smt_plugin.generation.completions import CompletionStore
+from smt_plugin.generation.asker import asking, messages_about
 from smt_plugin.generation.generate import keep_busy
 from smt_plugin.generation.plan import Plan, PromptPlan, cost_lines, look_back, table_lines
 from smt_plugin.generation.summary import Summary
@@ -106,10 +105,8 @@ async def transcribe(
     readings: dict[str, _Reading] = {}
     done = 0
     started = time.monotonic()
-    store = CompletionStore(run_file.run)
-    try:
+    async with asking(backend, run_file.run, prompts, summary, retry_failed) as asker:
         await backend.start()
-        asker = Asker(backend, store, prompts, summary, retry_failed, tells_repeats=False)
 
         def pages() -> Iterator[Document]:
             for scan in wanted:
@@ -129,13 +126,7 @@ async def transcribe(
                 del readings[page.id]
                 _write(reading, corpus, backend.model, result)
 
-        try:
-            await keep_busy(pages(), read, asker, backend, summary)
-        finally:
-            await asker.close()
-    finally:
-        await backend.close()
-        await store.close()
+        await keep_busy(pages(), read, asker, backend, summary)
     summary.reckon(run_file.price, time.monotonic() - started)
     return result, summary
 
