@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smt_plugin.faithfulness.names import SHORTENED
-from smt_plugin.sentences import SENTENCE_END
+from smt_plugin.sentences import sentences_in
 
 ANSWER = " Answer: "  # between a question and its answer, in their claim
 _COUNTED = re.compile(r"^\W*\d{1,3}\.$")  # "1." before an item of a list
@@ -38,11 +38,11 @@ def sentences_of(text: str) -> list[str]:
     """
     found = []
     for line in text.splitlines():
-        start = 0
-        for match in SENTENCE_END.finditer(line):
-            piece = line[start : match.end()]
+        piece = ""
+        for more in sentences_in(line):
+            piece += more
             if not SHORTENED.search(piece) and not _COUNTED.match(piece):
                 found.append(piece)
-                start = match.end()
-        found.append(line[start:])
+                piece = ""
+        found.append(piece)
     return [" ".join(piece.split()) for piece in found if any(map(str.isalnum, piece))]

@@ -23,7 +23,7 @@ from smt_plugin.faithfulness.lists import words as known
 from smt_plugin.faithfulness.names import KnownNames, folded
 from smt_plugin.faithfulness.numbers import Date, Value, numbers_and_dates, value_of
 from smt_plugin.languages import has_no_capitals, language_of
-from smt_plugin.sentences import SENTENCE_END
+from smt_plugin.sentences import sentences_in
 from smt_plugin.study.samples import RecordSet
 from smt_plugin.words import stop_words, words_of
 
@@ -112,11 +112,7 @@ def _is_told(date: Date, dates: Iterable[Date]) -> bool:
 def sentences_of(text: str) -> Iterator[str]:
     """The sentences of a text; a line ends one, too."""
     for line in text.splitlines():
-        start = 0
-        for match in SENTENCE_END.finditer(line):
-            yield line[start : match.end()]
-            start = match.end()
-        yield line[start:]
+        yield from sentences_in(line)
 
 
 def _names(text: str) -> Iterator[str]:
