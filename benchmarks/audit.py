@@ -36,11 +36,11 @@ from click.testing import CliRunner
 
 from smt_plugin.cli.app import cli
 from smt_plugin.corpus import Document, read_documents
-from smt_plugin.evaluation.audit import CONTRADICTED, NO_CLAIM, SUPPORTED, WRONG
 from smt_plugin.evaluation.audit_results import read_audit
 from smt_plugin.evaluation.audit_sample import quotas
 from smt_plugin.evaluation.intervals import Estimate, estimate
 from smt_plugin.faithfulness.claims import ANSWER, claims_of
+from smt_plugin.faithfulness.verdicts import CONTRADICTED, NO_CLAIM, SUPPORTED, WRONG
 from smt_plugin.files import read_jsonl
 from smt_plugin.microworld import archive, grammar
 from smt_plugin.microworld.grammar import Fact

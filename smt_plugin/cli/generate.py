@@ -87,11 +87,16 @@ def _preview(settings: Any, backend: Any, **options: Any) -> None:
 def _generate(settings: Any, backend: Any, **options: Any) -> Any:
     """Generate with a backend, say what was done, and exit with status 1 if a budget is unmet or a prompt given up."""
     from smt_plugin.config import write_resolved
+    from smt_plugin.evaluation.judge import judge_backend
+    from smt_plugin.generation.gate import JUDGE
     from smt_plugin.generation.generate import generate_run
     from smt_plugin.generation.progress import GenerateProgress
 
+    judge = settings.evaluate.judge if JUDGE in settings.gate else None
+    backend_of_judge = judge_backend(judge, judge.options) if judge else None
     with GenerateProgress() as progress:
-        summary = stop.run(generate_run(settings, backend, on_progress=progress.show, **options))
+        work = generate_run(settings, backend, judge=backend_of_judge, on_progress=progress.show, **options)
+        summary = stop.run(work)
     if summary.deferred:
         return summary
     write_resolved(settings, settings.run / "run.yaml")

@@ -34,6 +34,9 @@ class MicroworldBackend(Section):
     question_coverage: float = Field(
         default=1, gt=0, le=1, description="share of a document's facts that its questions are ever about"
     )
+    error_rate: float = Field(
+        default=0, ge=0, le=1, description="how often it tells a fact with a wrong value, the same one each time"
+    )
 
 
 class _Client(Section):
@@ -200,10 +203,14 @@ class JudgeSection(Section):
 
     The options turn thinking off where the chat template knows it; a server that refuses them is asked without.
     A server of our own is started when it is first needed and ends with the process, its log is in the cache folder;
-    the command `env CUDA_VISIBLE_DEVICES=1 vllm serve` gives it a GPU of its own.
+    the command `env CUDA_VISIBLE_DEVICES=1 vllm serve` gives it a GPU of its own. The microworld's judge knows that
+    world's grammar, and judges records alone.
     """
 
-    kind: Literal["openai", "vllm"] = Field(default="openai", description="an endpoint, or a `vllm serve` of our own")
+    kind: Literal["openai", "vllm", "microworld"] = Field(
+        default="openai",
+        description="an endpoint, a `vllm serve` of our own, or the microworld's, which is always right",
+    )
     endpoint: Annotated[str, AfterValidator(checked_url)] | None = Field(
         default=None, description="base URL of any OpenAI-compatible server"
     )
@@ -217,7 +224,16 @@ class JudgeSection(Section):
     command: list[str] = Field(default=["vllm", "serve"], min_length=1, description="up to the model's name")
     arguments: dict[str, Any] = Field(default={}, description="options of vllm serve, without dashes")
     startup_timeout: float = Field(default=1800, gt=0, description="seconds")
-    price: Price | None = Field(default=None, description="what it costs, for `smt audit`")
+    price: Price | None = Field(default=None, description="what it costs, for `smt audit` and the gate")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_microworld(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("kind") != "microworld":
+            return values
+        if values.keys() - {"kind"}:
+            raise ValueError("the microworld's judge has nothing to set; leave `kind: microworld` alone")
+        return values | {"model": "microworld"}
 
     @model_validator(mode="after")
     def _check(self) -> "JudgeSection":
@@ -233,6 +249,8 @@ class JudgeSection(Section):
 
         What it costs changes no answer.
         """
+        if self.kind == "microworld":
+            return {"kind": self.kind}
         unused = {"endpoint"} if self.kind == "vllm" else {"kind", "command", "arguments", "startup_timeout"}
         return self.model_dump(exclude={"price"} | unused | ({"concurrency", "patience"} - self.model_fields_set))
 
@@ -322,6 +340,9 @@ class TranscribeSection(Section):
     price: Price | None = Field(default=None, description="as `price` of the run file, for this model")
 
 
+GateKinds = list[Literal["number", "date", "quotation", "name", "judge"]]
+
+
 class RunFile(Section):
     """A whole run. Relative paths are relative to the run file's folder."""
 
@@ -334,8 +355,10 @@ class RunFile(Section):
     language: str | None = Field(
         default=None, min_length=1, description="of records and questions; default: the model's choice"
     )
-    gate: list[Literal["number", "date", "quotation", "name"]] = Field(
-        default=[], description="kinds of findings for which a reply is asked again, and a record then rejected"
+    gate: GateKinds = Field(
+        default=[],
+        description="kinds of findings for which a reply is asked again, and a record then rejected; `judge` for what "
+        "evaluate.judge finds wrong",
     )
     price: Price | None = None
     seed: int = Field(default=0, ge=0, lt=2**32, description="of the mix")
@@ -343,3 +366,11 @@ class RunFile(Section):
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection | None = None
     transcribe: TranscribeSection | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "RunFile":
+        if "judge" in self.gate and (self.evaluate is None or self.evaluate.judge is None):
+            raise ValueError(
+                "gate: `judge` is among its kinds and the run file has no evaluate.judge; add one, or take it out"
+            )
+        return self

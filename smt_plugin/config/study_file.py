@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from smt_plugin.config.run_file import load_yaml, read_run_file
-from smt_plugin.config.sections import BackendSection, MixSection, RunFile, TrainSection
+from smt_plugin.config.sections import BackendSection, GateKinds, MixSection, RunFile, TrainSection
 from smt_plugin.config.values import RunPath, Section, Tokens, first_problem
 from smt_plugin.errors import BadInput
 
@@ -27,6 +27,20 @@ class MixOfStudy(Section):
 
     shares: dict[str, float] = Field(min_length=1, description="as `mix.shares` of a run file")
     sources: dict[str, RunPath] = Field(default={}, description="as `mix.sources` of a run file")
+
+
+class GeneratorOfStudy(Section):
+    """One of the ways in which records are made: written as a section `backend`, with a `gate` in it if it has one."""
+
+    backend: BackendSection
+    gate: GateKinds | None = Field(default=None, description="as `gate` of a run file; default: the run file's")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return {"backend": values}
+        return {"backend": {key: value for key, value in values.items() if key != "gate"}, "gate": values.get("gate")}
 
 
 class CorpusOfStudy(Section):
@@ -53,7 +67,9 @@ class StudyFile(Section):
     budgets: Annotated[list[Tokens], AfterValidator(_different)] = Field(
         min_length=1, description="tokens of records, nested: a smaller mix is a part of each larger one"
     )
-    generators: dict[Name, BackendSection] = Field(default={}, description="name -> a section `backend`")
+    generators: dict[Name, GeneratorOfStudy] = Field(
+        default={}, description="name -> a section `backend`, with a `gate` in it if it has one of its own"
+    )
     targets: dict[Name, TrainSection] = Field(default={}, description="name -> a section `train`")
     corpora: dict[Name, CorpusOfStudy] = Field(default={}, description="name -> corpus and questions")
     seeds: Annotated[list[Seed], AfterValidator(_different)] = Field(

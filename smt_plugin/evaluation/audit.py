@@ -3,53 +3,40 @@
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
 
-import orjson
-
-from smt_plugin.backends.base import MOST_UNUSABLE, Reply, lasting_options, together
+from smt_plugin.backends.base import together
 from smt_plugin.config import JudgeSection, RunFile
-from smt_plugin.corpus import Document, SteadyCorpus, comparable, document_hash, ranges, split_document
+from smt_plugin.corpus import Document, SteadyCorpus, comparable, document_hash, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.audit_sample import SEED, Drawn, Sampled, quotas
 from smt_plugin.evaluation.judge import judge_backend
 from smt_plugin.faithfulness.claims import ANSWER, sentences_of
 from smt_plugin.faithfulness.injected import KINDS, with_error
+from smt_plugin.faithfulness.verdicts import (
+    Verdict,
+    asks,
+    check_unread,
+    judge_claims,
+    missing,
+    start_judge,
+    unread_text,
+)
 from smt_plugin.generation.asker import asking, messages_about
 from smt_plugin.generation.generate import keep_busy
 from smt_plugin.generation.summary import Summary
 from smt_plugin.languages import language_of
-from smt_plugin.methods.base import Ask, Unparsable, json_list, json_object, json_text, parse_items
 from smt_plugin.prompts import Prompts
 from smt_plugin.words import words_of
 
-PROMPT = "audit/claims"
-SUPPORTED, CONTRADICTED, NOT_IN_DOCUMENT, NO_CLAIM = "supported", "contradicted", "not_in_document", "no_claim"
-VERDICTS = (SUPPORTED, CONTRADICTED, NOT_IN_DOCUMENT, NO_CLAIM)
-WRONG = (CONTRADICTED, NOT_IN_DOCUMENT)
 INJECTED, COPIED = "records with an error put in", "sentences of the documents"
 
-# All of these are our choices. What is missing is asked for once more, warmer, since the same reply would come again.
-_TEMPERATURES = (0.0, 0.7)
-_MAX_TOKENS = 4096
-_CLAIMS_A_CALL = 20
-VERDICT_TOKENS = 45  # of a claim's entry in a reply, our guess
-# What tells of the judge itself: records with one error put in, and texts of so many of a document's own sentences.
+# Our choices. What tells of the judge itself: records with one error put in, and texts of so many of a document's own
+# sentences.
 _INJECTED = 200
 _COPIES, _COPIES_A_PART, _SENTENCES = 50, 8, 8
 _LEAST_WORDS, _MOST_CHARACTERS = 5, 400
-# Of fewer texts without all their verdicts the share would say too little; nor is it looked at before so many.
-_FEWEST_UNREAD, _FIRST_LOOK = 5, 20
-
-
-class Verdict(NamedTuple):
-    """What the judge says of a claim, one of VERDICTS, and why."""
-
-    verdict: str
-    why: str
 
 
 @dataclass(slots=True)
@@ -78,7 +65,7 @@ class Judged:
     @property
     def missing(self) -> list[int]:
         """The numbers of the claims without a verdict."""
-        return [number for number in range(1, len(self.claims) + 1) if number not in self.verdicts]
+        return missing(self.claims, self.verdicts)
 
 
 def judge_of(run_file: RunFile) -> JudgeSection:
@@ -117,7 +104,7 @@ async def judge_records(
     # The first pass checks every document before anything is spent.
     total = 0
     for part, texts in texts_to_judge(corpus, drawn):
-        for call in asks(texts[0], part, settings) if not total else ():
+        for call in asks(texts[0].claims, texts[0].missing, part, settings) if not total else ():
             messages_about(part, prompts, call.prompt, call.variables)
         total += len(texts)
     started = time.monotonic()
@@ -126,7 +113,7 @@ async def judge_records(
     unread: list[Judged] = []
     backend = judge_backend(settings, settings.options)
     async with asking(backend, run_file.run / "audit", prompts, summary) as asker:
-        await _start(backend)
+        await start_judge(backend)
         work: dict[tuple[str, int], list[Judged]] = {}
 
         def parts() -> Iterator[Document]:
@@ -138,44 +125,20 @@ async def judge_records(
             await together(judge_one(text, part) for text in work.pop((part.id, part.part)))
 
         async def judge_one(text: Judged, part: Document) -> None:
-            for attempt, _ in enumerate(_TEMPERATURES):
-                answers = await together(map(asker.ask, asks(text, part, settings, attempt)))
-                for answer in filter(None, answers):
-                    text.verdicts |= answer.value
+            text.verdicts = await judge_claims(text.claims, part, settings, asker.ask)
             judged.append(text)
             unread.extend([text] if text.missing else [])
             summary.reckon(settings.price, time.monotonic() - started)
             on_progress(len(judged), total, summary)
-            if len(judged) >= _FIRST_LOOK:
-                _check_unread(len(unread), len(judged), settings.model, summary)
+            check_unread(len(unread), len(judged), settings.model, summary.failures)
 
         await keep_busy(parts(), run_part, asker, backend, summary)
     all_of, unread_of = (Counter(text.kind for text in texts) for texts in (judged, unread))
     for kind, count in all_of.items():
-        _check_unread(unread_of[kind], count, settings.model, summary)
+        check_unread(unread_of[kind], count, settings.model, summary.failures, is_all=True)
     if not any(text.verdicts for text in judged):
-        raise RuntimeError(_unread_text(len(unread), len(judged), settings.model, summary))
+        raise RuntimeError(unread_text(len(unread), len(judged), settings.model, summary.failures))
     return judged, summary
-
-
-async def _start(backend: Any) -> None:
-    try:
-        await backend.start()
-    except BadInput as error:
-        raise BadInput(f"judge: {str(error).replace('backend.', 'evaluate.judge.')}") from None
-
-
-def _check_unread(unread: int, judged: int, model: str, summary: Summary) -> None:
-    if unread >= _FEWEST_UNREAD and unread > MOST_UNUSABLE * judged:
-        raise RuntimeError(_unread_text(unread, judged, model, summary))
-
-
-def _unread_text(unread: int, judged: int, model: str, summary: Summary) -> str:
-    why = max(summary.failures, key=lambda reason: summary.failures[reason], default="it left claims out")
-    return (
-        f"the judge {model} gave no verdict on some claim of {unread:,} of {judged:,} texts (most often: {why}); "
-        f"use a model that follows the prompt {PROMPT}, or set evaluate.judge.options"
-    )
 
 
 def texts_to_judge(corpus: Iterable[Document], drawn: dict[str, Drawn]) -> Iterator[tuple[Document, list[Judged]]]:
@@ -244,62 +207,3 @@ def _states(sentence: str) -> bool:
     """Whether a sentence looks as if it stated something: by its length, and by its end."""
     is_long = len(words_of(sentence)) >= _LEAST_WORDS and len(sentence) <= _MOST_CHARACTERS
     return is_long and not sentence.endswith(("?", ":", "|", "？"))
-
-
-def asks(text: Judged, part: Document, settings: JudgeSection, attempt: int = 0) -> list[Ask]:
-    """The calls for those claims of a text that have no verdict yet; each shows the whole text.
-
-    Args:
-        attempt: 0, or 1 for what the first one left out.
-    """
-    missing = text.missing
-    # Options of the user's that may change an answer are part of its key.
-    sampling = {"temperature": _TEMPERATURES[attempt], "max_tokens": _MAX_TOKENS, **lasting_options(settings.options)}
-    return [
-        _ask(text, part, missing[start : start + _CLAIMS_A_CALL], sampling, attempt)
-        for start in range(0, len(missing), _CLAIMS_A_CALL)
-    ]
-
-
-def _ask(text: Judged, part: Document, numbers: list[int], sampling: dict[str, Any], attempt: int) -> Ask:
-    verdict = {"type": "string", "enum": list(VERDICTS)}
-    entry = json_object(number={"type": "integer"}, why=json_text(300), verdict=verdict)
-    typical = [{"number": number, "why": "The document says so.", "verdict": SUPPORTED} for number in numbers]
-    return Ask(
-        part,
-        PROMPT,
-        {"claims": list(text.claims), "numbers": ranges(numbers)},
-        sampling,
-        attempt,
-        partial(read_verdicts, numbers=numbers),
-        json_object(verdicts=json_list(entry, len(numbers), len(numbers))),
-        orjson.dumps({"verdicts": typical}).decode(),
-        VERDICT_TOKENS * len(numbers),
-        # The system text is for writing about a document, which the judge does not do.
-        has_system=False,
-    )
-
-
-def read_verdicts(reply: Reply, numbers: Collection[int]) -> dict[int, Verdict]:
-    """Return number -> verdict of a reply in JSON; a number that has two different verdicts has none.
-
-    Raises:
-        Unparsable: there is no verdict on any of the claims asked about.
-    """
-    found: dict[int, Verdict] = {}
-    torn = set()
-    for row in parse_items(reply, "verdicts", "verdict"):
-        if not isinstance(row, dict):
-            continue
-        # Of a single claim some models leave out the number.
-        number = row.get("number", min(numbers) if len(numbers) == 1 else None)
-        number = int(number) if isinstance(number, str) and number.isdecimal() else number
-        verdict = "_".join(str(row.get("verdict")).lower().replace("-", " ").replace("_", " ").split())
-        if isinstance(number, int) and number in numbers and verdict in VERDICTS:
-            if number in found and found[number].verdict != verdict:
-                torn.add(number)
-            found[number] = Verdict(verdict, str(row.get("why") or ""))
-    found = {number: verdict for number, verdict in found.items() if number not in torn}
-    if not found:
-        raise Unparsable("no verdict on any of the claims")
-    return found

@@ -11,10 +11,11 @@ from msgspec import Meta, Struct
 
 from smt_plugin.corpus import estimate_tokens
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.audit import COPIED, INJECTED, NO_CLAIM, PROMPT, SUPPORTED, VERDICTS, WRONG, Judged
+from smt_plugin.evaluation.audit import COPIED, INJECTED, Judged
 from smt_plugin.evaluation.audit_sample import Drawn, record_hashes
 from smt_plugin.evaluation.intervals import Estimate, estimate
 from smt_plugin.faithfulness.injected import KINDS
+from smt_plugin.faithfulness.verdicts import NO_CLAIM, PROMPT, SUPPORTED, VERDICTS, WRONG
 from smt_plugin.files import Text, locked, read_json_if_there, read_rows, write_json, write_jsonl
 from smt_plugin.prompts import Prompts
 

@@ -21,7 +21,15 @@ import orjson
 from msgspec import Struct
 from pydantic import ValidationError
 
-from smt_plugin.backends.base import MAX_ATTEMPTS, MOST_UNUSABLE, BackendDown, Refused, first_usable, lasting_options
+from smt_plugin.backends.base import (
+    MAX_ATTEMPTS,
+    MOST_UNUSABLE,
+    Backend,
+    BackendDown,
+    Refused,
+    first_usable,
+    lasting_options,
+)
 from smt_plugin.backends.endpoint import OpenAIBackend
 from smt_plugin.backends.thoughts import without_thoughts
 from smt_plugin.backends.vllm_server import VLLMBackend
@@ -118,11 +126,11 @@ def ask_judge(
         unread: list[str] = []
         if missing:
 
-            async def ask_all(backend: OpenAIBackend) -> list[BaseException | None]:
+            async def ask_all(backend: Backend) -> list[BaseException | None]:
                 # What is paid for is kept at once, and even if another fails.
                 return await asyncio.gather(*(ask(asked, backend) for asked in missing), return_exceptions=True)
 
-            async def ask(asked: _Asked, backend: OpenAIBackend) -> None:
+            async def ask(asked: _Asked, backend: Backend) -> None:
                 number, reply = await _ask(messages[asked], settings, backend, read)
                 if number is None:
                     unread.append(reply)
@@ -187,9 +195,9 @@ def serve(settings: JudgeSection) -> tuple[JudgeSection, str]:
     return settings.model_copy(update={"kind": "openai", "endpoint": endpoint}), key
 
 
-def _with_backend(settings: JudgeSection, work: Callable[[OpenAIBackend], Coroutine[Any, Any, _Result]]) -> _Result:
+def _with_backend(settings: JudgeSection, work: Callable[[Backend], Coroutine[Any, Any, _Result]]) -> _Result:
     """Do some work with the judge: in another thread, since the caller may be inside a running event loop."""
-    if settings.endpoint is None:
+    if settings.kind == "vllm":
         server, loop = _server(settings)
         return asyncio.run_coroutine_threadsafe(work(server), loop).result()
 
@@ -205,8 +213,8 @@ def _with_backend(settings: JudgeSection, work: Callable[[OpenAIBackend], Corout
         return thread.submit(asyncio.run, once()).result()
 
 
-def judge_backend(settings: JudgeSection, options: dict[str, Any] | None = None) -> OpenAIBackend:
-    """Make the judge's client, or its server, which `start` starts.
+def judge_backend(settings: JudgeSection, options: dict[str, Any] | None = None) -> Backend:
+    """Make the judge's client, or its server, which `start` starts, or the microworld's judge.
 
     Args:
         options: set, rename or null fields of every request.
@@ -214,6 +222,12 @@ def judge_backend(settings: JudgeSection, options: dict[str, Any] | None = None)
     Raises:
         BadInput: a key that no request can carry, or arguments that we set ourselves.
     """
+    if settings.kind == "microworld":
+        from smt_plugin.microworld.scripted import ScriptedBackend
+
+        judge = ScriptedBackend(strength=1)
+        judge.model = settings.model
+        return judge
     if settings.endpoint is None:
         return _local_judge(settings, options)
     key = os.environ.get(API_KEY_VARIABLE) or None
@@ -266,7 +280,7 @@ def _server(settings: JudgeSection) -> tuple[VLLMBackend, asyncio.AbstractEventL
 async def _ask(
     messages: list[dict[str, str]],
     settings: JudgeSection,
-    backend: OpenAIBackend,
+    backend: Backend,
     read: Callable[[str], int | None],
 ) -> tuple[int | None, str]:
     """What a reply says, None if none could be used, and the last reply."""

@@ -24,11 +24,12 @@ from smt_plugin.corpus import Document, SteadyCorpus, document_hash, estimate_to
 from smt_plugin.errors import BadInput, naming
 from smt_plugin.faithfulness.check import Source, turns_of
 from smt_plugin.faithfulness.findings import FindingsFile
+from smt_plugin.faithfulness.verdicts import start_judge
 from smt_plugin.files import content_hash, make_folder, private, write_json
-from smt_plugin.generation.asker import AGAIN, Asker, messages_about
+from smt_plugin.generation.asker import AGAIN, Asker, asking, messages_about
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import Repeated, fitting
-from smt_plugin.generation.gate import Round, changed_verdicts, gated_round
+from smt_plugin.generation.gate import ClaimJudge, Gate, Round, changed_verdicts, gate_of, gated_round
 from smt_plugin.generation.summary import MethodCount, Summary, generated_path, read_generated
 from smt_plugin.generation.waiting import Reach, first_in_rank
 from smt_plugin.methods import make_method, method_class, options_of, prompt_folders, uses
@@ -53,6 +54,7 @@ async def generate_run(
     run_file: RunFile,
     backend: Backend,
     *,
+    judge: Backend | None = None,
     only: Collection[str] = (),
     shard: tuple[int, int] | None = None,
     retry_refused: bool = False,
@@ -63,11 +65,12 @@ async def generate_run(
 
     Each record is compared with its document, and `<run>/faithfulness/<method>.jsonl` lists what the document lacks.
     With a gate, replies with such findings are asked again, and records that keep them go to `<run>/rejects.jsonl`;
-    these count towards no budget.
+    these count towards no budget. What a judge in the gate says is kept where `smt audit` finds it.
     Everything in the store is reused, so that a run is resumed, extended or repaired by calling this again. Where
     the backend defers an answer, everything is still asked that does not depend on it, and no records are written.
 
     Args:
+        judge: the backend of `evaluate.judge`, where `judge` is in the run file's gate.
         only: names of methods to choose; all where empty.
         shard: (i, n): only the i-th of n shards of the documents, i from 1, in a folder of its own below the run's.
         retry_refused: ask again what the backend once refused.
@@ -78,7 +81,7 @@ async def generate_run(
         BadInput: the run file, the corpus, a prompt or the backend is not as it should be; nothing was asked for then.
         BackendDown: no endpoint answered for too long; what came before is kept.
         Lost: the run folder was taken away, or cannot be written any more.
-        RuntimeError: the documents have changed meanwhile; what came before is kept.
+        RuntimeError: the documents have changed meanwhile, or the judge says too little; what came before is kept.
     """
     run = shard_folder(run_file.run, shard)
     methods, prompts = methods_of(run_file, only), prompts_of(run_file)
@@ -103,7 +106,9 @@ async def generate_run(
     for part in first[:1]:
         await rehearse([method for method, _ in methods.values()], prompts, part)
     share = own_length / total_length
-    budgets = {name: MethodCount(round(budget * share), gate=[*run_file.gate]) for name, (_, budget) in methods.items()}
+    budgets = {
+        name: MethodCount(round(budget * share), gate=gate_of(run_file)) for name, (_, budget) in methods.items()
+    }
     summary = Summary(budgets, num_documents, num_parts)
     started = time.monotonic()
     # Everything gets closed, even where closing one of them fails.
@@ -117,6 +122,15 @@ async def generate_run(
             name: _Output(file, closing.enter_context(FindingsFile(run, name)), {}) for name, file in files.items()
         }
         closing.push_async_callback(backend.close)
+        claim_judge = None
+        if judge is not None:
+            assert run_file.evaluate is not None
+            assert run_file.evaluate.judge is not None
+            settings, summary.judge = run_file.evaluate.judge, Summary({})
+            asking_judge = asking(judge, run / "audit", Prompts(run_file.prompts), summary.judge)
+            claim_judge = ClaimJudge(settings, await closing.enter_async_context(asking_judge))
+            await start_judge(judge)
+        gate = Gate(run_file.gate, claim_judge) if run_file.gate else None
         await backend.start()
         if (fits := fitting(part_tokens, backend.context, longest_reply(methods))) < part_tokens:
             part_tokens, before = fits, num_parts
@@ -151,13 +165,15 @@ async def generate_run(
             if await reach.has(part):
                 count.waiting -= goes_further
                 budget_here, output = budget * fraction, outputs[name]
-                await _run_method(part, source, method, budget_here, rounds_ahead, asker, count, output, reach)
+                await _run_method(part, source, method, budget_here, rounds_ahead, asker, gate, count, output, reach)
             else:
                 count.waiting += not goes_further
 
         async def look() -> None:
             summary.cache = await backend.cache_use()
             summary.reckon(run_file.price, time.monotonic() - started)
+            if claim_judge is not None:
+                claim_judge.asker.summary.reckon(claim_judge.settings.price, time.monotonic() - started)
 
         async def tick() -> None:
             while True:
@@ -208,6 +224,8 @@ async def generate_run(
             while any([is_short(name) for name in reaches]):
                 goes_further = True
                 await keep_busy(further_parts(), run_part, asker, backend, summary)
+            if claim_judge is not None:
+                claim_judge.check(is_all=True)
             await look()
         finally:
             await cancel_all([ticker])
@@ -378,6 +396,7 @@ async def _run_method(
     budget: float,
     rounds_ahead: int,
     asker: Asker,
+    gate: Gate | None,
     count: MethodCount,
     output: _Output,
     reach: Reach,
@@ -399,7 +418,7 @@ async def _run_method(
             ahead = rounds_ahead if taken > 1 else max(rounds_ahead // 8, 1)
             while len(rounds) < min(max(missing, 1), ahead):
                 r = taken + len(rounds)
-                rounds.append(asyncio.create_task(run_round(part, method, r, asker, count, source)))
+                rounds.append(asyncio.create_task(run_round(part, method, r, asker, count, gate, source)))
             found = await rounds.pop(0)
             if taken == 0:
                 reach.tell(part, None if found is None else sum(record.tokens for record in found.passed))
@@ -455,12 +474,18 @@ def _distinct(records: list[Record], texts: set[int]) -> list[Record]:
 
 
 async def run_round(
-    part: Document, method: Method, r: int, asker: Asker, count: MethodCount, source: Source | None = None
+    part: Document,
+    method: Method,
+    r: int,
+    asker: Asker,
+    count: MethodCount,
+    gate: Gate | None = None,
+    source: Source | None = None,
 ) -> Round | None:
     """Return a round, or None if an answer was deferred; then all was asked that could be.
 
     Args:
-        source: what the gate of `count`, if it has one, compares records with; there is no gate without.
+        source: what the gate, if there is one, compares records with.
     """
     deferred = False
 
@@ -479,8 +504,8 @@ async def run_round(
         assert completion is not None
         return without_thoughts(completion.reply.text) or completion.reply.text
 
-    if source is not None and count.gate:
-        found = await gated_round(part, source, method, r, complete, reply_of, count.gate)
+    if source is not None and gate is not None:
+        found = await gated_round(part, source, method, r, complete, reply_of, gate)
     else:
         found = Round(await method.round(part, r, complete))
     return None if deferred else found
@@ -531,7 +556,7 @@ def backend_of(run_file: RunFile, shard: tuple[int, int] | None = None) -> Backe
     if settings.kind == "microworld":
         from smt_plugin.microworld.scripted import ScriptedBackend
 
-        return ScriptedBackend(settings.strength, settings.question_coverage)
+        return ScriptedBackend(settings.strength, settings.question_coverage, settings.error_rate)
     client: dict[str, Any] = {
         "max_concurrency": settings.max_concurrency,
         "timeout": settings.timeout,

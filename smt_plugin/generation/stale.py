@@ -13,6 +13,7 @@ from smt_plugin.config import RunFile
 from smt_plugin.corpus import comparable, document_hash, read_documents, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.files import content_hash, reading
+from smt_plugin.generation.gate import gate_of
 from smt_plugin.generation.generate import backend_of, methods_of, part_tokens_of, prompts_of
 from smt_plugin.generation.summary import MethodCount, read_generated
 from smt_plugin.methods import method_class, options_of
@@ -141,8 +142,9 @@ def _changed_settings(run_file: RunFile, name: str, made: MethodCount, stale: St
     for option, value in options_of(methods_of(here)[name][0]).items():
         if before.get(option, value) != value:
             return f"made with {option} {before[option]}, which is {value} now"
-    if set(made.gate) != set(run_file.gate):
-        gates = (", ".join(gate) if gate else "none" for gate in (made.gate, run_file.gate))
+    gate = gate_of(run_file)
+    if set(made.gate) != set(gate):
+        gates = (", ".join(each) if each else "none" for each in (made.gate, gate))
         return "made with the gate {}, which is {} now".format(*gates)
     prompts = prompts_of(here)
     for prompt, digest in made.prompts.items():

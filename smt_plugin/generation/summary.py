@@ -25,9 +25,9 @@ class MethodCount:
     None where an older version wrote them, and by `prompts` (name -> hash); `is_whole` is false until they are there.
     `checked` of the records were compared with their documents (none by an older version): `unfaithful` of them say
     what the document lacks, `findings` counts them by kind, `unchecked` by what could not be compared. `gate` has the
-    kinds of findings that did not pass (empty without a gate): replies that were asked again for each, and of these
-    those that were replaced by a better one, in `asked_again` and `repaired`; `rejected` records, among `records` but
-    not in `tokens`, by kind in `rejected_for`.
+    kinds of findings that did not pass, and the judge (empty without a gate): replies that were asked again for each,
+    and of these those that were replaced by a better one, in `asked_again` and `repaired`; `rejected` records, among
+    `records` but not in `tokens`, by kind in `rejected_for`.
     """
 
     budget: int
@@ -95,6 +95,7 @@ class Summary:
         losses: what -> how many, for what completions that are used have lost on the way, old and new.
         cache: the use of the servers' prefix caches by their own count, or None where they do not say.
         money: what the completions asked for in this call cost, or None without prices.
+        judge: what the gate's judge was asked, where there is one, and on how many records it said too little.
     """
 
     methods: dict[str, MethodCount]
@@ -117,6 +118,7 @@ class Summary:
     cache: CacheUse | None = None
     money: float | None = None
     currency: str = ""
+    judge: "Summary | None" = None
 
     def reckon(self, price: Price | None, seconds: float) -> None:
         """Note how long it took, and what that cost."""
@@ -210,6 +212,14 @@ class Summary:
         ]
 
     @property
+    def losses_lines(self) -> list[str]:
+        """What replies that are used have lost on the way."""
+        if not self.losses:
+            return []
+        lost = [f"{number:>8,} x {what}" for what, number in self.losses.items()]
+        return ["lost on the way, of replies that could be used:", *lost]
+
+    @property
     def text(self) -> str:
         """The summary as a person reads it."""
         lines = [
@@ -232,16 +242,20 @@ class Summary:
             lines.append(f"{repeated:,} records were dropped: the same text had come before for the same prompt")
         lines += self.faithfulness_lines
         lines += self.gate_lines
-        lines += self.failures_lines
-        if self.losses:
-            lines.append("lost on the way, of replies that could be used:")
-            lines += [f"{number:>8,} x {what}" for what, number in self.losses.items()]
+        if self.judge is not None:
+            lines += [
+                f"the gate's judge: {self.judge.asked_text}",
+                *self.judge.failures_lines,
+                *self.judge.losses_lines,
+            ]
+        lines += [*self.failures_lines, *self.losses_lines]
         return "\n".join(lines)
 
 
 def _by_kind(counts: Mapping[str, int]) -> str:
     """What was found how often, as the end of a sentence."""
-    return ": " * bool(counts) + ", ".join(f"a {kind} in {counts[kind]:,}" for kind in KINDS if kind in counts)
+    said = {kind: f"a {kind}" for kind in KINDS} | {"judge": "by the judge"}
+    return ": " * bool(counts) + ", ".join(f"{said[kind]} in {counts[kind]:,}" for kind in said if kind in counts)
 
 
 def generated_path(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from smt_plugin.errors import BadInput
 from smt_plugin.microworld import grammar
 from smt_plugin.microworld.grammar import Fact
 from smt_plugin.microworld.words import BY_KEY, STYLES, Style
+from smt_plugin.microworld.world import names
 
 _PLAIN = Style("", "", "")
 # SPA's prompts, each in the style that comes nearest to it.
@@ -37,16 +38,23 @@ class ScriptedBackend:
             something wrong or sends a reply of the wrong form (10 % each at 0, never at 1).
         question_coverage: over 0 to 1, the share of a document's facts that its questions are ever about. Which these
             are is fixed by the facts themselves; all others stand in the documents that it writes, and nowhere else.
+        error_rate: 0 to 1, how often it tells a fact wrongly, beside what its strength does: with a value of the same
+            kind that is the same each time, as if it had misread that passage.
+
+    As a judge of claims it is right whatever its strength.
     """
 
-    def __init__(self, strength: float = 0.9, question_coverage: float = 1.0) -> None:
+    def __init__(self, strength: float = 0.9, question_coverage: float = 1.0, error_rate: float = 0.0) -> None:
         if not 0 <= strength <= 1:
             raise BadInput(f"the scripted backend's strength is {strength}; give a number from 0 to 1.")
         self.strength = strength
         self.question_coverage = question_coverage
+        self.error_rate = error_rate
         self.model = f"microworld-scripted-{strength:g}"
         if question_coverage < 1:
             self.model += f"-questions-{question_coverage:g}"
+        if error_rate > 0:
+            self.model += f"-errors-{error_rate:g}"
         self.concurrency = 8
         self._share = 0.25 + 0.75 * strength
 
@@ -89,6 +97,8 @@ class ScriptedBackend:
                 "the scripted backend only knows the microworld's documents; "
                 "set `backend` to a real endpoint for your own corpus."
             )
+        if request.prompt == "audit/claims":
+            return _verdicts(request.variables["claims"], facts)
         if request.prompt == "synthetic_qa/pairs":
             facts = salient(facts, self.question_coverage)
         facts = self._perceive(facts, rng)
@@ -122,6 +132,9 @@ class ScriptedBackend:
             others = [value for value in BY_KEY[fact.attribute].values if value != fact.value]
             if others and rng.random() < 0.1 * (1 - self.strength):
                 fact = Fact(fact.name, fact.attribute, rng.choice(others))
+            # Only where there is a rate, so that nothing else is drawn otherwise without one.
+            elif self.error_rate and rng.random() < self.error_rate:
+                fact = misread(fact)
             seen.append(fact)
         return seen
 
@@ -153,6 +166,28 @@ def salient(facts: list[Fact], share: float) -> list[Fact]:
     names = {fact.attribute: hashlib.sha256(f"{fact.name} {fact.attribute}".encode()).digest() for fact in facts}
     chosen = sorted(names, key=lambda name: names[name])[: max(1, round(share * len(names)))]
     return [fact for fact in facts if fact.attribute in chosen]
+
+
+def misread(fact: Fact) -> Fact:
+    """Return a fact with a wrong value of its attribute in place of the right one; always the same."""
+    others = sorted({*(BY_KEY[fact.attribute].values or names("place", archive=True))} - {fact.value})
+    digest = hashlib.sha256(f"misread {fact.name} {fact.attribute} {fact.value}".encode()).digest()
+    return Fact(fact.name, fact.attribute, others[int.from_bytes(digest[:8], "big") % len(others)])
+
+
+def _verdicts(claims: list[str], facts: list[Fact]) -> str:
+    """The judge's reply: whether these facts bear out what each claim states in the grammar."""
+    known = {fact.attribute: fact.value for fact in facts}
+    rows = []
+    for number, claim in enumerate(claims, start=1):
+        # What stands before a statement, as "Answer: " or a style's words, is none.
+        tails = [sentence.rpartition(": ")[2] for sentence in grammar.sentences(claim)]
+        told = [fact for tail in tails if (fact := grammar.parse_statement(tail))]
+        wrong = [fact for fact in told if known.get(fact.attribute) != fact.value]
+        why = f"{wrong[0].attribute}: {known.get(wrong[0].attribute, 'not told')}" if wrong else "as the document says"
+        verdict = "contradicted" if wrong else "supported" if told else "no_claim"
+        rows.append({"number": number, "why": why, "verdict": verdict})
+    return json.dumps({"verdicts": rows})
 
 
 def rewrite(facts: list[Fact], style: Style, focus: str | None, rng: random.Random, wordings: float = 1.0) -> str:

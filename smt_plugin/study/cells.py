@@ -18,6 +18,7 @@ from smt_plugin.config import RunFile, StudyFile, write_resolved
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arms import ARMS
 from smt_plugin.files import make_folder, write_text
+from smt_plugin.generation.gate import JUDGE
 from smt_plugin.mixing.manifest import budget_name
 from smt_plugin.training.shipped import base_model_of, read_config
 from smt_plugin.training.trainings import Training
@@ -93,6 +94,12 @@ def cells_of(study: StudyFile, run_file: RunFile) -> list[Cell]:
                 f"corpora.{name}.benchmark: unknown benchmark {corpus.benchmark!r}; choose one of: "
                 f"{', '.join(names())}."
             )
+    for name, generator in study.generators.items():
+        if JUDGE in (generator.gate or []) and run_file.evaluate.judge is None:
+            raise BadInput(
+                f"generators.{name}.gate: the run file {study.run_file} has no evaluate.judge; add one, or take "
+                "`judge` out."
+            )
     for name, of_mix in study.mixes.items():
         for method in of_mix.shares.keys() - of_mix.sources.keys() - run_file.methods.keys():
             raise BadInput(
@@ -135,7 +142,9 @@ def _cell(
         asked = {"benchmark": given.benchmark, "data": None} if given.benchmark else {}
         evaluate = evaluate.model_copy(update=asked | ({"data": given.data} if given.data else {}))
     if generator:
-        own["backend"] = study.generators[generator]
+        own["backend"] = study.generators[generator].backend
+        if (gate := study.generators[generator].gate) is not None:
+            own["gate"] = gate
     train = study.targets[target] if target else run_file.train
     shared = {"train": study.targets[model]} if model else {}
 

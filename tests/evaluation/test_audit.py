@@ -13,9 +13,10 @@ from smt_plugin.backends.base import BackendDown, Reply
 from smt_plugin.cli.app import cli
 from smt_plugin.config import RunFile
 from smt_plugin.corpus import Document, document_hash
-from smt_plugin.evaluation.audit import COPIED, Judged, copied, read_verdicts, with_one_error
+from smt_plugin.evaluation.audit import COPIED, Judged, copied, with_one_error
 from smt_plugin.evaluation.audit_results import Audit, read_audit
 from smt_plugin.evaluation.audit_sample import Sampled
+from smt_plugin.faithfulness.verdicts import read_verdicts
 from smt_plugin.methods.base import Unparsable
 from tests.endpoint import MODEL, Endpoint, serve_in_thread, status
 from tests.evaluation.test_audit_sample import write_records

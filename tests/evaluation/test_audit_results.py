@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.audit import Judged, Verdict
+from smt_plugin.evaluation.audit import Judged
 from smt_plugin.evaluation.audit_results import Audit, found_by, is_outdated, read_audit, write_audit
 from smt_plugin.evaluation.audit_sample import Drawn, Sampled, record_hashes
+from smt_plugin.faithfulness.verdicts import Verdict
 from smt_plugin.prompts import Prompts
 from smt_plugin.report.report import page
 from smt_plugin.report.results import RunResults

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import re
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 
 from smt_plugin.backends.base import Deferred, Keep, Reply, Request
 from smt_plugin.cli.app import cli
@@ -18,11 +21,11 @@ from smt_plugin.faithfulness.check import Source, turns_of
 from smt_plugin.files import read_jsonl
 from smt_plugin.generation.asker import AGAIN, messages_about
 from smt_plugin.generation.completions import Completion, look_up
-from smt_plugin.generation.gate import Round, gated_round
+from smt_plugin.generation.gate import Gate, Round, gated_round
 from smt_plugin.generation.generate import generate_run
 from smt_plugin.generation.summary import Summary
 from smt_plugin.methods.base import Answer, Ask, Complete, stable_draw
-from smt_plugin.microworld import archive
+from smt_plugin.microworld import archive, grammar
 from smt_plugin.microworld.scripted import ScriptedBackend
 from smt_plugin.prompts import Prompts
 from smt_plugin.records import Record
@@ -269,7 +272,7 @@ def play(replies: dict[str, list[str] | None]) -> tuple[Round, list[str]]:
         return f"the reply {key}"
 
     document = Document("mill", "The mill", TEXT)
-    found = asyncio.run(gated_round(document, Source(document), Told(), 0, complete, reply_of, ["number"]))
+    found = asyncio.run(gated_round(document, Source(document), Told(), 0, complete, reply_of, Gate(["number"])))
     return found, sorted(asked)
 
 
@@ -311,6 +314,125 @@ def test_what_a_better_reply_still_says_wrongly_is_rejected() -> None:
     assert texts(found) == [GOOD, OTHER, WRONG]
     assert [record.id in found.rejected for record in found.records] == [False, True, True]
     assert (found.asked, found.repaired) == ({"number": 2}, {"number": 1})
+
+
+JUDGED = {"evaluate": {"benchmark": "microworld", "judge": {"kind": "microworld"}}}
+
+
+class Judge(ScriptedBackend):
+    """The microworld's judge; leaves out each verdict that `is_silent` says, and counts what it is asked."""
+
+    def __init__(self, is_silent: Callable[[str], bool] = lambda claim: False) -> None:
+        super().__init__(strength=1)
+        self.model, self.asked, self.is_silent = "microworld", 0, is_silent
+
+    async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
+        self.asked += 1
+        rows = json.loads((await super().complete(request)).text)["verdicts"]
+        claims = request.variables["claims"]
+        rows = [row for row in rows if not self.is_silent(claims[row["number"] - 1])]
+        reply = Reply(json.dumps({"verdicts": rows}), "stop", 100, 0, 100)
+        if keep is not None:
+            await keep(reply)
+        return reply
+
+
+def judged_run(folder: Path, judge: Judge, gate: Sequence[str] = ("judge",)) -> Summary:
+    """Of a generator that lies, through a gate with a judge."""
+    settings = run_file(folder, [*gate], backend={"kind": "microworld", "strength": 1, "error_rate": 0.1}, **JUDGED)
+    return asyncio.run(generate_run(settings, ScriptedBackend(1, error_rate=0.1), judge=judge))
+
+
+def lies(folder: Path, row: dict[str, Any]) -> bool:
+    """Whether a record states a fact that its document does not."""
+    (document,) = (each for each in read_documents(folder / "archive") if each.id == row["doc_id"])
+    truth = [grammar.parse_statement(sentence) for sentence in grammar.sentences(document.text)]
+    said = [row["text"]] if row["text"] else [turn["content"] for turn in row["messages"]]
+    tails = [sentence.rpartition(": ")[2] for text in said for sentence in grammar.sentences(text)]
+    return any(fact is not None and fact not in truth for fact in map(grammar.parse_statement, tails))
+
+
+def test_through_a_judge_only_what_is_true_passes_and_it_is_asked_of_nothing_twice(folder: Path) -> None:
+    judge = Judge()
+    summary = judged_run(folder, judge)
+    rows, rejected = records(folder), read_verdicts(folder / "run", GATE)
+    assert {row["id"] for row in rows if lies(folder, row)} == rejected.keys()
+    assert {verdict.reason for verdict in rejected.values()} == {"the judge calls a claim wrong"}
+    for count in summary.methods.values():
+        assert count.gate == ["judge microworld"]
+        assert count.tokens > 0.95 * count.budget
+        assert sum(count.repaired.values()) > 0
+    assert summary.judge is not None
+    assert summary.judge.asked == judge.asked > 0
+    assert "focal_rewrite: replies asked again: by the judge in" in summary.text
+    assert "the gate's judge: " in summary.text
+    again = [completion for completion in stored(folder) if AGAIN in completion.variables]
+    assert again
+    assert all("(contradicted: " in said for completion in again for said in completion.variables[AGAIN]["said"])
+    before = by_id(rows)
+    judge.asked = 0
+    # But for rounds that were begun ahead and stopped when the budget was met.
+    assert judged_run(folder, judge).asked < 10
+    assert judge.asked < 10
+    assert by_id(records(folder)) == before
+
+
+def test_what_the_gates_judge_has_said_an_audit_does_not_ask_again(folder: Path) -> None:
+    judged_run(folder, Judge())
+    result = CliRunner().invoke(cli, ["audit", str(folder / "smt.yaml"), "--records", "20"])
+    assert result.exception is None, result.output
+    found = json.loads((folder / "run/audit.json").read_text())
+    assert [method["per_record"]["mean"] for method in found["methods"].values()] == [0, 0]
+    # Only of copies with errors put in, and of the documents' own sentences.
+    asked = [line for line in result.output.splitlines() if "reused" in line][-1]
+    assert int(re.search(r"([\d,]+) reused", asked)[1].replace(",", "")) >= 40
+
+
+def test_the_judge_is_asked_only_where_the_check_by_code_finds_nothing(folder: Path) -> None:
+    alone, after = Judge(), Judge()
+    judged_run(folder, alone)
+    shutil.rmtree(folder / "run")
+    summary = judged_run(folder, after, gate=["judge", *KINDS])
+    assert 0 < after.asked < alone.asked
+    assert sum("number" in count.asked_again for count in summary.methods.values())
+    assert not any(lies(folder, row) for row in records(folder) if row["id"] not in read_verdicts(folder / "run"))
+
+
+def test_records_on_which_the_judge_says_too_little_pass_and_are_counted_and_many_are_an_error(folder: Path) -> None:
+    summary = judged_run(folder, Judge(lambda claim: not stable_draw(40, claim)))
+    assert summary.judge is not None
+    (told,) = summary.judge.losses.values()
+    assert 0 < told < 0.2 * summary.judge.asked
+    assert "times that the judge said nothing on some claim of a record, which passed" in summary.text
+    shutil.rmtree(folder / "run")
+    with pytest.raises(RuntimeError, match="the judge microworld gave no verdict on some claim of"):
+        judged_run(folder, Judge(lambda claim: bool(stable_draw(2, claim))))
+    assert not list((folder / "run/records").glob("*.jsonl"))
+
+
+def test_a_gate_with_a_judge_needs_one_and_the_mix_tells_another_ones_records(folder: Path) -> None:
+    with pytest.raises(ValidationError):
+        run_file(folder, ["judge"])
+    result = CliRunner().invoke(cli, ["generate", str(folder / "smt.yaml")])
+    assert "gate: `judge` is among its kinds and the run file has no evaluate.judge" in str(result.exception)
+    backend = {"kind": "microworld", "strength": 1, "error_rate": 0.1}
+    run_file(folder, ["judge"], backend=backend, **JUDGED)
+    result = CliRunner().invoke(cli, ["generate", str(folder / "smt.yaml")])
+    assert result.exception is None, result.output
+    run_file(folder, ["judge"], backend=backend, evaluate={"benchmark": "microworld", "judge": OTHER_JUDGE})
+    result = CliRunner().invoke(cli, ["mix", str(folder / "smt.yaml")])
+    assert "made with the gate judge microworld, which is judge other now" in str(result.exception)
+
+
+OTHER_JUDGE = {"endpoint": "http://127.0.0.1:9/v1", "model": "other"}
+
+
+def test_a_judge_that_is_not_there_is_told_before_anything_is_asked(folder: Path) -> None:
+    run_file(folder, ["judge"], evaluate={"benchmark": "microworld", "judge": OTHER_JUDGE | {"patience": 1}})
+    result = CliRunner().invoke(cli, ["generate", str(folder / "smt.yaml")])
+    assert str(result.exception).startswith("judge: ")
+    assert "9/v1" in str(result.exception)
+    assert look_up(folder / "run", ["00"]) == {}
 
 
 def test_killed_while_it_puts_records_and_verdicts_in_place_it_ends_as_if_left_alone(folder: Path) -> None:

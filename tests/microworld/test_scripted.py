@@ -1,5 +1,6 @@
 import asyncio
 import json
+from collections import Counter
 
 import jinja2
 import pytest
@@ -18,14 +19,14 @@ from smt_plugin.microworld.words import ATTRIBUTES
 PROMPTS = jinja2.Environment(loader=jinja2.FileSystemLoader(asset_dir("prompts")))
 
 
-def reply(document, prompt, strength=1.0, sample=0, coverage=1.0, **fields):
+def reply(document, prompt, strength=1.0, sample=0, coverage=1.0, error_rate=0.0, **fields):
     user = PROMPTS.get_template(f"{prompt}.jinja").render(identity=document.identity, document=document.text, **fields)
     messages = [
         {"role": "system", "content": PROMPTS.get_template("system.jinja").render()},
         {"role": "user", "content": user},
     ]
     request = Request(messages, {"temperature": 1.0}, sample, None, document.id, prompt, fields)
-    return asyncio.run(scripted.ScriptedBackend(strength, coverage).complete(request)).text
+    return asyncio.run(scripted.ScriptedBackend(strength, coverage, error_rate).complete(request)).text
 
 
 def facts_in(text):
@@ -95,6 +96,43 @@ def test_the_completions_of_another_coverage_are_others():
     names = {scripted.ScriptedBackend(0.9, coverage).model for coverage in (1.0, 0.7, 0.4)}
     assert len(names) == 3
     assert "microworld-scripted-0.9" in names  # what was paid for before there was a coverage
+
+
+def test_facts_are_told_wrongly_at_the_rate_that_is_set_and_each_of_them_in_one_way():
+    told, wrong, ways = 0, 0, {}
+    for document in world.documents():
+        truth = {fact.attribute: fact.value for fact in facts_in(document.text)}
+        for sample in range(10):
+            text = reply(document, "active_reading/apply", sample=sample, error_rate=0.3, strategy="List the facts")
+            facts = facts_in(text)
+            told += len(facts)
+            for fact in facts:
+                if fact.value != truth[fact.attribute]:
+                    wrong += 1
+                    ways.setdefault((fact.name, fact.attribute), set()).add(fact.value)
+    assert wrong / told == pytest.approx(0.3, abs=0.03)
+    assert {len(values) for values in ways.values()} == {1}
+    assert {attribute for _, attribute in ways} == {attribute.key for attribute in ATTRIBUTES}
+    assert scripted.ScriptedBackend(error_rate=0.3).model != scripted.ScriptedBackend().model
+
+
+def test_as_a_judge_it_calls_wrong_what_the_document_does_not_say_and_nothing_else():
+    verdicts = Counter()
+    for document in world.documents()[::3]:
+        truth = set(facts_in(document.text))
+        pairs = json.loads(reply(document, "synthetic_qa/pairs", error_rate=0.4, num_pairs=8))["pairs"]
+        claims = [f"Question: {pair['question']} Answer: {pair['answer']}" for pair in pairs]
+        for style in scripted.STYLES:
+            claims += grammar.sentences(reply(document, "wrap/rewrite", error_rate=0.4, sample=len(claims)))
+            claims += grammar.sentences(
+                reply(document, "active_reading/apply", error_rate=0.4, strategy=style.heading, sample=len(claims))
+            )
+        said = reply(document, "audit/claims", claims=claims, numbers=f"1-{len(claims)}")
+        for claim, row in zip(claims, json.loads(said)["verdicts"], strict=True):
+            facts = set(facts_in(claim.partition(" Answer: ")[2] or claim))
+            assert row["verdict"] == ("no_claim" if not facts else "supported" if facts <= truth else "contradicted")
+            verdicts[row["verdict"]] += 1
+    assert min(verdicts[name] for name in ("no_claim", "supported", "contradicted")) > 20
 
 
 def test_the_same_request_gets_the_same_answer_and_another_sample_another():
