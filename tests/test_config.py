@@ -181,8 +181,11 @@ def test_the_example_and_the_resolved_run_file_read_back(tmp_path: Path) -> None
     assert read_run_file(tmp_path / "run.yaml") == example
 
 
-@pytest.mark.parametrize("judge", ["{endpoint: 'http://127.0.0.1:8001/v1'}", "{kind: vllm, arguments: {seed: 1}}"])
-def test_the_resolved_run_file_reads_back_with_either_kind_of_judge_and_its_command_is_the_same(
+@pytest.mark.parametrize(
+    "judge",
+    ["{endpoint: 'http://127.0.0.1:8001/v1'}", "{kind: vllm, arguments: {seed: 1}}", "{kind: microworld}"],
+)
+def test_the_resolved_run_file_reads_back_with_any_kind_of_judge_and_its_command_is_the_same(
     tmp_path: Path, judge: str
 ) -> None:
     run_file = read_run_file(write(tmp_path, GOOD + f"evaluate: {{benchmark: corpus, judge: {judge}}}\n"))

@@ -29,7 +29,7 @@ from smt_plugin.files import content_hash, make_folder, private, write_json
 from smt_plugin.generation.asker import AGAIN, Asker, asking, messages_about
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import Repeated, fitting
-from smt_plugin.generation.gate import ClaimJudge, Gate, Round, changed_verdicts, gate_of, gated_round
+from smt_plugin.generation.gate import JUDGE, ClaimJudge, Gate, Round, changed_verdicts, gate_of, gated_round
 from smt_plugin.generation.summary import MethodCount, Summary, generated_path, read_generated
 from smt_plugin.generation.waiting import Reach, first_in_rank
 from smt_plugin.methods import make_method, method_class, options_of, prompt_folders, uses
@@ -83,6 +83,7 @@ async def generate_run(
         Lost: the run folder was taken away, or cannot be written any more.
         RuntimeError: the documents have changed meanwhile, or the judge says too little; what came before is kept.
     """
+    assert (judge is not None) == (JUDGE in run_file.gate)
     run = shard_folder(run_file.run, shard)
     methods, prompts = methods_of(run_file, only), prompts_of(run_file)
     part_tokens = run_file.max_document_tokens

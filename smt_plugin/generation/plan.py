@@ -16,6 +16,7 @@ from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_d
 from smt_plugin.errors import BadInput
 from smt_plugin.generation.asker import messages_about
 from smt_plugin.generation.completions import CompletionStore, PromptUse
+from smt_plugin.generation.gate import JUDGE
 from smt_plugin.generation.generate import generate_run, methods_of, part_tokens_of, prompts_of
 from smt_plugin.generation.summary import Summary
 from smt_plugin.generation.waiting import rank_of, rank_reached
@@ -186,7 +187,8 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
         )
     lines.append("Calls are asked ahead: where a document has only a few rounds, up to a fifth more than these.")
     if run_file.gate:
-        lines.append("What the gate will ask again is not among them: a call for each reply with a finding.")
+        of_judge = ", and about one of the judge's a record" if JUDGE in run_file.gate else ""
+        lines.append(f"What the gate will ask is not among them: a call for each reply with a finding{of_judge}.")
     lines.append("Cached: what a server with a prefix cache reads once a document, as vLLM does.")
     return "\n".join([*lines, *cost_lines(plan, run_file.price, "`--probe 60` measures one")])
 
@@ -459,7 +461,9 @@ async def _probe(
     None if the budgets were met before the time was up.
     """
     probe = _ProbeBackend(backend, seconds)
-    summary = await generate_run(run_file, probe, on_progress=on_progress)
+    # A judge is not probed: records that end up in place are then of a gate without it, as `smt mix` tells.
+    gate = [kind for kind in run_file.gate if kind != JUDGE]
+    summary = await generate_run(run_file.model_copy(update={"gate": gate}), probe, on_progress=on_progress)
     if not summary.deferred:
         return summary.completion_tokens / summary.seconds if summary.asked else None
     if not probe.output_tokens:

@@ -427,6 +427,15 @@ def test_a_gate_with_a_judge_needs_one_and_the_mix_tells_another_ones_records(fo
 OTHER_JUDGE = {"endpoint": "http://127.0.0.1:9/v1", "model": "other"}
 
 
+def test_a_probe_leaves_the_judge_out_and_its_records_are_not_taken_for_judged_ones(folder: Path) -> None:
+    run_file(folder, ["judge"], **JUDGED)
+    result = CliRunner().invoke(cli, ["plan", str(folder / "smt.yaml"), "--probe", "60"])
+    assert result.exception is None, result.output
+    assert "and about one of the judge's a record" in result.output
+    result = CliRunner().invoke(cli, ["mix", str(folder / "smt.yaml")])
+    assert "made with the gate none, which is judge microworld now" in str(result.exception)
+
+
 def test_a_judge_that_is_not_there_is_told_before_anything_is_asked(folder: Path) -> None:
     run_file(folder, ["judge"], evaluate={"benchmark": "microworld", "judge": OTHER_JUDGE | {"patience": 1}})
     result = CliRunner().invoke(cli, ["generate", str(folder / "smt.yaml")])

@@ -59,8 +59,26 @@ def test_every_run_file_of_a_study_is_one_that_the_other_commands_take(tmp_path:
     assert path_of(written) == path_of(cell.run_file)
     assert written.mix.tokens == 4000
     assert written.mix.sources["synthetic_qa"] == cell.generated.run / "records" / "synthetic_qa.jsonl"
-    assert written.backend.model_dump() == {"kind": "microworld", "strength": 1, "question_coverage": 1}
+    assert written.backend.model_dump() == {
+        "kind": "microworld",
+        "strength": 1,
+        "question_coverage": 1,
+        "error_rate": 0,
+    }
     assert yaml.safe_load(Path(written.train.config).read_text())["seed"] == 3
+
+
+def test_a_generator_may_have_a_gate_of_its_own_and_else_has_the_run_files(tmp_path: Path) -> None:
+    generators = "generators:\n  open: {kind: microworld, gate: []}\n  closed: {kind: microworld, gate: [judge]}\n"
+    generators += "  other: {kind: microworld}\n"
+    run_file = "gate: [number]\n" + RUN_FILE.replace("arms:", "judge: {kind: microworld}, arms:")
+    _, cells = write_study(tmp_path, STUDY_FILE + generators, run_file)
+    gates = {cell.generator: [cell.run_file.gate, cell.generated.gate, cell.mixed.gate] for cell in cells}
+    assert gates == {"open": [[]] * 3, "closed": [["judge"]] * 3, "other": [["number"]] * 3}
+    with pytest.raises(BadInput, match=r"generators.closed.gate: the run file .* has no evaluate.judge"):
+        write_study(tmp_path, STUDY_FILE + generators)
+    with pytest.raises(BadInput, match=r"generators.closed.gate.0: Input should be"):
+        write_study(tmp_path, STUDY_FILE + generators.replace("[judge]", "[judges]"), run_file)
 
 
 def test_without_seeds_the_seed_is_that_of_the_config(tmp_path: Path) -> None:
