@@ -1,4 +1,4 @@
-"""Do the intervals of scaling laws hold what they say: of slope, bend, line, crossing and differences of slopes?
+"""Do a study's intervals hold what they say: of slope, bend, line and crossing, and of differences of two curves?
 
     python -m benchmarks.scaling_laws            # 1,000 simulated studies a cell
     python -m benchmarks.scaling_laws --quick    # a few of the cells, 200 each
@@ -13,8 +13,9 @@ effect is the same everywhere, a third is that of mix and budget, a third that o
 The truth is slope, bend, height and crossing of the least-squares line through the expected accuracies, also where
 they are no line. With one seed the expected accuracies are those of the trainings at hand, since the interval says that
 it leaves the variance of training out; "all trainings" is how often the slope's interval holds the truth over all
-trainings. Every study has four mixes of one truth, the slopes of which are compared in pairs, and base + RAG, which is
-as good as the mean of the smallest and the largest budget.
+trainings. Every study has four mixes of one truth, the slopes of which are compared in pairs ("difference"), as are the
+accuracies at the largest budget ("apart"), and base + RAG, which is as good as the mean of the smallest and the largest
+budget.
 
 Prints the worst of each column over shapes and budgets as Markdown, and the cells that miss the target: 93 % of every
 kind of interval hold the truth at least, and in 7 % of the studies at most a difference is left after Holm's
@@ -89,6 +90,7 @@ class Rates:
     line: float
     crossing: float
     difference: float
+    apart: float
     all_trainings: float
     holm: float
     bend_found: float
@@ -162,6 +164,7 @@ def simulate(cell: Cell, studies: int) -> Rates:
                 held(bend, bends[:, 0]),
                 held(laws.height(first, places), heights),
                 held(compared[0], slopes[:, a] - slopes[:, b]),
+                held(laws.difference(curves[a], curves[b], cell.tokens[-1]), truth[:, a, -1] - truth[:, b, -1]),
                 held(slope, overall),
                 np.array([min(laws.holm(list(each))) < 0.05 for each in p_values]),
                 (bend.low > 0) | (bend.high < 0),
@@ -173,14 +176,14 @@ def simulate(cell: Cell, studies: int) -> Rates:
         crossing = laws.crossing(first)
         where = cell.tokens[0] * 2**at
         crossings.append(((crossing.low <= where) & (where <= crossing.high))[inside])
-    slope_, bend_, line, difference, overall_, holm, bent = (np.concatenate(each) for each in zip(*found, strict=True))
-    shares = [each.mean() for each in (slope_, bend_, difference, overall_, holm, bent)]
+    slope_, bend_, line, *others = (np.concatenate(each) for each in zip(*found, strict=True))
+    shares = [each.mean() for each in (slope_, bend_, *others)]
     return Rates(*map(float, (shares[0], shares[1], line.mean(0).min(), np.concatenate(crossings).mean(), *shares[2:])))
 
 
 def failures(cell: Cell, rates: Rates) -> list[str]:
     """What a cell misses of the target."""
-    kinds = {each.name: getattr(rates, each.name) for each in fields(Rates)[:5]}
+    kinds = {each.name: getattr(rates, each.name) for each in fields(Rates)[:6]}
     missed = [f"{name} {share:.1%}" for name, share in kinds.items() if share < LEAST]
     # With one seed trainings differ by what is left out, so that their slopes do differ.
     if rates.holm > MOST_FALSE and (cell.seeds > 1 or not cell.spread):
@@ -188,13 +191,13 @@ def failures(cell: Cell, rates: Rates) -> list[str]:
     return missed
 
 
-HEAD = ("slope", "bend", "line", "crossing", "difference", "all trainings", "Holm", "widest", "conservative")
+HEAD = ("slope", "bend", "line", "crossing", "difference", "apart", "all trainings", "Holm", "widest", "conservative")
 
 
 def row(group: list[tuple[Cell, Rates]]) -> list[str]:
     """The worst of each column, in the order of HEAD."""
-    worst = [min(getattr(rates, each.name) for _, rates in group) for each in fields(Rates)[:6]]
-    intervals = [astuple(rates)[:5] for _, rates in group]
+    worst = [min(getattr(rates, each.name) for _, rates in group) for each in fields(Rates)[:7]]
+    intervals = [astuple(rates)[:6] for _, rates in group]
     wide = sum(share > CONSERVATIVE for shares in intervals for share in shares)
     return [
         *(f"{share:.1%}" for share in worst),

@@ -88,11 +88,16 @@ def make_curve(
     return Curve(tokens, np.asarray(accuracies, dtype=float) @ belongs, belongs.sum(0), own)
 
 
+def why_no_estimate(curve: Curve) -> str | None:
+    """Say why nothing is estimated of a curve, as the rest of a sentence: too few documents; None where it is."""
+    return refusal_of(len(curve.sizes), float(effective_documents(curve.sizes)))
+
+
 def why_no_law(curve: Curve) -> str | None:
     """Say why no law is fitted to a curve, as the rest of a sentence; None where one is."""
     if len(curve.tokens) < LEAST_BUDGETS:
         return f"{len(curve.tokens)} budget{'s' * (len(curve.tokens) > 1)}; a law takes {LEAST_BUDGETS}"
-    return refusal_of(len(curve.sizes), float(effective_documents(curve.sizes)))
+    return why_no_estimate(curve)
 
 
 def slope(curve: Curve) -> Bounds:
@@ -114,6 +119,32 @@ def height(curve: Curve, tokens: Sequence[float]) -> Bounds:
     """The line's accuracy at some numbers of tokens, the last axis of what is returned."""
     values = np.einsum("tb,...sbd->...tsd", _height_weights(curve.tokens, tokens), curve.sums)
     return _bounds(values, curve.sizes, 0.0, 1.0)
+
+
+def accuracy(curve: Curve, tokens: int) -> Bounds:
+    """The mean accuracy at one of the budgets, as it was measured."""
+    return _bounds(_at(curve, tokens), curve.sizes, 0.0, 1.0)
+
+
+def above_reference(curve: Curve, tokens: int) -> Bounds:
+    """By how much the accuracy at one of the budgets is above that of base + RAG, paired by question.
+
+    Raises:
+        ValueError: the curve has no reference.
+    """
+    if curve.reference is None:
+        raise ValueError("the curve has no reference")
+    return _bounds(_at(curve, tokens) - curve.reference[..., None, :], curve.sizes, -1.0, 1.0)
+
+
+def difference(curve: Curve, other: Curve, tokens: int) -> Bounds:
+    """How much more accurate a curve is than another one at a budget of both, paired as in `slope_difference`.
+
+    Raises:
+        ValueError: as `slope_difference`.
+    """
+    _check_pair(curve, other)
+    return _bounds(_at(curve, tokens) - _at(other, tokens), curve.sizes, -1.0, 1.0)
 
 
 def crossing(curve: Curve) -> Crossing:
@@ -149,10 +180,7 @@ def slope_difference(curve: Curve, other: Curve) -> Bounds:
     Raises:
         ValueError: they have other documents, or other numbers of seeds.
     """
-    if curve.sums.shape[-1] != other.sums.shape[-1] or (curve.sizes != other.sizes).any():
-        raise ValueError("the curves have other questions")
-    if curve.seeds != other.seeds:
-        raise ValueError("the curves have other numbers of seeds")
+    _check_pair(curve, other)
     sums = np.concatenate([curve.sums, other.sums], axis=-2)
     weights = np.concatenate([_slope_weights(curve.tokens), -_slope_weights(other.tokens)])
     return _contrast(sums, curve.sizes, weights)
@@ -165,6 +193,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
         least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
         corrected[place] = least
     return corrected
+
+
+def _check_pair(curve: Curve, other: Curve) -> None:
+    if curve.sums.shape[-1] != other.sums.shape[-1] or (curve.sizes != other.sizes).any():
+        raise ValueError("the curves have other questions")
+    if curve.seeds != other.seeds:
+        raise ValueError("the curves have other numbers of seeds")
+
+
+def _at(curve: Curve, tokens: int) -> Floats:
+    """The sums at a budget, of shape (..., seeds, documents)."""
+    return curve.sums[..., list(curve.tokens).index(tokens), :]
 
 
 def _slope_weights(tokens: Sequence[int]) -> Floats:

@@ -10,14 +10,14 @@ from smt_plugin.report.report import page
 from smt_plugin.report.sections import Section, difference_text, interval_text, p_text, points_text
 from smt_plugin.study.figures import scaling_figure
 from smt_plugin.study.laws import LEAST_BUDGETS
-from smt_plugin.study.results import CurveResult, Law, StudyResults, Value
+from smt_plugin.study.results import Compared, CurveResult, Law, StudyResults, Value
 
 # Below this a bend is told; as for all our intervals.
 _LEVEL = 0.05
 
 
 def sections_of(results: StudyResults) -> list[Section]:
-    """Return the report's sections in their order: a figure for every group, laws, comparisons, cells."""
+    """Return the report's sections in their order: a figure for every group, laws and means, each compared, cells."""
     groups = list(dict.fromkeys(curve.group for curve in results.curves))
     figures = [
         Section(
@@ -27,7 +27,14 @@ def sections_of(results: StudyResults) -> list[Section]:
         )
         for group in groups
     ]
-    return [*figures, _laws(results.curves), _comparisons(results), _cells(results)]
+    return [
+        *figures,
+        _laws(results.curves),
+        _slopes(results),
+        _means(results.curves),
+        _largest(results),
+        _cells(results),
+    ]
 
 
 def write_report(results: StudyResults, sections: Sequence[Section]) -> Path:
@@ -60,7 +67,8 @@ def write_report(results: StudyResults, sections: Sequence[Section]) -> Path:
                 for r in results.cells
             ],
             "curves": [_curve_data(curve) for curve in results.curves],
-            "slopes": results.compared,
+            "slopes": results.slopes,
+            "largest": results.largest,
             "base_rag": results.reference,
         },
     )
@@ -71,7 +79,8 @@ def _trainings(curves: Sequence[CurveResult]) -> str:
     if all(curve.seeds == 1 for curve in curves):
         return "There is one training a cell: the variance of training is left out of all intervals."
     return (
-        f"{max(curve.seeds for curve in curves)} trainings a cell: the intervals of laws hold the variance of training."
+        f"{max(curve.seeds for curve in curves)} trainings a cell: the intervals of laws and means hold the variance "
+        "of training."
     )
 
 
@@ -118,21 +127,55 @@ def _bend(bend: Value) -> str:
     return f"{'flattens' if bend.mean < 0 else 'steepens'}: {_points(bend)}"
 
 
-def _comparisons(results: StudyResults) -> Section:
-    rows = [
+def _slopes(results: StudyResults) -> Section:
+    return Section(
+        "Slopes compared, paired",
+        ("curve less curve", "points a doubling", "p", "p (Holm)"),
+        _compared_rows(results.slopes),
+        note="On the same questions; the last column is corrected for all rows of this table.",
+    )
+
+
+def _largest(results: StudyResults) -> Section:
+    tokens = max(result.cell.budget for result in results.cells)
+    return Section(
+        f"Accuracies compared at {budget_name(tokens)} tokens, paired",
+        ("curve less curve", "points", "p", "p (Holm)"),
+        _compared_rows(results.largest),
+        note="The largest budget. On the same questions; the last column is corrected for all rows of this table. "
+        + _trainings(results.curves),
+    )
+
+
+def _compared_rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
+    return [
         (
             f"{each.curve} less {each.other} ({each.group})",
             _points(each.difference),
             p_text(each.difference.p_value),
             p_text(each.holm),
         )
-        for each in results.compared
+        for each in compared
+    ]
+
+
+def _means(curves: Sequence[CurveResult]) -> Section:
+    """The means over the seeds; with one seed the cells tell the same."""
+    rows = [
+        (
+            f"{curve.name} ({curve.group})",
+            budget_name(tokens),
+            f"{mean.mean:.1%} ({mean.low:.1%} to {mean.high:.1%})",
+            *((_points(curve.above[tokens]), p_text(curve.above[tokens].p_value)) if curve.above else ("", "")),
+        )
+        for curve in curves
+        if curve.seeds > 1
+        for tokens, mean in curve.means.items()
     ]
     return Section(
-        "Slopes compared, paired",
-        ("curve less curve", "points a doubling", "p", "p (Holm)"),
+        "Means over the trainings, with 95 % intervals over documents and trainings",
+        ("curve", "tokens", "accuracy", "vs base + RAG, paired", "p"),
         rows,
-        note="On the same questions; the last column is corrected for all rows of this table.",
     )
 
 
@@ -206,6 +249,8 @@ def _curve_data(curve: CurveResult) -> dict[str, object]:
         "seeds": curve.seeds,
         "points": [{"tokens": budget, "trainings": found} for budget, found in curve.points.items()],
         "missing": curve.missing,
+        "means": [{"tokens": budget, "accuracy": mean} for budget, mean in curve.means.items()],
+        "above_base_rag": [{"tokens": budget, "points": above} for budget, above in curve.above.items()],
         "law": law,
         "no_law": curve.no_law,
     }

@@ -1,8 +1,9 @@
 """What came out of a study: cells with their accuracies, curves with their laws, and slopes compared."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from math import isfinite
 from pathlib import Path
@@ -73,6 +74,8 @@ class CurveResult:
         missing: names of the cells that are.
         seeds: how many trainings stand behind each budget.
         law: None where there is none, for the reason of `no_law`.
+        means, above: budget -> the mean accuracy over all seeds, and how far it is above base + RAG's; empty where
+            cells are missing or the documents are too few, the latter also without base + RAG.
     """
 
     name: str
@@ -82,11 +85,13 @@ class CurveResult:
     seeds: int
     law: Law | None
     no_law: str = ""
+    means: dict[int, Value] = field(default_factory=dict)
+    above: dict[int, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """How much steeper a curve is than another one, on the same questions; `holm` is the corrected p-value."""
+    """How much steeper, or better, a curve is than another on the same questions; `holm` is the corrected p-value."""
 
     group: str
     curve: str
@@ -100,14 +105,17 @@ class StudyResults:
     """All that the report of a study is made of.
 
     Attributes:
+        slopes: the slopes of every two curves of a group that have laws.
+        largest: the accuracies of every two curves of a group at the largest budget.
         reference: group -> base + RAG's accuracy, where it is there.
-        not_compared: a sentence for each pair of curves whose slopes could not be compared.
+        not_compared: a sentence for each pair of curves that could not be compared.
     """
 
     study: Path
     cells: list[CellResult]
     curves: list[CurveResult]
-    compared: list[Compared]
+    slopes: list[Compared]
+    largest: list[Compared]
     reference: dict[str, Estimate] = field(default_factory=dict)
     not_compared: list[str] = field(default_factory=list)
 
@@ -148,8 +156,18 @@ def read_study(study: Path, cells: Sequence[Cell]) -> StudyResults:
         for (group, _), own in by_curve.items()
         if (rows := references[own[0].base.run]) is not None
     }
-    compared, not_compared = _compare(fitted)
-    return StudyResults(study, found, [curve for curve, _ in fitted], compared, reference, not_compared)
+    pairs, not_compared = _pairs(fitted)
+    with_laws = [(one, other) for one, other in pairs if one[0].law and other[0].law]
+    largest = max(cell.budget for cell in cells)
+    return StudyResults(
+        study,
+        found,
+        [curve for curve, _ in fitted],
+        _compare(with_laws, laws.slope_difference),
+        _compare(pairs, partial(laws.difference, tokens=largest)),
+        reference,
+        not_compared,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +221,13 @@ def _curve(
     accuracies = [[_in_order(done[seed, budget], questions, name) for budget in budgets] for seed in seeds]
     own = None if reference is None else _in_order(reference, questions, name)
     curve = laws.make_curve(budgets, accuracies, [document[question] for question in questions], own)
-    if why := laws.why_no_law(curve):
+    if why := laws.why_no_estimate(curve):
         return CurveResult(name, group, points, missing, len(seeds), None, why), None
-    return CurveResult(name, group, points, missing, len(seeds), _law(curve)), _Fit(curve, questions, seeds)
+    law, no_law = (None, why) if (why := laws.why_no_law(curve)) else (_law(curve), "")
+    means = {budget: _value(laws.accuracy(curve, budget)) for budget in budgets}
+    above = {} if own is None else {budget: _value(laws.above_reference(curve, budget)) for budget in budgets}
+    found = CurveResult(name, group, points, missing, len(seeds), law, no_law, means, above)
+    return found, _Fit(curve, questions, seeds)
 
 
 def _in_order(rows: Rows, questions: list[str], name: str) -> list[float]:
@@ -244,16 +266,29 @@ def _value(bounds: laws.Bounds) -> Value:
     return Value(float(bounds.mean), float(bounds.low), float(bounds.high), float(bounds.p_value))
 
 
-def _compare(fitted: list[tuple[CurveResult, _Fit | None]]) -> tuple[list[Compared], list[str]]:
-    """Compare every two slopes of a group, the p-values corrected for the number of all comparisons of the study."""
-    found: list[tuple[str, str, str, Value]] = []
-    sentences = []
+_Fitted = tuple[CurveResult, _Fit]
+
+
+def _pairs(fitted: list[tuple[CurveResult, _Fit | None]]) -> tuple[list[tuple[_Fitted, _Fitted]], list[str]]:
+    """Every two curves of a group, the later one first, and a sentence on each two that cannot be compared."""
+    pairs, sentences = [], []
     for (curve, fit), (other, other_fit) in combinations(fitted, 2):
         if curve.group != other.group or fit is None or other_fit is None:
             continue
         if fit.questions != other_fit.questions or fit.seeds != other_fit.seeds:
             sentences.append(f"{curve.group}: {curve.name} and {other.name} have other questions or seeds")
             continue
-        found.append((curve.group, other.name, curve.name, _value(laws.slope_difference(other_fit.curve, fit.curve))))
-    corrected = laws.holm([value.p_value for *_, value in found])
-    return [Compared(*each, holm) for each, holm in zip(found, corrected, strict=True)], sentences
+        pairs.append(((other, other_fit), (curve, fit)))
+    return pairs, sentences
+
+
+def _compare(
+    pairs: list[tuple[_Fitted, _Fitted]], difference: Callable[[laws.Curve, laws.Curve], laws.Bounds]
+) -> list[Compared]:
+    """Compare the two curves of each pair, the p-values corrected for the number of all pairs."""
+    found = [_value(difference(fit.curve, other_fit.curve)) for (_, fit), (_, other_fit) in pairs]
+    corrected = laws.holm([value.p_value for value in found])
+    return [
+        Compared(curve.group, curve.name, other.name, value, holm)
+        for ((curve, _), (other, _)), value, holm in zip(pairs, found, corrected, strict=True)
+    ]

@@ -47,10 +47,32 @@ def test_known_slopes_crossings_and_their_difference_are_found(tmp_path: Path) -
     assert mixed.law.slope.low < 0.15 < mixed.law.slope.high
     assert mixed.law.crossing == pytest.approx(2000, rel=0.25)
     assert not questions.law.crossing
-    (compared,) = results.compared
+    (compared,) = results.slopes
     assert (compared.curve, compared.other) == ("mixed", "questions")
     assert compared.difference.low < 0.1 < compared.difference.high
     assert compared.holm < 0.05
+
+
+def test_accuracies_are_compared_at_the_largest_budget_also_where_there_is_no_law(tmp_path: Path) -> None:
+    results = finish(tmp_path, STUDY_FILE + "seeds: [1, 2, 3]\n")
+    assert [curve.law for curve in results.curves] == [None, None]
+    (compared,) = results.largest
+    assert (compared.curve, compared.other) == ("mixed", "questions")
+    assert compared.difference.low < EXPECTED["mixed"][1] - EXPECTED["questions"][1] < compared.difference.high
+    questions, mixed = results.curves
+    assert compared.difference.mean == pytest.approx(mixed.means[4000].mean - questions.means[4000].mean)
+    done = [each.mean for each in mixed.points[4000]]
+    assert mixed.means[4000].mean == pytest.approx(np.mean(done))
+    assert mixed.above[4000].mean == pytest.approx(np.mean(done) - np.mean(accuracies("base", 0.45)))
+    page = write_report(results, sections_of(results)).read_text()
+    assert "Accuracies compared at 4K tokens, paired" in page
+    assert "Means over the trainings" in page
+
+
+def test_with_one_training_a_cell_no_means_are_shown_beside_the_cells(tmp_path: Path) -> None:
+    results = finish(tmp_path)
+    assert len(results.largest) == 1
+    assert "Means over the trainings" not in write_report(results, sections_of(results)).read_text()
 
 
 def test_a_curve_with_a_missing_cell_names_it_and_has_no_line(tmp_path: Path) -> None:
@@ -60,7 +82,7 @@ def test_a_curve_with_a_missing_cell_names_it_and_has_no_line(tmp_path: Path) ->
     assert questions.law is not None
     assert mixed.law is None
     assert mixed.no_law == "1 of 3 cells are missing"
-    assert results.compared == []
+    assert results.slopes == results.largest == []
     assert lines_in(scaling_figure([questions], None)) == 1
     assert lines_in(scaling_figure([mixed], None)) == 0
     page = write_report(results, sections_of(results)).read_text()
@@ -77,7 +99,7 @@ def test_two_budgets_draw_no_law(tmp_path: Path) -> None:
     results = finish(tmp_path, STUDY_FILE)
     assert [curve.no_law for curve in results.curves] == ["2 budgets; a law takes 3"] * 2
     assert lines_in(scaling_figure(results.curves, None)) == 0
-    assert results.compared == []
+    assert results.slopes == []
 
 
 def test_one_training_a_cell_is_told_and_several_are_counted(tmp_path: Path) -> None:
@@ -85,7 +107,7 @@ def test_one_training_a_cell_is_told_and_several_are_counted(tmp_path: Path) -> 
     assert "the variance of training is left out" in write_report(one, sections_of(one)).read_text()
     page = write_report(three, sections_of(three)).read_text()
     assert "left out of all intervals" not in page
-    assert "3 trainings a cell: the intervals of laws hold the variance of training" in page
+    assert "3 trainings a cell: the intervals of laws and means hold the variance of training" in page
     assert [curve.seeds for curve in three.curves] == [3, 3]
     said = "<!-- one training each: the variance of training is left out -->"
     pictures = [scaling_figure(results.curves, None) for results in (one, three)]
