@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,8 +71,12 @@ class Asker:
         """How many tokens the model's tokenizer makes of what `estimate_tokens` takes for one."""
         return self.summary.prompt_tokens / self._asked_estimate if self.summary.prompt_tokens else 1.0
 
-    async def ask(self, ask: Ask) -> Answer | None:
-        """Return a usable answer, None if there is none; raises Cut or Repeated where the server is at fault."""
+    async def ask(self, ask: Ask, on_call: Callable[[], None] = lambda: None) -> Answer | None:
+        """Return a usable answer, None if there is none; raises Cut or Repeated where the server is at fault.
+
+        Args:
+            on_call: called where the store has no answer, before one is waited for.
+        """
         messages = messages_about(ask.document, self.prompts, ask.prompt, ask.variables)[0 if ask.has_system else 1 :]
         for attempt in range(MAX_ATTEMPTS):
             request = Request(
@@ -86,7 +90,7 @@ class Asker:
                 ask.image,
             )
             key = completion_key(request, self.backend.model)
-            completion = await self._completion(key, request, ask, attempt)
+            completion = await self._completion(key, request, ask, attempt, on_call)
             if completion.status == "refused" or completion.status in _WITHDRAWN:
                 return None
             with suppress(Unparsable):
@@ -103,7 +107,9 @@ class Asker:
                 )
         return None
 
-    async def _completion(self, key: str, request: Request, ask: Ask, attempt: int) -> Completion:
+    async def _completion(
+        self, key: str, request: Request, ask: Ask, attempt: int, on_call: Callable[[], None]
+    ) -> Completion:
         if key not in self._under_way:
             stored = await self.store.find(key)
             again = stored is not None and (
@@ -126,6 +132,7 @@ class Asker:
                 self._under_way[key] = task
                 task.add_done_callback(lambda done: self._forget(key, done))
         self.num_calls += 1
+        on_call()
         # Shielded: whoever asked first may no longer want it, but others may, and it is paid for.
         return await asyncio.shield(self._under_way[key])
 

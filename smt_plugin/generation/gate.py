@@ -96,6 +96,7 @@ class Round:
 
     Attributes:
         rejected: id of a record -> the kinds of its findings.
+        is_stored: whether no answer had to be waited for.
         asked, repaired: kind -> replies that were asked again for it, and those of them that were replaced.
     """
 
@@ -103,6 +104,7 @@ class Round:
     rejected: dict[str, tuple[str, ...]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
+    is_stored: bool = False
 
     @property
     def passed(self) -> list[Record]:

@@ -408,26 +408,32 @@ async def _run_method(
     which came back first.
     """
     tokens = kept = empty = taken = 0
-    full = False
+    full, ahead = False, 1
     texts: set[int] = set()
     made_from = {"document_hash": document_hash(part)}
     rounds: list[asyncio.Task[Round | None]] = []
+
+    def begin(first: int, end: int) -> None:
+        for r in range(first, end):
+            rounds.append(asyncio.create_task(run_round(part, method, r, asker, count, gate, source)))
+
     try:
         while not full and (tokens < budget or not kept) and empty < MAX_EMPTY_ROUNDS:
             missing = 1 if taken == 0 or tokens == 0 else math.ceil((budget - tokens) * taken / tokens)
             # Few at first: a server that gives the same text each time is found out by the second round.
-            ahead = rounds_ahead if taken > 1 else max(rounds_ahead // 8, 1)
-            while len(rounds) < min(max(missing, 1), ahead):
-                r = taken + len(rounds)
-                rounds.append(asyncio.create_task(run_round(part, method, r, asker, count, gate, source)))
+            most = min(max(missing, 1), rounds_ahead if taken > 1 else max(rounds_ahead // 8, 1))
+            begin(taken + len(rounds), taken + min(most, ahead))
             found = await rounds.pop(0)
             if taken == 0:
                 reach.tell(part, None if found is None else sum(record.tokens for record in found.passed))
             if found is None:
                 # The later rounds are wanted, too, and may be asked for now.
+                begin(taken + 1 + len(rounds), taken + most)
                 await asyncio.gather(*rounds)
                 return
             taken += 1
+            # As long as the store has all answers, none is asked for that may not be wanted.
+            ahead = ahead if found.is_stored else rounds_ahead
             count.note_gate(found.asked, found.repaired)
             distinct = _distinct(found.records, texts)
             count.repeated += len(found.records) - len(distinct)
@@ -488,14 +494,18 @@ async def run_round(
     Args:
         source: what the gate, if there is one, compares records with.
     """
-    deferred = False
+    deferred, is_stored = False, True
+
+    def note_call() -> None:
+        nonlocal is_stored
+        is_stored = False
 
     async def complete(ask: Ask) -> Answer | None:
         nonlocal deferred
         for name in [ask.prompt, *([AGAIN] if AGAIN in ask.variables else [])]:
             count.prompts[name] = asker.prompts.hash(name)
         try:
-            return await asker.ask(ask)
+            return await asker.ask(ask, note_call)
         except Deferred:
             deferred = True
             return None
@@ -509,6 +519,7 @@ async def run_round(
         found = await gated_round(part, source, method, r, complete, reply_of, gate)
     else:
         found = Round(await method.round(part, r, complete))
+    found.is_stored = is_stored
     return None if deferred else found
 
 
