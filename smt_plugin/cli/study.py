@@ -1,5 +1,6 @@
 """Commands for studies: many runs that differ in what one file names."""
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -47,12 +48,17 @@ def study_plan(study_file: Path) -> None:
         click.echo(line)
 
 
-@study.command(name="run", epilog="\b\nExamples:\n  smt study run study.yaml\n  smt study run study.yaml --cell 3/12")
+@study.command(
+    name="run",
+    epilog="\b\nExamples:\n  smt study run study.yaml\n  smt study run study.yaml --jobs 2\n"
+    "  smt study run study.yaml --cell 3/12",
+)
 @STUDY_FILE
 @click.option(
     "--cell", "part", metavar="I/N", callback=part_of, help="only the i-th of n parts of the cells, e.g. 3/12"
 )
-def study_run(study_file: Path, part: tuple[int, int] | None) -> None:
+@click.option("--jobs", default=1, show_default=True, type=COUNT, help="cells at once, sharing the cores or the GPU")
+def study_run(study_file: Path, part: tuple[int, int] | None, jobs: int) -> None:
     """Run what is not done: generate, mix, train and evaluate, cell by cell.
 
     Stop it and run it again at any time. A cell that fails says why, and the others go on.
@@ -65,7 +71,10 @@ def study_run(study_file: Path, part: tuple[int, int] | None) -> None:
     if part is not None:
         number, count = part
         cells = cells[number - 1 :: count]
-    failed = run_cells(settings, cells, configs, click.echo)
+    if jobs > 1:
+        # Small trainings with a core each take less time than one after the other with all.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    failed = run_cells(settings, cells, configs, click.echo, jobs)
     click.echo(f"{len(cells) - len(failed)} of {len(cells)} cells are done; `smt study report {study_file}` draws them")
     if failed:
         click.echo(f"failed, as told above: {', '.join(failed)}", err=True)

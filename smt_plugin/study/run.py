@@ -1,8 +1,7 @@
-"""Run what of a study is not done, through the commands that a user types, one cell after the other.
+"""Run what of a study is not done, through the commands that a user types: one cell after the other, or some at once.
 
-What cells share is made when the first of them needs it, under a lock: another process that needs it, too, waits, and
-finds it made. A mix's files and the base model's answers are then linked into the cells' run folders, or copied where
-links cannot be.
+What cells share is made when the first of them needs it, under a lock: whoever needs it, too, waits, and finds it made.
+A mix's files and the base model's answers are then linked into the cells' run folders, or copied where links cannot be.
 """
 
 import fcntl
@@ -12,10 +11,12 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from threading import Event
+from typing import IO, TypedDict
 
 from smt_plugin.backends.server_process import ServerProcess, tail
 from smt_plugin.config import RunFile, StudyFile
@@ -36,6 +37,7 @@ from smt_plugin.training.axolotl_config import write_axolotl_config
 from smt_plugin.training.shipped import read_config
 
 _SECONDS_TO_END = 30.0
+_LOOK_SECONDS = 0.2
 
 
 class CellFailed(Exception):
@@ -50,29 +52,43 @@ class Done(TypedDict):
 
 
 def run_cells(
-    study: StudyFile, cells: Sequence[Cell], train_configs: dict[str, str], say: Callable[[str], None]
+    study: StudyFile, cells: Sequence[Cell], train_configs: dict[str, str], say: Callable[[str], None], jobs: int = 1
 ) -> dict[str, str]:
     """Run the cells that are not done, and return the name of each that failed with the reason.
 
     Args:
         train_configs: of each target's name the config to start from; "" where the study names no target.
+        jobs: cells at once.
     """
     failed: dict[str, str] = {}
-    shared = _Shared(say)
-    for place, cell in enumerate(cells, 1):
+    stopping = Event()
+    shared = _Shared(say, stopping)
+
+    def run(place: int, cell: Cell) -> None:
         tell = partial(_say_of, say, f"[{place}/{len(cells)}] {cell.name}")
         if is_done(cell, train_configs[cell.target]):
             tell("done before, skipped")
-            continue
+            return
         started = time.monotonic()
         try:
-            with alone(path_of(cell.run_file).with_suffix(".lock"), say):
+            with alone(path_of(cell.run_file).with_suffix(".lock"), say, stopping):
                 _run_cell(study, cell, train_configs[cell.target], shared, tell)
         except (CellFailed, BadInput, OSError) as error:
-            failed[cell.name] = " ".join(str(error).split())
-            tell(f"failed: {failed[cell.name]}")
+            if not stopping.is_set():
+                failed[cell.name] = " ".join(str(error).split())
+                tell(f"failed: {failed[cell.name]}")
         else:
             tell(f"done in {time.monotonic() - started:.0f} s")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for done in [pool.submit(run, place, cell) for place, cell in enumerate(cells, 1)]:
+                done.result()
+        except BaseException:
+            # A signal reaches this thread alone; the others end what they run when they see this.
+            stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return failed
 
 
@@ -109,9 +125,10 @@ def _training_of(cell: Cell, train_config: str) -> str:
 
 
 class _Shared:
-    """Makes what cells share, each thing once, and remembers what failed."""
+    """Makes what cells share, each thing once, and remembers what failed; `stopping` is set when all is to end."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], stopping: Event) -> None:
+        self.stopping = stopping
         self._say = say
         self._made: dict[Path, str] = {}
 
@@ -125,12 +142,15 @@ class _Shared:
             CellFailed: it failed, now or for an earlier cell.
         """
         if run_file.run not in self._made:
-            self._made[run_file.run] = ""
-            try:
-                with alone(path_of(run_file).with_suffix(".lock"), self._say):
-                    self._make(run_file, command)
-            except CellFailed as error:
-                self._made[run_file.run] = str(error)
+            with alone(path_of(run_file).with_suffix(".lock"), self._say, self.stopping):
+                # Another cell of ours may have made it meanwhile.
+                if run_file.run not in self._made:
+                    try:
+                        self._make(run_file, command)
+                    except CellFailed as error:
+                        self._made[run_file.run] = str(error)
+                    else:
+                        self._made[run_file.run] = ""
         if (why := self._made[run_file.run]) and not is_enough():
             raise CellFailed(why)
 
@@ -143,7 +163,7 @@ class _Shared:
             return
         written = write_run_file(run_file)
         tell = partial(_say_of, self._say, f"{run_file.run.parent.name}/{run_file.run.name}")
-        seconds = run_command(["smt", command, str(written)], written.with_suffix(".log"), tell)
+        seconds = run_command(["smt", command, str(written)], written.with_suffix(".log"), tell, self.stopping)
         write_json(path, {"settings": settings, "seconds": seconds})
 
 
@@ -183,9 +203,9 @@ def _run_cell(study: StudyFile, cell: Cell, train_config: str, shared: _Shared, 
             # A model that is there would be taken for this one; checkpoints of this training may be gone on from.
             shutil.rmtree(cell.training.output, ignore_errors=True)
         write_json(run / "trained.json", {"settings": settings, "seconds": None})
-        seconds = run_command(["axolotl", "train", str(config), *cell.train_arguments], log, say)
+        seconds = run_command(["axolotl", "train", str(config), *cell.train_arguments], log, say, shared.stopping)
         if values.get("adapter"):
-            seconds += run_command(["axolotl", "merge-lora", str(config)], log, say)
+            seconds += run_command(["axolotl", "merge-lora", str(config)], log, say, shared.stopping)
         if sentence := cell.training.unready():
             raise CellFailed(f"{sentence.rstrip('.')}; {tail(log)}")
         write_json(run / "trained.json", {"settings": settings, "seconds": seconds})
@@ -193,7 +213,7 @@ def _run_cell(study: StudyFile, cell: Cell, train_config: str, shared: _Shared, 
         shared_arm, own = cell.base.run / "results" / arm, run / "results" / arm
         if not own.is_dir() or read_marker(own) != read_marker(shared_arm):
             link_folder(shared_arm, own)
-    seconds = run_command(["smt", "evaluate", str(written)], log, say)
+    seconds = run_command(["smt", "evaluate", str(written)], log, say, shared.stopping)
     write_json(_done_path(cell), {"settings": _settings_of(cell, train_config), "seconds": seconds})
 
 
@@ -215,11 +235,12 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def run_command(words: list[str], log: Path, say: Callable[[str], None]) -> float:
+def run_command(words: list[str], log: Path, say: Callable[[str], None], stopping: Event) -> float:
     """Run a command of this environment, which ends with this process, and return its seconds.
 
     Args:
         log: gets its output, after what it already holds.
+        stopping: ends the command when it is set.
 
     Raises:
         CellFailed: it failed.
@@ -235,9 +256,12 @@ def run_command(words: list[str], log: Path, say: Callable[[str], None]) -> floa
         raise CellFailed(f"{words[0]} is not installed in this environment")
     process = ServerProcess([program, *words[1:]], environment, log)
     try:
-        status = process.wait()
+        while (status := process.status()) is None and not stopping.wait(_LOOK_SECONDS):
+            pass
     finally:
         process.stop(_SECONDS_TO_END)
+    if status is None:
+        raise CellFailed(f"`{said}` was stopped")
     if status != 0:
         raise CellFailed(f"`{said}` ended with status {status}; {tail(log)}")
     return time.monotonic() - started
@@ -256,15 +280,31 @@ def environment_of_stages() -> dict[str, str]:
 
 
 @contextmanager
-def alone(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold a lock meanwhile; wait for it where another process has it. Without locks nothing is held."""
+def alone(path: Path, say: Callable[[str], None], stopping: Event) -> Iterator[None]:
+    """Hold a lock meanwhile; wait for it where somebody else has it. Without locks nothing is held.
+
+    Raises:
+        CellFailed: it was told to stop while it waited.
+    """
     make_folder(path.parent)
     with open(path, "ab", opener=private) as file:
+        is_waiting = False
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process works on {path.with_suffix('')}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while not _lock(file):
+                if not is_waiting:
+                    say(f"another cell or process works on {path.with_suffix('')}; waiting for it")
+                is_waiting = True
+                if stopping.wait(_LOOK_SECONDS):
+                    raise CellFailed("stopped while it waited")
         except OSError:
             say(f"the file system of {path.parent} has no locks: let no two processes need the same at once")
         yield
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Lock a file, unless somebody else has; raises OSError where there are no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 from click.testing import CliRunner
 
@@ -64,7 +65,7 @@ class Commands:
         self._accuracy, self._fails = accuracy, fails
         self.said: list[str] = []
 
-    def __call__(self, words: list[str], log: Path, say: Callable[[str], None]) -> float:
+    def __call__(self, words: list[str], log: Path, say: Callable[[str], None], stopping: Event) -> float:
         """As `run_command`."""
         place = Path(words[2])
         named = place.parent if words[0] == "axolotl" else place.with_suffix("")

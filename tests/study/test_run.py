@@ -1,8 +1,12 @@
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -176,13 +180,78 @@ def test_an_adapter_is_merged_after_its_training(tmp_path: Path, monkeypatch: py
 def test_a_command_leaves_its_output_in_the_log_and_its_end_in_the_error(tmp_path: Path) -> None:
     log = tmp_path / "cell.log"
     told: list[str] = []
-    assert run_command([sys.executable, "-c", "print('fine')"], log, told.append) > 0
+    go_on = Event()
+    assert run_command([sys.executable, "-c", "print('fine')"], log, told.append, go_on) > 0
     assert "fine" in log.read_text()
     assert told[0].startswith("$ ")
     with pytest.raises(CellFailed, match=r"ended with status 3.*out of memory"):
-        run_command([sys.executable, "-c", "print('out of memory'); raise SystemExit(3)"], log, told.append)
+        run_command([sys.executable, "-c", "print('out of memory'); raise SystemExit(3)"], log, told.append, go_on)
     with pytest.raises(CellFailed, match="no-such-program is not installed"):
-        run_command(["no-such-program"], log, told.append)
+        run_command(["no-such-program"], log, told.append, go_on)
+
+
+class Slow(Commands):
+    """Trainings that take a while; notes how many there were at once, and whether they were told to stop."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(flat)
+        self.seconds, self.now, self.most, self.stopped = seconds, 0, 0, 0
+
+    def __call__(self, words: list[str], log: Path, say: Callable[[str], None], stopping: Event) -> float:
+        if words[0] == "axolotl":
+            self.now += 1
+            self.most = max(self.most, self.now)
+            was_stopped = stopping.wait(self.seconds)
+            self.stopped += was_stopped
+            self.now -= 1
+        return super().__call__(words, log, say, stopping)
+
+
+def forget_trainings(cells: list[Cell]) -> None:
+    for cell in cells:
+        for name in ("cell.json", "trained.json"):
+            (cell.run_file.run / name).unlink()
+
+
+def test_some_cells_at_once_are_no_more_than_were_asked_for_and_end_as_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: Commands
+) -> None:
+    settings, cells = write_study(tmp_path)
+    run_study(tmp_path)
+    forget_trainings(cells)
+    slow = Slow(0.3)
+    monkeypatch.setattr(run, "run_command", slow)
+    assert run_cells(settings, cells, CONFIGS, lambda line: None, jobs=2) == {}
+    assert slow.most == 2
+    assert all(is_done(cell, "microworld/full") for cell in cells)
+    assert sum(each.startswith("axolotl") for each in slow.said) == len(cells)
+
+
+def test_an_interrupt_ends_what_all_jobs_run_and_begins_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: Commands
+) -> None:
+    settings, cells = write_study(tmp_path)
+    run_study(tmp_path)
+    forget_trainings(cells)
+    slow = Slow(60)
+    monkeypatch.setattr(run, "run_command", slow)
+    said: list[str] = []
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(settings, cells, CONFIGS, said.append, jobs=2)
+    assert time.monotonic() - started < 30
+    assert slow.stopped == 2
+    assert sum(each.startswith("axolotl") for each in slow.said) == 2
+
+
+def test_a_command_that_is_told_to_stop_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    stopping = Event()
+    threading.Timer(1, stopping.set).start()
+    started = time.monotonic()
+    with pytest.raises(CellFailed, match="was stopped"):
+        run_command([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log", print, stopping)
+    assert time.monotonic() - started < 30
 
 
 def test_a_linked_folder_keeps_what_it_has_when_the_other_is_written_anew(tmp_path: Path) -> None:
@@ -208,7 +277,8 @@ def test_where_links_cannot_be_files_are_copied(tmp_path: Path, monkeypatch: pyt
 def test_two_processes_make_what_they_share_one_after_the_other(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from smt_plugin.study.run import alone\n"
-        "with alone(Path(sys.argv[1]), print):\n print('held', flush=True); sys.stdin.read()"
+        "from threading import Event\n"
+        "with alone(Path(sys.argv[1]), print, Event()):\n print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "run.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -223,7 +293,7 @@ def test_two_processes_make_what_they_share_one_after_the_other(tmp_path: Path) 
         holder.stdin.close()
 
     started = time.monotonic()
-    with alone(tmp_path / "run.lock", let_go):
+    with alone(tmp_path / "run.lock", let_go, Event()):
         assert holder.wait(10) == 0
     assert time.monotonic() - started < 10
     holder.stdout.close()
