@@ -27,6 +27,7 @@ class MixOfStudy(Section):
 
     shares: dict[str, float] = Field(min_length=1, description="as `mix.shares` of a run file")
     sources: dict[str, RunPath] = Field(default={}, description="as `mix.sources` of a run file")
+    generators: list[Name] = Field(default=[], description="those whose records it is made of; default: each of them")
 
 
 class GeneratorOfStudy(Section):
@@ -84,6 +85,9 @@ class StudyFile(Section):
                 MixSection(shares=mix.shares, sources=mix.sources)
             except ValidationError as error:
                 raise ValueError(first_problem(error, "mixes", name).removesuffix(".")) from None
+            for generator in mix.generators:
+                if generator not in self.generators:
+                    raise ValueError(f"mixes.{name}.generators: {generator} is none of `generators`; correct its name")
         return self
 
 

@@ -118,6 +118,7 @@ def cells_of(study: StudyFile, run_file: RunFile) -> list[Cell]:
             seeds,
             sorted(study.budgets),
         )
+        if generator in (study.mixes[mix].generators or [generator])
     ]
 
 

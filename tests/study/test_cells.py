@@ -81,6 +81,15 @@ def test_a_generator_may_have_a_gate_of_its_own_and_else_has_the_run_files(tmp_p
         write_study(tmp_path, STUDY_FILE + generators.replace("[judge]", "[judges]"), run_file)
 
 
+def test_a_mix_may_be_made_of_some_generators_alone(tmp_path: Path) -> None:
+    study = MANY.replace("synthetic_qa: 1}}", "synthetic_qa: 1}, generators: [strong]}", 1)
+    _, cells = write_study(tmp_path, study)
+    made = {(cell.mix, cell.generator) for cell in cells}
+    assert made == {("questions", "strong"), ("mixed", "weak"), ("mixed", "strong")}
+    with pytest.raises(BadInput, match=r"mixes.questions.generators: stronger is none of `generators`"):
+        write_study(tmp_path, study.replace("[strong]", "[stronger]"))
+
+
 def test_without_seeds_the_seed_is_that_of_the_config(tmp_path: Path) -> None:
     _, cells = write_study(tmp_path)
     written = read_run(write_cell(cells[0], "microworld/full"))
