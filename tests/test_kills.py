@@ -101,6 +101,8 @@ class Place:
             },
         }
         self._write("smt.yaml", run_file)
+        gated = {"run": "gated", "gate": ["number", "judge"], "methods": {"focal_rewrite": {"tokens": "3K"}}}
+        self._write("gated.yaml", run_file | gated | {"backend": {"kind": "microworld", "error_rate": 0.1}})
         own = {"run": "own", "corpus": "corpus", "backend": server, "methods": {"wrap": {"tokens": "1K", "seed": 1}}}
         self._write("own.yaml", own)
         self._write("batch.yaml", own | {"run": "batch"})
@@ -169,7 +171,7 @@ class Place:
                 content: Any = path.read_bytes()
                 if path.name == "generate.json":  # tells of its own call
                     content = json.loads(content)["methods"].keys()
-                elif path.parent.name == "records":  # in order of arrival
+                elif path.parent.name == "records" or path.name == "rejects.jsonl":  # in order of arrival
                     content = sorted(content.splitlines())
                 elif path.suffix == ".svg" or path.name in ("report.html", "diversity.html", "index_store.json"):
                     # With ids drawn at random.
@@ -246,6 +248,7 @@ COMMANDS: tuple[tuple[str, ...] | Callable[[Place], None], ...] = (
     Place.work_off,
     ("batch", "import", "batch.yaml", "results.jsonl"),
     ("generate", "smt.yaml"),
+    ("generate", "gated.yaml"),
     ("audit", "smt.yaml", "--records", "12"),
     ("leaks", "smt.yaml"),
     ("mix", "smt.yaml"),
