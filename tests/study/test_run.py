@@ -207,20 +207,23 @@ class Slow(Commands):
         return super().__call__(words, log, say, stopping)
 
 
-def forget_trainings(cells: list[Cell]) -> None:
+def slow_after_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> Slow:
+    """All that the cells of a study share is made; their trainings are to be made again, and take some seconds."""
+    _, cells = write_study(folder)
+    run_study(folder)
     for cell in cells:
         for name in ("cell.json", "trained.json"):
             (cell.run_file.run / name).unlink()
+    slow = Slow(seconds)
+    monkeypatch.setattr(run, "run_command", slow)
+    return slow
 
 
 def test_some_cells_at_once_are_no_more_than_were_asked_for_and_end_as_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: Commands
 ) -> None:
-    settings, cells = write_study(tmp_path)
-    run_study(tmp_path)
-    forget_trainings(cells)
-    slow = Slow(0.3)
-    monkeypatch.setattr(run, "run_command", slow)
+    slow = slow_after_a_run(tmp_path, monkeypatch, 0.3)
+    settings, cells = read(tmp_path)
     assert run_cells(settings, cells, CONFIGS, lambda line: None, jobs=2) == {}
     assert slow.most == 2
     assert all(is_done(cell, "microworld/full") for cell in cells)
@@ -230,16 +233,11 @@ def test_some_cells_at_once_are_no_more_than_were_asked_for_and_end_as_one_after
 def test_an_interrupt_ends_what_all_jobs_run_and_begins_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: Commands
 ) -> None:
-    settings, cells = write_study(tmp_path)
-    run_study(tmp_path)
-    forget_trainings(cells)
-    slow = Slow(60)
-    monkeypatch.setattr(run, "run_command", slow)
-    said: list[str] = []
+    slow = slow_after_a_run(tmp_path, monkeypatch, 60)
     threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        run_cells(settings, cells, CONFIGS, said.append, jobs=2)
+        run_cells(*read(tmp_path), CONFIGS, lambda line: None, jobs=2)
     assert time.monotonic() - started < 30
     assert slow.stopped == 2
     assert sum(each.startswith("axolotl") for each in slow.said) == 2
