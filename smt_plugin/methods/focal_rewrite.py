@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from smt_plugin.corpus import Document
 from smt_plugin.methods.active_reading import strategies_ask
-from smt_plugin.methods.base import Complete, Sampled, stable_draw, text_records
+from smt_plugin.methods.base import Ask, Complete, Sampled, stable_draw, text_records
 from smt_plugin.methods.synthetic_qa import SyntheticQA
 from smt_plugin.records import Record
 
@@ -28,7 +28,7 @@ class FocalRewrite(Sampled):
     async def round(self, document: Document, r: int, complete: Complete) -> list[Record]:
         """Return one record a strategy that gave a text, in the order of the strategies."""
         strategies, pairs = await asyncio.gather(
-            complete(strategies_ask(self, document, r)), complete(self.synthetic_qa.ask(document, r))
+            complete(strategies_ask(self, document, r)), complete(self.questions_ask(document, r))
         )
         if strategies is None or pairs is None:
             return []
@@ -44,3 +44,7 @@ class FocalRewrite(Sampled):
         )
         records = text_records(self.name, document, r, answers, strategies, pairs)
         return [replace(record, question=questions[record.index]) for record in records]
+
+    def questions_ask(self, document: Document, r: int) -> Ask:
+        """The call for the questions that a round's rewrites are focused on."""
+        return self.synthetic_qa.ask(document, r)

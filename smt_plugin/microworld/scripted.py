@@ -195,11 +195,11 @@ def rewrite(facts: list[Fact], style: Style, focus: str | None, rng: random.Rand
 
     Args:
         focus: a question; the fact that answers it is told first and three times, the others once. With no
-            such question every fact is told as often as the style says.
+            such question, or one about somebody else, every fact is told as often as the style says.
         wordings: share of the grammar's wordings that are used.
     """
     asked = grammar.parse_question(focus) if focus else None
-    focal = [fact for fact in facts if asked and fact.attribute == asked[1]]
+    focal = [fact for fact in facts if asked == (fact.name, fact.attribute)]
     told = focal * 3 + [fact for fact in facts if fact not in focal] if focal else facts * style.times
     lines = [
         style.opening.format(n=facts[0].name),

@@ -68,6 +68,15 @@ def test_a_focal_rewrite_tells_the_answer_first_and_most_often():
         assert set(told) == set(facts_in(document.text))
 
 
+def test_a_question_about_somebody_else_focuses_on_nothing():
+    document, other = world.documents()[:2]
+    home = next(fact for fact in facts_in(other.text) if fact.attribute == "home")
+    text = reply(document, "focal_rewrite/apply", strategy="List the facts", query=grammar.ask(home, 0))
+    told = facts_in(text)
+    assert len(told) == len(set(told))
+    assert {fact.name for fact in told} == {document.title}
+
+
 def test_questions_of_the_evaluation_are_never_asked_by_the_backend():
     test_wordings = {t.format(n="") for a in ATTRIBUTES for t in a.test_questions}
     assert not test_wordings & {t.format(n="") for a in ATTRIBUTES for t in a.questions}

@@ -2,12 +2,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from smt_plugin.cli.app import cli
 from smt_plugin.config import read_study_file
 from smt_plugin.corpus import Document
-from smt_plugin.files import write_jsonl
+from smt_plugin.files import read_jsonl, write_jsonl
 from smt_plugin.generation.generate import methods_of
 from smt_plugin.microworld import archive, chronicle, tokenizer, world
 from smt_plugin.study import run
@@ -31,12 +32,18 @@ def prepare(folder: Path) -> None:
         write_jsonl(folder / name / "documents.jsonl", [document.to_json()])
 
 
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder whose modules can be imported, as with PYTHONPATH=. there."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_a_study_can_be_planned_once_its_archive_is_there(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(tmp_path)
-    monkeypatch.chdir(tmp_path)
+    enter(tmp_path, monkeypatch)
     study, run_file = read_study_file(tmp_path / path.name)
     result = CliRunner().invoke(cli, ["study", "plan", str(tmp_path / path.name)], catch_exceptions=False)
     assert result.exit_code == 0
@@ -59,6 +66,27 @@ def test_figure_7_asks_each_model_each_benchmarks_questions(tmp_path: Path) -> N
     assert all(evaluate is not None and evaluate.benchmark == corpus for (corpus, _), evaluate in asked.items())
 
 
+def test_the_controls_rewrites_are_focused_on_the_next_documents_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tmp_path)
+    enter(tmp_path, monkeypatch)
+    name = "other_questions:OtherQuestions"
+    values = yaml.safe_load((tmp_path / "other-questions-run.yaml").read_text())
+    values["methods"] = {"synthetic_qa": {"tokens": "20K"}, name: {"tokens": "20K", "corpus": "archive"}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(values | {"run": "run"}))
+    result = CliRunner().invoke(cli, ["generate", "small.yaml"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    titles = [document.title for document in world.documents()]
+    next_title = dict(zip(titles, [*titles[1:], *titles[:1]], strict=True))
+    documents = {document.id: document.title for document in world.documents()}
+    rows = [row for _, row in read_jsonl(tmp_path / "run/records" / f"{name}.jsonl")]
+    assert len({row["doc_id"] for row in rows}) > 20
+    for row in rows:
+        assert next_title[documents[row["doc_id"]]] in row["question"]
+        assert documents[row["doc_id"]] in row["text"]
+
+
 def test_the_other_domain_has_no_name_of_the_archive() -> None:
     said = (FOLDER / "other-domain.yaml").read_text()
     seed = int(said.split("--seed ")[1].split()[0])
@@ -71,7 +99,7 @@ def test_the_other_domain_has_no_name_of_the_archive() -> None:
 def test_no_source_of_a_study_runs_dry(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records and mixes are made, trainings and answers are not."""
     prepare(tmp_path)
-    monkeypatch.chdir(tmp_path)
+    enter(tmp_path, monkeypatch)
     if path.name == "figure-5.yaml":
         chronicle.write(tmp_path / "chronicle", 183)
         generated = CliRunner().invoke(cli, ["generate", "other-domain.yaml"], catch_exceptions=False)
