@@ -74,7 +74,8 @@ def test_the_controls_rewrites_are_focused_on_the_next_documents_questions(
     name = "other_questions:OtherQuestions"
     values = yaml.safe_load((tmp_path / "other-questions-run.yaml").read_text())
     values["methods"] = {"synthetic_qa": {"tokens": "20K"}, name: {"tokens": "20K", "corpus": "archive"}}
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(values | {"run": "run"}))
+    values |= {"run": "run", "backend": {"kind": "microworld", "strength": 1}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(values))
     result = CliRunner().invoke(cli, ["generate", "small.yaml"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     titles = [document.title for document in world.documents()]
