@@ -26,7 +26,7 @@ def test_a_study_of_two_cells_runs_from_nothing_and_is_not_run_again(tmp_path: P
         command = [sys.executable, "-m", "smt_plugin", *words]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    ran = smt("study", "run", "study.yaml")
+    ran = smt("study", "run", "study.yaml", "--jobs", "2")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "2 of 2 cells are done" in ran.stdout
     assert ran.stdout.count("$ smt evaluate") == 3  # base arms once, and each cell's own
