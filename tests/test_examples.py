@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,16 @@ from click.testing import CliRunner
 from smt_plugin.assets import asset_dir
 from smt_plugin.cli.app import cli
 from smt_plugin.config import read_run_file, retrieval_settings
+from smt_plugin.config.run_file import load_yaml
 from smt_plugin.files import read_jsonl
 from smt_plugin.generation.generate import methods_of
 from tests.endpoint import MODEL, Endpoint, in_thread
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RUN_FILES = sorted(
-    path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.yaml") if path.parent.name != "studies"
+    path.relative_to(EXAMPLES).as_posix()
+    for path in EXAMPLES.rglob("*.yaml")
+    if path.parent.name != "studies" and path.name != "study-sky.yaml"
 )
 
 
@@ -52,22 +56,40 @@ def test_the_own_documents_are_generated_from(tmp_path: Path) -> None:
         assert sum(row["tokens"] for row in records) == pytest.approx(20_000, rel=0.05)
 
 
-def test_the_array_job_gives_each_job_its_shard(tmp_path: Path) -> None:
-    smt = tmp_path / "smt"
-    smt.write_text('#!/bin/sh\necho "$@"\n')
-    smt.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "2"}
+@pytest.fixture
+def said(tmp_path: Path) -> Callable[..., str]:
+    """Runs a script in whose stead `smt` and `ray` say what they were asked, and returns that."""
+    for name in ("smt", "ray"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+
+    def run(script: list[str], **environment: str) -> str:
+        own = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"} | environment
+        return subprocess.run(script, env=own, capture_output=True, text=True, check=True).stdout
+
+    return run
+
+
+def test_the_array_job_gives_each_job_its_shard(said: Callable[..., str]) -> None:
     script = ["sh", str(EXAMPLES / "shards.sh"), "my run.yaml"]
-    said = subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout
-    assert said == "generate my run.yaml --shard 2/4\n"
+    assert said(script, SLURM_ARRAY_TASK_ID="2") == "smt generate my run.yaml --shard 2/4\n"
 
 
-def test_the_array_job_of_a_study_gives_each_job_its_cells(tmp_path: Path) -> None:
-    smt = tmp_path / "smt"
-    smt.write_text('#!/bin/sh\necho "$@"\n')
-    smt.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    environment |= {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "12"}
+def test_the_array_job_of_a_study_gives_each_job_its_cells(said: Callable[..., str]) -> None:
     script = ["sh", str(EXAMPLES / "study-array.sh"), "my study.yaml"]
-    said = subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout
-    assert said == "study run my study.yaml --cell 3/12\n"
+    asked = said(script, SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_TASK_COUNT="12")
+    assert asked == "smt study run my study.yaml --cell 3/12\n"
+
+
+def test_the_ray_jobs_of_a_study_get_all_its_parts(said: Callable[..., str], tmp_path: Path) -> None:
+    study = tmp_path / "my study.yaml"
+    study.touch()
+    asked = said(["sh", str(EXAMPLES / "study-ray.sh"), str(study), "2", "8"])
+    begin = f"ray job submit --no-wait --entrypoint-num-gpus 8 -- smt study run {study} --cell"
+    assert asked == f"{begin} 1/2\n{begin} 2/2\n"
+
+
+def test_each_node_of_skypilot_gets_its_cells(said: Callable[..., str]) -> None:
+    task = load_yaml(EXAMPLES / "study-sky.yaml")
+    asked = said(["sh", "-c", task["run"]], SKYPILOT_NODE_RANK="3", SKYPILOT_NUM_NODES="4", STUDY="my study.yaml")
+    assert asked == "smt study run my study.yaml --cell 4/4\n"
