@@ -115,7 +115,9 @@ def read_labels(path: Path, drawn: dict[str, Drawn]) -> Labels:
     """
     claims = {record.id: len(record.claims) for each in drawn.values() for record in each.sample}
     labels: Labels = {}
-    for row, place in read_rows(path, _Label, f"`label` is one of {', '.join(VERDICTS)}"):
+    line = '{"id": "...", "claim": 1, "label": "supported"}'
+    mend = f"give lines such as {line}, with one of {', '.join(VERDICTS)}"
+    for row, place in read_rows(path, _Label, mend):
         if row.id not in claims:
             raise BadInput(
                 f"{place}: the record {row.id} is not in the audit's sample; label those of audit.jsonl, or draw as "
@@ -127,7 +129,7 @@ def read_labels(path: Path, drawn: dict[str, Drawn]) -> Labels:
             raise BadInput(f"{place}: claim {row.claim} of the record {row.id} is labelled twice; remove one line.")
         labels[row.id, row.claim] = row.label
     if not labels:
-        raise BadInput(f'{path} holds no labels; give lines such as {{"id": "...", "claim": 1, "label": "supported"}}.')
+        raise BadInput(f"{path} holds no labels; {mend}.")
     return labels
 
 
