@@ -84,7 +84,12 @@ class Against:
 
 @dataclass(slots=True)
 class Audit:
-    """`audit.json`: what `smt audit` found, and of which records (file -> SHA-256)."""
+    """`audit.json`: what `smt audit` found, and of which records (file -> SHA-256).
+
+    Attributes:
+        borne_out: the share of the documents' own sentences that the judge calls supported, as all of them are; None
+            where it judged none, and of an older version.
+    """
 
     model: str
     prompt_hash: str
@@ -94,6 +99,17 @@ class Audit:
     against: Against | None
     record_files: dict[str, str]
     created: int = field(default_factory=lambda: int(time.time()))
+    borne_out: Estimate | None = None
+
+    @property
+    def doubt(self) -> str:
+        """Why the rates say nothing of the records, as a clause; empty where nothing speaks against the judge."""
+        called = {probe.kind: probe.called_wrong for probe in self.judge}
+        if ANY not in called:
+            return "an error could be put into no claim that it called supported, so nobody knows whether it finds any"
+        if COPIED in called and called[ANY].low <= called[COPIED].high:
+            return "it is not shown to tell errors from right sentences"
+        return ""
 
 
 class _Label(Struct, forbid_unknown_fields=True):
@@ -147,6 +163,9 @@ def found_by(
     for text in judged:
         of_kind[text.kind].append(text)
     probes = _probes(judged)
+    own = [
+        (float(each.verdict == SUPPORTED), text.doc_id) for text in of_kind[COPIED] for each in text.verdicts.values()
+    ]
     alarms = next((probe.called_wrong.mean for probe in probes if probe.kind == COPIED), None)
     return Audit(
         model,
@@ -156,6 +175,7 @@ def found_by(
         probes,
         _against(labels, judged) if labels else None,
         record_files,
+        borne_out=_mean(own) if own else None,
     )
 
 
