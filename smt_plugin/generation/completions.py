@@ -331,7 +331,10 @@ def _look(folder: Path, where: str, *values: Any) -> list[Completion]:
         raise BadInput(f"nothing is paid for yet in {folder}; run `smt generate RUN.YAML` first.")
     for looks_left in reversed(range(_MOST_LOOKS)):
         try:
-            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&vfs=unix-none", uri=True)) as connection:
+            # An empty log SQLite would delete as it closes, though the writer will put what is paid for into it.
+            log = path.with_name(f"{path.name}-wal")
+            how = "mode=ro&vfs=unix-none" if log.is_file() and log.stat().st_size else "immutable=1"
+            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)) as connection:
                 # Nor does it share its memory.
                 connection.execute("PRAGMA locking_mode=EXCLUSIVE")
                 query = f"SELECT {_COLUMNS} FROM completions WHERE {where}"
