@@ -83,13 +83,17 @@ def read_text(path: Path, mend: str = "fix or remove it") -> str:
         raise BadInput(f"{path} {not_utf8(content)}") from None
 
 
-def read_jsonl(path: Path, mend: str = "give the path of a JSONL file") -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: Path, mend: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) for every non-blank line of a JSONL file.
+
+    Args:
+        mend: what to do about a broken one, the end of the sentence.
 
     Raises:
         BadInput: as `reading`, or a line is not a JSON object in UTF-8.
     """
-    with reading(path, mend) as file:
+    then = mend and f"; {mend}"
+    with reading(path, mend or "give the path of a JSONL file") as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
@@ -100,9 +104,9 @@ def read_jsonl(path: Path, mend: str = "give the path of a JSONL file") -> Itera
             except orjson.JSONDecodeError as error:
                 if problem := not_utf8(line):
                     raise BadInput(f"{path}, line {number}, {problem}") from None
-                raise BadInput(f"{path}, line {number}: not valid JSON ({error}).") from None
+                raise BadInput(f"{path}, line {number}: not valid JSON ({error}){then}.") from None
             if not isinstance(value, dict):
-                raise BadInput(f"{path}, line {number}: expected a JSON object, e.g. {{...}}.")
+                raise BadInput(f"{path}, line {number}: expected a JSON object, e.g. {{...}}{then}.")
             yield number, value
 
 
@@ -145,7 +149,7 @@ def read_rows(path: Path, kind: type[Row], mend: str = "") -> Iterator[tuple[Row
     Raises:
         BadInput: as `read_jsonl` and `as_row`.
     """
-    for number, value in read_jsonl(path, mend or "give the path of a JSONL file"):
+    for number, value in read_jsonl(path, mend):
         where = f"{path}, line {number}"
         yield as_row(value, kind, where, mend), where
 

@@ -51,6 +51,8 @@ evaluate:
   arms: [base, base_rag, trained]
   retrieval: {mode: bm25, top_k: 2}
 """
+JUDGED = "gate: [number]\n" + RUN + "  judge: {endpoint: 'http://127.0.0.1:9/v1', patience: 1}\n"
+AUDIT = ("audit", "judged.yaml", "--records", "3")
 ENDPOINT = "{endpoints: ['http://127.0.0.1:9/v1'], model: m}"
 
 
@@ -284,6 +286,7 @@ def make(folder: Path) -> None:
     write_jsonl(folder / "replay.jsonl", replay(DEFAULT_SEED, 100))
     (folder / "smt.yaml").write_text(RUN)
     (folder / "ask.yaml").write_text(RUN.replace("run: run", "run: asked").replace("{kind: microworld}", ENDPOINT))
+    (folder / "judged.yaml").write_text(JUDGED)
     (folder / "texts").mkdir()
     (folder / "texts" / "a.md").write_text("The lighthouse was built in 1871.")
     shutil.copytree(PACKAGE / "microworld" / "base_model", folder / "base")
@@ -293,8 +296,10 @@ def make(folder: Path) -> None:
     write_financebench(folder / "financebench")
     label = {"question": "Who?", "gold": "Ada", "answer": "Ada", "correct": True}
     write_jsonl(folder / "labels.jsonl", [label] * 3)
+    status, out, err = run(("generate", "smt.yaml"), folder)
+    assert status == 0, (status, out, err)
+    judge(folder)
     for command in (
-        ("generate", "smt.yaml"),
         ("mix", "smt.yaml"),
         ("leaks", "smt.yaml"),
         ("batch", "export", "ask.yaml", "requests"),
@@ -328,6 +333,35 @@ def make(folder: Path) -> None:
     for command in (("report", "smt.yaml"), ("tune", "smt.yaml", "--by", "recall", "--chunk-tokens", "100")):
         status, out, err = run(command, folder)
         assert status == 0, (command, status, out, err)
+
+
+def judge(folder: Path) -> None:
+    """Write what the free check, the gate, people and `smt audit` leave of records that are there."""
+    from smt_plugin.config import read_run_file
+    from smt_plugin.evaluation.audit import Judged
+    from smt_plugin.evaluation.audit_results import found_by, write_audit
+    from smt_plugin.evaluation.audit_sample import draw, record_hashes
+    from smt_plugin.faithfulness.verdicts import SUPPORTED, Verdict
+    from smt_plugin.files import write_jsonl
+    from smt_plugin.prompts import Prompts
+
+    records = [json.loads(line) for line in (folder / "run/records/focal_rewrite.jsonl").open()][:3]
+    verdict = {"method": "focal_rewrite", "reason": "the document lacks a number", "by": "gate", "verdict": "reject"}
+    write_jsonl(folder / "run" / "rejects.jsonl", ({"id": row["id"]} | verdict for row in records[:2]))
+    finding = {"kind": "number", "said": "7", "turn": 0, "start": 0}
+    rows = ({"id": row["id"], "doc_id": row["doc_id"], "part": 0, "round": 0, "findings": [finding]} for row in records)
+    write_jsonl(folder / "run" / "faithfulness" / "focal_rewrite.jsonl", rows)
+    run_file = read_run_file(folder / "judged.yaml")
+    drawn = draw(run_file, run_file.methods, 3)
+    judged = [
+        Judged(each.doc_id, each.part, each.claims, each, None, dict.fromkeys([1], Verdict(SUPPORTED, "It says so.")))
+        for method in drawn.values()
+        for each in method.sample
+    ]
+    files, prompts = record_hashes(run_file.run, run_file.methods), Prompts(run_file.prompts)
+    write_audit(run_file.run, found_by(judged, drawn, 3, "m", prompts, files, None), judged)
+    labels = ({"id": each.record.id, "claim": 1, "label": SUPPORTED} for each in judged if each.record)
+    write_jsonl(folder / "said.jsonl", labels)
 
 
 def batch_result(request: dict[str, Any]) -> dict[str, Any]:
@@ -592,6 +626,15 @@ FILES: dict[str, tuple[list[tuple[str, ...]], bool, int, int]] = {
     "run/tune.json": ([("report", "smt.yaml"), ("evaluate", "smt.yaml", "--dry-run")], False, 2, 2),
     "run/leaks.json": ([("report", "smt.yaml"), ("mix", "smt.yaml", "--drop-leaks")], False, 1, 2),
     "run/leaks.jsonl": ([("mix", "smt.yaml", "--drop-leaks")], True, 2, 1),
+    "run/rejects.jsonl": (
+        [("mix", "smt.yaml"), (*AUDIT, "--dry-run"), ("plan", "judged.yaml")],
+        True,
+        2,
+        1,
+    ),
+    "run/faithfulness/focal_rewrite.jsonl": ([("plan", "judged.yaml")], True, 2, 3),
+    "run/audit.json": ([("report", "smt.yaml"), AUDIT], False, 1, 3),
+    "said.jsonl": ([(*AUDIT, "--against", "said.jsonl")], True, 2, 1),
     "run/report.json": ([("card", "smt.yaml")], False, 1, 3),
     "run/records/focal_rewrite.jsonl": (
         [

@@ -48,10 +48,11 @@ def test_a_run_without_the_file_has_no_verdicts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "line 2: not valid JSON"),
+        ('{"id": "a", "verd', "line 2: not valid JSON (unexpected"),
+        ("{", "; correct the line or remove it."),
         ('{"id": " "}', "line 2: expected `str` that is not blank - at `$.id`; correct the line or remove it."),
         ('{"id": "a", "verdict": "perhaps"}', "line 2: invalid enum value 'perhaps' - at `$.verdict`"),
-        ('["a"]', "line 2: expected a JSON object"),
+        ('["a"]', "line 2: expected a JSON object, e.g. {...}; correct the line or remove it."),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str, said: str) -> None:

@@ -85,7 +85,12 @@ class Against:
 
 @dataclass(slots=True)
 class Audit:
-    """`audit.json`: what `smt audit` found, and of which records (file -> SHA-256)."""
+    """`audit.json`: what `smt audit` found, and of which records (file -> SHA-256).
+
+    Attributes:
+        borne_out: the share of the documents' own sentences that the judge calls supported, as all of them are; None
+            where it judged none, and of an older version.
+    """
 
     model: str
     prompt_hash: str
@@ -95,6 +100,17 @@ class Audit:
     against: Against | None
     record_files: dict[str, str]
     created: int = field(default_factory=lambda: int(time.time()))
+    borne_out: Estimate | None = None
+
+    @property
+    def doubt(self) -> str:
+        """Why the rates say nothing of the records, as a clause; empty where nothing speaks against the judge."""
+        called = {probe.kind: probe.called_wrong for probe in self.judge}
+        if ANY not in called:
+            return "an error could be put into no claim that it called supported, so nobody knows whether it finds any"
+        if COPIED in called and called[ANY].low <= called[COPIED].high:
+            return "it is not shown to tell errors from right sentences"
+        return ""
 
 
 class _Label(Struct, forbid_unknown_fields=True):
@@ -116,7 +132,9 @@ def read_labels(path: Path, drawn: dict[str, Drawn]) -> Labels:
     """
     claims = {record.id: len(record.claims) for each in drawn.values() for record in each.sample}
     labels: Labels = {}
-    for row, place in read_rows(path, _Label, f"`label` is one of {', '.join(VERDICTS)}"):
+    line = '{"id": "...", "claim": 1, "label": "supported"}'
+    mend = f"give lines such as {line}, with one of {', '.join(VERDICTS)}"
+    for row, place in read_rows(path, _Label, mend):
         if row.id not in claims:
             raise BadInput(
                 f"{place}: the record {row.id} is not in the audit's sample; label those of audit.jsonl, or draw as "
@@ -128,7 +146,7 @@ def read_labels(path: Path, drawn: dict[str, Drawn]) -> Labels:
             raise BadInput(f"{place}: claim {row.claim} of the record {row.id} is labelled twice; remove one line.")
         labels[row.id, row.claim] = row.label
     if not labels:
-        raise BadInput(f'{path} holds no labels; give lines such as {{"id": "...", "claim": 1, "label": "supported"}}.')
+        raise BadInput(f"{path} holds no labels; {mend}.")
     return labels
 
 
@@ -146,6 +164,9 @@ def found_by(
     for text in judged:
         of_kind[text.kind].append(text)
     probes = _probes(judged)
+    own = [
+        (float(each.verdict == SUPPORTED), text.doc_id) for text in of_kind[COPIED] for each in text.verdicts.values()
+    ]
     alarms = next((probe.called_wrong.mean for probe in probes if probe.kind == COPIED), None)
     return Audit(
         model,
@@ -155,6 +176,7 @@ def found_by(
         probes,
         _against(labels, judged) if labels else None,
         record_files,
+        borne_out=_mean(own) if own else None,
     )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -27,9 +27,10 @@ from smt_plugin.files import (
     write_json,
     write_jsonl,
 )
-from smt_plugin.mixing.lines import Line, identity_of, parsed_line, record_lines, source_files
+from smt_plugin.mixing.lines import Line, identity_of, parsed_line, record_lines, rejects_of, source_files
 from smt_plugin.question import Question
 from smt_plugin.records import generated_folders
+from smt_plugin.rejects import rejects_hash, rejects_path
 from smt_plugin.retrieval.index import embedding_model
 from smt_plugin.words import words_of
 
@@ -50,7 +51,7 @@ HOW = {
 
 
 class Leaks(TypedDict):
-    """`leaks.json`, see `find_leaks`; one of an older version may not say what was looked for."""
+    """`leaks.json`, see `find_leaks`; one of an older version may not say what was looked for, or was rejected."""
 
     questions: Annotated[int, Meta(ge=1)]
     leaked: list[str]
@@ -60,6 +61,7 @@ class Leaks(TypedDict):
     options: dict[str, float]
     quoted: dict[str, float]
     leaking_records: int
+    rejected: NotRequired[int]
     question_hashes: dict[str, str]
     looked_for: NotRequired[str]
     records: dict[str, Any]
@@ -229,10 +231,10 @@ def find_leaks(
     sources: Mapping[str, Path] | None = None,
     settings: LeaksSection | None = None,
 ) -> dict[str, Any]:
-    """Compare all records of a run with the evaluation questions, and write `<run>/leaks.json` and `leaks.jsonl`.
+    """Compare the records of a run with the evaluation questions, and write `<run>/leaks.json` and `leaks.jsonl`.
 
-    The records are read once, a batch at a time. `leaks.jsonl` names each record that leaks, with the
-    reason and both texts.
+    Those that a mix leaves out, since a person or the gate rejected them, are not looked at. The records are read
+    once, a batch at a time. `leaks.jsonl` names each record that leaks, with the reason and both texts.
 
     Args:
         sources: the mix's records from elsewhere, `mix.sources`, which are looked at, too.
@@ -240,12 +242,12 @@ def find_leaks(
     Returns:
         What was written: for each way of leaking, a key of `HOW`, the largest share of each question that leaks so;
         `leaked` (the ids of any), `questions` (how many were looked at), `question_hashes` (question id -> hash of its
-        wording), `leaking_records`, `looked_for` (a hash of all that the records were compared with), `records` (file
-        read -> its SHA-256).
+        wording), `leaking_records`, `rejected` (records that were not looked at), `looked_for` (a hash of all that the
+        records were compared with), `records` (file read -> its SHA-256; of the rejects a hash of their ids).
 
     Raises:
-        BadInput: the run has no records, a source is not there, a line is not as a mix reads it, or another process
-            looks for leaks here.
+        BadInput: the run has no records, a source is not there, a line is not as a mix reads it, one of
+            `rejects.jsonl` is broken, or another process looks for leaks here.
     """
     files = _record_files(run, sources)
     if not files:
@@ -254,9 +256,19 @@ def find_leaks(
     finder = Finder(documents, questions, settings)
     texts = {question.question_id: question.question for question in questions}
     found: dict[str, dict[str, float]] = {how: {} for how in HOW}
+    rejects, num_rejected = _rejects(run, files, sources), 0
+
+    def rows_to_see() -> Iterator[tuple[str, Line]]:
+        nonlocal num_rejected
+        for place, line in record_lines(files):
+            row = cast(Line, parsed_line(line, place))
+            if identity_of(row, place) in rejects:
+                num_rejected += 1
+            else:
+                yield place, row
 
     def leaking() -> Iterator[dict[str, Any]]:
-        rows = ((place, cast(Line, parsed_line(line, place))) for place, line in record_lines(files))
+        rows = rows_to_see()
         while batch := list(islice(rows, _BATCH)):
             for (place, row), leaks in zip(batch, finder.see([row for _, row in batch]), strict=True):
                 for leak in leaks:
@@ -275,13 +287,14 @@ def find_leaks(
         (run / "leaks.json").unlink(missing_ok=True)
 
     with locked(run / "leaks.lock"):
-        records = _hashes_of(run, files)
+        records = _hashes_of(run, files, rejects)
         leaking_records = write_jsonl(run / "leaks.jsonl", leaking())
         leaks = {
             "questions": len(questions),
             "leaked": sorted(set().union(*found.values())),
             **found,
             "leaking_records": leaking_records,
+            "rejected": num_rejected,
             "question_hashes": _hashes(questions),
             "looked_for": _looked_for(documents, questions, settings),
             "records": records,
@@ -361,7 +374,7 @@ def question_hash(text: str) -> str:
 
 
 def read_leaks(run: Path, sources: Mapping[str, Path] | None = None) -> Leaks | None:
-    """What `find_leaks` wrote, or None if it never ran or the records or the sources have changed since.
+    """What `find_leaks` wrote, or None if it never ran or the records, the rejects or the sources have changed since.
 
     Raises:
         BadInput: it is broken.
@@ -373,7 +386,7 @@ def read_leaks(run: Path, sources: Mapping[str, Path] | None = None) -> Leaks | 
         files = _record_files(run, sources)
     except BadInput:  # a source is gone
         return None
-    return leaks if leaks["records"] == _hashes_of(run, files) else None
+    return leaks if leaks["records"] == _hashes_of(run, files, _rejects(run, files, sources)) else None
 
 
 def _record_files(run: Path, sources: Mapping[str, Path] | None) -> list[Path]:
@@ -381,5 +394,13 @@ def _record_files(run: Path, sources: Mapping[str, Path] | None) -> list[Path]:
     return list(dict.fromkeys([*own, *(file for path in (sources or {}).values() for file in source_files(path))]))
 
 
-def _hashes_of(run: Path, files: list[Path]) -> dict[str, str]:
-    return {str(file.relative_to(run) if file.is_relative_to(run) else file): file_hash(file) for file in files}
+def _rejects(run: Path, files: Iterable[Path], sources: Mapping[str, Path] | None) -> Collection[str]:
+    """The ids of the records that a mix leaves out, be they the run's own or from elsewhere."""
+    own = {path.stem: run / "records" / path.name for path in files if path.is_relative_to(run)}
+    # Two calls, as a source may have the name of a method, whose place it takes in the mix.
+    return rejects_of(run, own).keys() | rejects_of(run, sources or {}).keys()
+
+
+def _hashes_of(run: Path, files: list[Path], rejects: Collection[str]) -> dict[str, str]:
+    found = {str(file.relative_to(run) if file.is_relative_to(run) else file): file_hash(file) for file in files}
+    return found | ({rejects_path(run).name: rejects_hash(rejects)} if rejects else {})

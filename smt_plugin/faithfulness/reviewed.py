@@ -1,5 +1,6 @@
 """The records of a run, to be looked at one by one beside their documents, and what is said of them."""
 
+import codecs
 import os
 from array import array
 from bisect import bisect_right
@@ -115,15 +116,12 @@ class ReviewedRecords:
     def _read(self, file: _File) -> Iterator[tuple[int, int, int]]:
         """Take in a file of records; yields of each with findings how many, how many of names, and its number."""
         found = {}
-        place = 0
         if file.findings is not None:
-            for line, row in _lines(file.findings, _FoundRow):
+            for place, row in _lines(file.findings, _FoundRow):
                 kinds = [finding.kind for finding in row.findings]
                 mask = sum(1 << bit for bit, kind in enumerate(KINDS) if kind in kinds)
                 found[row.id] = (place, mask, len(kinds) - kinds.count(NAME), kinds.count(NAME))
-                place += len(line)
-        place = 0
-        for line, record in _lines(file.records, _Named):
+        for place, record in _lines(file.records, _Named):
             number = len(self._begins)
             where, mask, strong, names = found.pop(record.id, (-1, 0, 0, 0))
             self._begins.append(place)
@@ -133,7 +131,6 @@ class ReviewedRecords:
             self._state.append(_STATES.index(self._verdict(record.id).verdict))
             if mask:
                 yield strong, names, number
-            place += len(line)
 
     def __len__(self) -> int:
         return len(self._begins)
@@ -264,12 +261,16 @@ class ReviewedRecords:
         }
 
 
-def _lines(file: BinaryIO, kind: type[Any]) -> Iterator[tuple[bytes, Any]]:
-    """Each line of a file that `smt generate` wrote, and what is in it."""
+def _lines(file: BinaryIO, kind: type[Any]) -> Iterator[tuple[int, Any]]:
+    """Where each line of a file that `smt generate` wrote begins, and what is in it; a person may have edited it."""
     decoder = msgspec.json.Decoder(kind)
+    place = 0
     for number, line in enumerate(file, start=1):
+        content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
-            yield line, decoder.decode(line)
+            if content.strip():
+                yield place + len(line) - len(content), decoder.decode(content)
+            place += len(line)
         except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             raise BadInput(f"{file.name}, line {number}: {first_line(error)}; {_ANEW}.") from None
 

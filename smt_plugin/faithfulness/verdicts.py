@@ -104,7 +104,7 @@ def asks(
 
 def _ask(claims: Iterable[str], part: Document, numbers: Sequence[int], sampling: dict[str, Any], attempt: int) -> Ask:
     verdict = {"type": "string", "enum": list(VERDICTS)}
-    entry = json_object(number={"type": "integer"}, why=json_text(300), verdict=verdict)
+    entry = json_object(number={"type": "integer", "enum": list(numbers)}, why=json_text(300), verdict=verdict)
     typical = [{"number": number, "why": "The document says so.", "verdict": SUPPORTED} for number in numbers]
     return Ask(
         part,

@@ -114,6 +114,9 @@ class PromptUse:
         tokens = self.completion_tokens + other.completion_tokens
         return PromptUse(self.done + other.done, self.rejected + other.rejected, tokens)
 
+    def __sub__(self, other: "PromptUse") -> "PromptUse":
+        return self + PromptUse(-other.done, -other.rejected, -other.completion_tokens)
+
 
 class CompletionStore:
     """The completions of one run folder, open for one process at a time.
@@ -255,6 +258,17 @@ class CompletionStore:
         )
         return {prompt: PromptUse(*counts) for prompt, *counts in self._rows(query, model)}
 
+    def uses_with(self, variable: str, model: str) -> Iterator[tuple[bytes, str, PromptUse]]:
+        """Yield key, prompt and use of each answer of a model to a prompt that had a variable of this name."""
+        query = "SELECT key, prompt, status, completion_tokens, body FROM completions WHERE model = ?"
+        try:
+            for key, prompt, status, tokens, body in self._connection.execute(query, (model,)):
+                if status in ("done", "rejected") and variable in _BODY.decode(_unpacked(body)).variables:
+                    is_done = status == "done"
+                    yield key, prompt, PromptUse(is_done, not is_done, tokens * is_done)
+        except _DAMAGE as error:
+            raise _explained(self.path, error) from None
+
     def typical(self, model: str) -> Iterator[Completion]:
         """Yield one usable completion of each prompt: the one of median length among some that a model gave."""
         query = f"SELECT {_COLUMNS} FROM completions WHERE model = ? AND prompt = ? AND status = 'done' LIMIT 99"
@@ -317,7 +331,10 @@ def _look(folder: Path, where: str, *values: Any) -> list[Completion]:
         raise BadInput(f"nothing is paid for yet in {folder}; run `smt generate RUN.YAML` first.")
     for looks_left in reversed(range(_MOST_LOOKS)):
         try:
-            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&vfs=unix-none", uri=True)) as connection:
+            # An empty log SQLite would delete as it closes, though the writer will put what is paid for into it.
+            log = path.with_name(f"{path.name}-wal")
+            how = "mode=ro&vfs=unix-none" if log.is_file() and log.stat().st_size else "immutable=1"
+            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)) as connection:
                 # Nor does it share its memory.
                 connection.execute("PRAGMA locking_mode=EXCLUSIVE")
                 query = f"SELECT {_COLUMNS} FROM completions WHERE {where}"

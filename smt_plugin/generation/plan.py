@@ -14,11 +14,12 @@ from smt_plugin.backends.base import Backend, CacheUse, Deferred, Keep, Reply, R
 from smt_plugin.config import Price, RunFile
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
-from smt_plugin.generation.asker import messages_about
+from smt_plugin.generation.asker import AGAIN, messages_about
 from smt_plugin.generation.completions import CompletionStore, PromptUse
 from smt_plugin.generation.gate import JUDGE
+from smt_plugin.generation.gate_seen import GateSeen, gate_seen
 from smt_plugin.generation.generate import generate_run, methods_of, part_tokens_of, prompts_of
-from smt_plugin.generation.summary import Summary
+from smt_plugin.generation.summary import Summary, read_generated
 from smt_plugin.generation.waiting import rank_of, rank_reached
 from smt_plugin.methods.base import TEXT_TOKENS, Answer, Ask, Method, Unparsable
 from smt_plugin.progress import duration
@@ -75,6 +76,7 @@ class Plan:
         methods: how far each method's budget reaches, in all, with what the store holds.
         measured: completions of these prompts, off which their sizes were read.
         guessed: prompts whose sizes are guesses, since no completion of theirs is there.
+        gate: what the records so far tell of the gate, by which the calls of AGAIN are planned; None without a gate.
     """
 
     model: str
@@ -85,6 +87,7 @@ class Plan:
     tokens_per_second: float | None = None
     gpus: int = 0
     methods: dict[str, MethodPlan] = field(default_factory=dict)
+    gate: GateSeen | None = None
 
     def total(self, name: str) -> float:
         """Return the sum of a field of PromptPlan over all prompts."""
@@ -108,6 +111,7 @@ async def make_plan(
     speed = await _probe(run_file, backend, probe_seconds, on_progress) if probe_seconds else None
     methods, prompts = methods_of(run_file), prompts_of(run_file)
     seen = await look_back(run_file, backend.model)
+    gate = gate_seen(run_file, backend.model, seen.asked_again) if run_file.gate else None
     total_length = num_parts = 0
     part_tokens = min(part_tokens_of(run_file, folder) for folder in generated_folders(run_file.run, all_shards=False))
     first_rank = math.inf
@@ -130,7 +134,11 @@ async def make_plan(
     ratio = sum(ratios) / len(ratios) if ratios else 1.0
     shapes = {name: await _shape(method, first, prompts, seen) for name, (method, _) in methods.items()}
     plans: dict[str, PromptPlan] = defaultdict(PromptPlan)
-    reach = {name: MethodPlan(budget, shapes[name].record_tokens) for name, (_, budget) in methods.items()}
+    # What the gate rejects counts towards no budget; where it let nothing pass, the documents are given up.
+    passed = {name: (gate and gate.passed.get(name)) or 1.0 for name in methods}
+    reach = {
+        name: MethodPlan(budget, shapes[name].record_tokens * passed[name]) for name, (_, budget) in methods.items()
+    }
     ranks = {
         name: max(rank_reached(plan.budget, total_length, plan.round_tokens), first_rank)
         for name, plan in reach.items()
@@ -149,6 +157,7 @@ async def make_plan(
                 continue
             _add_part(plans, shapes, rounds, estimate_tokens(part.text) * ratio, ratio)
     is_small = _is_small(backend.model)
+    again_plan = _again_plan(plans, gate, seen, prompts, ratio) if gate else PromptPlan()
     for name, asked in plans.items():
         use = seen.uses[name]
         asked.stored = min(use.done, round(asked.calls))
@@ -161,7 +170,39 @@ async def make_plan(
     measured = sum(seen.uses[name].done for name in plans)
     guessed = [name for name in plans if not seen.uses[name].done]
     gpus = run_file.price.gpus if run_file.price else 0
-    return Plan(backend.model, dict(plans), measured, guessed, num_parts, speed, gpus, reach)
+    rows = {**plans, **({AGAIN: again_plan} if again_plan.calls else {})}
+    return Plan(backend.model, rows, measured, guessed, num_parts, speed, gpus, reach, gate)
+
+
+def _again_plan(
+    plans: dict[str, PromptPlan], gate: GateSeen, seen: "Seen", prompts: Prompts, ratio: float
+) -> PromptPlan:
+    """Plan the calls that ask again: as many of each prompt's as its replies so far give reason to.
+
+    Such a call's prompt begins with the one that it asks again, which was read just before.
+
+    Args:
+        plans: of the other calls, all of them, also what is stored.
+    """
+    objection = estimate_tokens(prompts.messages(AGAIN, said=[""])[-1]["content"])
+    found = PromptPlan()
+    for name, objected in gate.objected.items():
+        if name not in plans:
+            continue
+        asked, use, again = plans[name], seen.uses[name], seen.again[name]
+        calls = asked.calls * objected / gate.replies[name]
+        stored = min(again.done, calls)
+        left = calls - stored
+        # Of those that were asked again more is known than of all others.
+        like = again if again.done else use
+        tries = left * (1 + like.rejected / max(like.done, 1))
+        reply = asked.output_tokens / asked.calls
+        found.calls += calls
+        found.stored += stored
+        found.new_tokens += tries * (reply + objection * ratio)
+        found.cached_tokens += tries * (asked.new_tokens + asked.cached_tokens) / asked.calls
+        found.output_tokens += tries * (again.completion_tokens / again.done if again.done else reply)
+    return found
 
 
 def plan_text(plan: Plan, run_file: RunFile) -> str:
@@ -187,10 +228,21 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
         )
     lines.append("Calls are asked ahead: where a document has only a few rounds, up to a fifth more than these.")
     if run_file.gate:
-        of_judge = ", and about one of the judge's a record" if JUDGE in run_file.gate else ""
-        lines.append(f"What the gate will ask is not among them: a call for each reply with a finding{of_judge}.")
+        lines.append(_gate_text(plan))
+    if JUDGE in run_file.gate:
+        lines.append("The gate's judge is not among them: about a call of its for each record.")
     lines.append("Cached: what a server with a prefix cache reads once a document, as vLLM does.")
     return "\n".join([*lines, *cost_lines(plan, run_file.price, "`--probe 60` measures one")])
+
+
+def _gate_text(plan: Plan) -> str:
+    """Say by what the gate's calls were planned, or that they were not."""
+    objected, replies = (counts.total() for counts in (plan.gate.objected, plan.gate.replies)) if plan.gate else (0, 0)
+    unknown = [name for name in plan.methods if not plan.gate or name not in plan.gate.passed]
+    of = f" of {', '.join(unknown)}" if replies else ""
+    not_known = f"What the gate will ask again{of} is not among them: a call for each reply with a finding."
+    known = f"{AGAIN}: by the records so far; the gate objected to {objected:,} of the {replies:,} replies in them."
+    return " ".join([*([known] if replies else []), *([not_known] if unknown else [])])
 
 
 def table_lines(plan: Plan) -> list[str]:
@@ -364,7 +416,8 @@ class Seen:
     """What the run's stores tell of its replies.
 
     Attributes:
-        uses: prompt -> how often it was answered, at what length.
+        uses: prompt -> how often it was answered, at what length, without what the gate had asked again.
+        again: prompt -> the same of what the gate had asked again; `asked_again` has the keys of these completions.
         prompt_tokens: document id -> prompt, its variables and its tokens, for one completion of each prompt.
         typical: prompt -> a reply of middling length.
     """
@@ -372,6 +425,8 @@ class Seen:
     uses: dict[str, PromptUse] = field(default_factory=lambda: defaultdict(PromptUse))
     prompt_tokens: dict[str, list[tuple[str, dict[str, Any], int]]] = field(default_factory=lambda: defaultdict(list))
     typical: dict[str, Reply] = field(default_factory=dict)
+    again: dict[str, PromptUse] = field(default_factory=lambda: defaultdict(PromptUse))
+    asked_again: set[bytes] = field(default_factory=set)
 
     def reply_tokens(self, ask: Ask) -> float:
         """Mean output tokens of the replies to a prompt, or what its method guesses."""
@@ -402,6 +457,12 @@ async def look_back(run_file: RunFile, model: str) -> Seen:
         try:
             for prompt, use in store.uses(model).items():
                 seen.uses[prompt] += use
+            # Else nothing was asked again, and the bodies need not be read.
+            if run_file.gate or any(count.gate for count in read_generated(folder).methods.values()):
+                for key, prompt, use in store.uses_with(AGAIN, model):
+                    seen.uses[prompt] -= use
+                    seen.again[prompt] += use
+                    seen.asked_again.add(key)
             for completion in store.typical(model):
                 seen.typical[completion.prompt] = completion.reply
                 seen.prompt_tokens[completion.doc_id].append(

@@ -102,6 +102,8 @@ async def transcribe(
             result.in_the_way.append(scan.path)
     total = sum(len(scan.pages) for scan in wanted)
     summary = Summary({}, 0)
+    if not wanted:
+        return result, summary
     readings: dict[str, _Reading] = {}
     done = 0
     started = time.monotonic()

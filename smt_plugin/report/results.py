@@ -348,11 +348,13 @@ def leaks_text(run: Path, sources: Mapping[str, Path] | None = None) -> str:
     """What `smt leaks` found in a run's records and the mix's from elsewhere, as a sentence."""
     leaks = read_leaks(run, sources)
     if leaks is None:
-        return "not known: the records have changed since; run `smt leaks` again"
+        return "not known: the records, or what is rejected, have changed since; run `smt leaks` again"
+    rejected = leaks.get("rejected", 0)
     share = len(leaks["leaked"]) / leaks["questions"]
     return (
         f"{len(leaks['leaked']):,} of {leaks['questions']:,} evaluation questions ({share:.1%}) are nearly asked "
         f"({len(leaks['asked']):,}), asked in other words ({len(leaks['alike']):,}), stated nearly in their words "
         f"({len(leaks['stated']):,}), quoted ({len(leaks['quoted']):,}) or given away by their options "
         f"({len(leaks['options']):,}) in {leaks['leaking_records']:,} synthetic records"
+        + (f", without {rejected:,} that are rejected" if rejected else "")
     )

@@ -239,6 +239,7 @@ def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
         if called.keys() >= {ANY, COPIED}
         else ""
     )
+    doubt = f" {audit.doubt.capitalize()}: these rates say nothing of the records." if audit.doubt else ""
     changed = " The records have changed since: run `smt audit` again." if is_outdated else ""
     return Section(
         _JUDGED,
@@ -252,7 +253,7 @@ def audit_section(audit: Audit, is_outdated: bool = False) -> Section:
             *(["left out"] if some_left_out else []),
         ),
         rows,
-        note=f"Judged by {audit.model}{itself}; audit.jsonl has every claim.{changed}",
+        note=f"Judged by {audit.model}{itself}; audit.jsonl has every claim.{doubt}{changed}",
         explanation=(
             "What all records of a method hold of what their documents do not bear out, estimated from a random sample "
             "that is spread evenly over the documents; a drawn record counts for those of its document that were not "
@@ -280,12 +281,15 @@ def judge_section(audit: Audit) -> Section:
             f" Judge and person agree on {_rate(against.agreement)} of {against.labels:,} claims (kappa {kappa})."
             + (f" {against.unread:,} more have no verdict." if against.unread else "")
         )
+    own = f" Of these it calls {_rate(audit.borne_out)} supported." if audit.borne_out else ""
     rows = [(what, _questions(rate), _rate(rate)) for what, rate in shares.items()]
     return Section(
         _JUDGE,
         ("what it judged", "n (documents)", "called wrong"),
         rows,
-        note=f"It should call wrong all that was put in, and nothing that the documents say themselves.{agreement}",
+        note="It should call wrong all that was put in, and nothing that the documents say themselves."
+        + own
+        + agreement,
         explanation=(
             "An error is a number or a name that the document does not have, or the contrary of what was said, put "
             "into a claim of a record that the judge called supported. Sentences of the documents are easier to bear "

@@ -12,7 +12,7 @@ from smt_plugin.faithfulness.verdicts import Verdict
 from smt_plugin.prompts import Prompts
 from smt_plugin.report.report import page
 from smt_plugin.report.results import RunResults
-from smt_plugin.report.sections import audited, judge_itself
+from smt_plugin.report.sections import audit_section, audited, judge_itself, judge_section
 from tests.evaluation.test_audit_sample import write_records
 
 FILES = {"records/wrap.jsonl": "0" * 64}
@@ -86,6 +86,39 @@ def test_what_false_alarms_alone_would_do_to_records_of_many_claims_is_told() ->
     assert audit.methods["wrap"].by_alarms == pytest.approx((0.1 + 1 - 0.9**8) / 2)
     (row,) = audited(RunResults(Path(), [], audit=audit)).rows
     assert row[3] == "33.5%"
+
+
+def probed(before: str, changed: str, own: str, count: int = 12) -> Audit:
+    """An audit whose judge says the same of every record, of every copy with an error, and of every sentence."""
+    texts = []
+    for n in range(count):
+        record = judged(f"d{n}", 1, [before])
+        texts += [record, replace(record, changed=(1, "number"), verdicts={1: Verdict(changed, "")})]
+        texts.append(Judged(f"d{n}", 0, ("It is so.",), verdicts={1: Verdict(own, "")}))
+    return audit_of(texts)
+
+
+def test_a_judge_who_judges_nothing_is_named_with_the_rates_that_say_nothing() -> None:
+    # As SmolLM2 135M does, which writes the form of the reply and no verdict of its own.
+    idle = probed("no_claim", "no_claim", "no_claim")
+    assert idle.methods["wrap"].per_record is not None
+    assert idle.methods["wrap"].per_record.mean == 0
+    assert idle.borne_out is not None
+    assert (idle.borne_out.mean, idle.borne_out.questions) == (0, 12)
+    note = audit_section(idle).note
+    assert "An error could be put into no claim that it called supported" in note
+    assert note.endswith("these rates say nothing of the records.")
+    assert "Of these it calls 0.0% (" in judge_section(idle).note
+    blind = probed("supported", "supported", "supported")
+    assert "It is not shown to tell errors from right sentences: these rates say nothing" in audit_section(blind).note
+    severe = probed("supported", "contradicted", "contradicted")
+    assert severe.doubt == blind.doubt
+
+
+def test_a_judge_who_finds_errors_and_lets_right_sentences_pass_is_not_doubted() -> None:
+    good = probed("supported", "contradicted", "supported")
+    assert (good.doubt, "say nothing" in audit_section(good).note) == ("", False)
+    assert "Of these it calls 100.0% (" in judge_section(good).note
 
 
 def test_the_report_shows_an_audit_and_says_when_the_records_have_changed_since(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from smt_plugin.evaluation.leaks import (
 )
 from smt_plugin.files import read_jsonl
 from smt_plugin.question import Question, read_questions
+from smt_plugin.rejects import Verdict, add_verdicts
+from smt_plugin.report.results import leaks_text
 from tests.quality_data import write_lines
 from tests.tiny_llama import MICROWORLD_LIKE, make_model, make_tokenizer
 
@@ -227,6 +229,26 @@ def test_records_from_elsewhere_leak_as_a_runs_own_do(tmp_path: Path) -> None:
     assert read_leaks(tmp_path, sources) is None
     with pytest.raises(BadInput, match=r"other\.jsonl does not exist; give a JSONL file"):
         find_leaks(tmp_path, [DOCUMENT], QUESTIONS, sources)
+
+
+def test_a_rejected_record_leaks_nothing_and_is_counted(tmp_path: Path) -> None:
+    write_records(tmp_path, [pair(QUESTIONS[0].question), pair("What colour was the mill?")])
+    other = tmp_path / "other"
+    write_records(other, [pair(QUESTIONS[1].question) | {"id": "o0"}, pair("Who saw it?") | {"id": "o1"}])
+    sources = {"others": other / "records" / "synthetic_qa.jsonl"}
+    assert find_leaks(tmp_path, [DOCUMENT], QUESTIONS, sources)["leaked"] == ["kites", "pears"]
+    # Of another method, as a verdict of another run's record may be.
+    add_verdicts(tmp_path, [Verdict("r0", "wrap")])
+    assert (read_leaks(tmp_path, sources) or {})["leaked"] == ["kites", "pears"]
+    add_verdicts(tmp_path, [Verdict("r0", "synthetic_qa")])
+    add_verdicts(other, [Verdict("o0")])
+    assert read_leaks(tmp_path, sources) is None
+    leaks = find_leaks(tmp_path, [DOCUMENT], QUESTIONS, sources)
+    assert (leaks["leaked"], leaks["leaking_records"], leaks["rejected"]) == ([], 0, 2)
+    assert read_leaks(tmp_path, sources) == leaks
+    assert leaks_text(tmp_path, sources).endswith("in 0 synthetic records, without 2 that are rejected")
+    add_verdicts(tmp_path, [Verdict("r0", "synthetic_qa", "keep")])
+    assert leaking_records(tmp_path, [DOCUMENT], QUESTIONS, sources).keys() == {"r0"}
 
 
 def test_a_record_meets_its_document_though_it_codes_accents_in_another_way(tmp_path: Path) -> None:

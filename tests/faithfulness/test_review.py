@@ -1,5 +1,6 @@
 """`smt review` over HTTP: what it shows, what is written, and whom it refuses."""
 
+import codecs
 import json
 import re
 import shutil
@@ -311,6 +312,15 @@ def test_a_broken_line_is_named(folder: Path, place: str) -> None:
     count = len(path.read_text().splitlines())
     with pytest.raises(BadInput, match=f"focal_rewrite.jsonl, line {count}: .*run `smt generate .* anew"):
         review(folder)
+
+
+def test_records_that_an_editor_has_saved_are_read_as_before(folder: Path, untouched: Served, made: Path) -> None:
+    for path in (folder / "run").glob("*/*.jsonl"):
+        path.write_bytes(codecs.BOM_UTF8 + b"\r\n\r\n".join(path.read_bytes().splitlines()) + b"\n \n")
+    with served(folder) as server:
+        assert server.get("records") == untouched.get("records")
+        for number in range(len(rows(made))):
+            assert server.get(f"record?number={number}") == untouched.get(f"record?number={number}")
 
 
 def test_a_document_that_has_changed_or_is_gone_is_told(folder: Path) -> None:

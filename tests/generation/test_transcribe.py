@@ -150,6 +150,17 @@ def test_a_markdown_file_of_somebodys_own_is_left_alone_and_told(corpus: Path, t
     assert "prices.pdf" not in read_reading(corpus).leave_out
 
 
+def test_where_no_pdf_waits_no_server_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.md").write_text("Text.")
+    path = run_file(tmp_path, Endpoint())
+    content = json.loads(path.read_text())
+    content["transcribe"]["backend"]["endpoints"] = ["http://127.0.0.1:9/v1"]
+    path.write_text(json.dumps(content))
+    assert smt(path).output == "no PDF waits to be read\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_cannot_be_transcribed_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "documents.jsonl").write_text('{"doc_id": "a", "title": "A", "text": "Text."}\n')
