@@ -85,6 +85,9 @@ def _trainings(curves: Sequence[CurveResult]) -> str:
 
 
 def _laws(curves: Sequence[CurveResult]) -> Section:
+    if not any(curve.law for curve in curves):
+        none = [(f"{curve.name} ({curve.group})", curve.no_law) for curve in curves]
+        return Section("Laws: none is fitted", ("curve", "since"), none)
     rows = []
     for curve in curves:
         name = f"{curve.name} ({curve.group})"
