@@ -246,7 +246,8 @@ class Asker:
         """Count a completion without a usable answer, once, however many methods share it."""
         if completion.status != "done" and completion.key not in self._failed:
             self._failed.add(completion.key)
-            self.summary.given_up += completion.status == "refused"
+            # Where a reply was to be mended, there is one.
+            self.summary.given_up += completion.status == "refused" and AGAIN not in completion.variables
             failures = self.summary.failures
             failures[completion.reason] = failures.get(completion.reason, 0) + 1
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from smt_plugin.backends.base import Deferred, Keep, Reply, Request
+from smt_plugin.backends.base import Deferred, Keep, Refused, Reply, Request
 from smt_plugin.cli.app import cli
 from smt_plugin.config import RunFile
 from smt_plugin.corpus import Document, read_documents
@@ -229,6 +229,27 @@ class Postpones(Stubborn):
         if len(request.messages) > 2:
             raise Deferred
         return await super().complete(request, keep)
+
+
+class Refuses(Stubborn):
+    """Refuses what is asked again, as a server does where prompt, reply and objection do not fit its context."""
+
+    async def complete(self, request: Request, keep: Keep | None = None) -> Reply:
+        if len(request.messages) > 2:
+            raise Refused("too long for the context")
+        return await super().complete(request, keep)
+
+
+def test_what_is_refused_when_asked_again_is_rejected_and_no_prompt_counts_as_given_up(folder: Path) -> None:
+    summary = generate(folder, KINDS, Refuses(0))
+    assert summary.refused > 0
+    assert summary.given_up == 0
+    assert summary.failures["too long for the context"] == summary.refused
+    assert all(not count.repaired for count in summary.methods.values())
+    kinds = unfaithful(folder, records(folder))
+    assert read_verdicts(folder / "run", GATE).keys() == {name for name, found in kinds.items() if found}
+    again = generate(folder, KINDS, Refuses(0))
+    assert (again.asked, again.given_up) == (0, 0)
 
 
 def test_where_what_is_asked_again_is_put_off_no_records_are_written_until_it_is_there(folder: Path) -> None:
