@@ -21,9 +21,10 @@ def audit(run_file: Path, records: int, against: Path | None, dry_run: bool) -> 
     the documents with errors put in, which tell how much it finds. Run it again to go on after a stop.
     """
     from smt_plugin.errors import require
-    from smt_plugin.evaluation.audit import judge_of, judge_records
+    from smt_plugin.evaluation.audit import judge_records
     from smt_plugin.evaluation.audit_plan import audit_plan_text, plan_audit
     from smt_plugin.evaluation.audit_sample import draw, record_hashes
+    from smt_plugin.faithfulness.verdicts import judge_of
     from smt_plugin.generation.summary import Summary
     from smt_plugin.progress import Progress
     from smt_plugin.prompts import Prompts

@@ -88,11 +88,11 @@ def _generate(settings: Any, backend: Any, **options: Any) -> Any:
     """Generate with a backend, say what was done, and exit with status 1 if a budget is unmet or a prompt given up."""
     from smt_plugin.config import write_resolved
     from smt_plugin.evaluation.judge import judge_backend
-    from smt_plugin.generation.gate import JUDGE
+    from smt_plugin.faithfulness.verdicts import JUDGE, judge_of
     from smt_plugin.generation.generate import generate_run
     from smt_plugin.generation.progress import GenerateProgress
 
-    judge = settings.evaluate.judge if JUDGE in settings.gate else None
+    judge = judge_of(settings) if JUDGE in settings.gate else None
     backend_of_judge = judge_backend(judge, judge.options) if judge else None
     with GenerateProgress() as progress:
         work = generate_run(settings, backend, judge=backend_of_judge, on_progress=progress.show, **options)

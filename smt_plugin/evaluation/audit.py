@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from smt_plugin.backends.base import together
-from smt_plugin.config import JudgeSection, RunFile
+from smt_plugin.config import RunFile
 from smt_plugin.corpus import Document, SteadyCorpus, comparable, document_hash, split_document
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.audit_sample import SEED, Drawn, Sampled, quotas
@@ -19,6 +19,7 @@ from smt_plugin.faithfulness.verdicts import (
     asks,
     check_unread,
     judge_claims,
+    judge_of,
     missing,
     start_judge,
     unread_text,
@@ -68,16 +69,6 @@ class Judged:
         return missing(self.claims, self.verdicts)
 
 
-def judge_of(run_file: RunFile) -> JudgeSection:
-    """Return the judge that a run file names; raises BadInput where it names none."""
-    if run_file.evaluate is None or run_file.evaluate.judge is None:
-        raise BadInput(
-            "the run file has no evaluate.judge; add `judge: {endpoint: http://..., model: ...}` or `judge: {kind: "
-            "vllm, model: ...}` to `evaluate`, best a model of another family than the generator's."
-        )
-    return run_file.evaluate.judge
-
-
 async def judge_records(
     run_file: RunFile,
     drawn: dict[str, Drawn],
@@ -104,7 +95,7 @@ async def judge_records(
     # The first pass checks every document before anything is spent.
     total = 0
     for part, texts in texts_to_judge(corpus, drawn):
-        for call in asks(texts[0].claims, texts[0].missing, part, settings) if not total else ():
+        for call in asks(texts[0].claims, part, settings) if not total else ():
             messages_about(part, prompts, call.prompt, call.variables)
         total += len(texts)
     started = time.monotonic()

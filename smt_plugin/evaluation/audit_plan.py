@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from smt_plugin.backends.base import MAX_ATTEMPTS, Request
 from smt_plugin.config import RunFile
 from smt_plugin.corpus import Document, estimate_tokens, read_documents
-from smt_plugin.evaluation.audit import judge_of, texts_to_judge
+from smt_plugin.evaluation.audit import texts_to_judge
 from smt_plugin.evaluation.audit_sample import Drawn
-from smt_plugin.faithfulness.verdicts import PROMPT, VERDICT_TOKENS, asks
+from smt_plugin.faithfulness.verdicts import PROMPT, VERDICT_TOKENS, asks, judge_of
 from smt_plugin.generation.asker import messages_about
 from smt_plugin.generation.completions import CompletionStore, completion_key
 from smt_plugin.generation.plan import Plan, PromptPlan, cost_lines, table_lines
@@ -53,7 +53,7 @@ async def plan_audit(run_file: RunFile, drawn: dict[str, Drawn]) -> Plan:
 def _calls(run_file: RunFile, drawn: dict[str, Drawn]) -> Iterator[tuple[Document, list[Ask]]]:
     settings = judge_of(run_file)
     for part, texts in texts_to_judge(read_documents(run_file.corpus), drawn):
-        yield part, [call for text in texts for call in asks(text.claims, text.missing, part, settings)]
+        yield part, [call for text in texts for call in asks(text.claims, part, settings)]
 
 
 def audit_plan_text(plan: Plan, run_file: RunFile) -> str:

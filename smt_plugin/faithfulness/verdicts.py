@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import orjson
 
 from smt_plugin.backends.base import MOST_UNUSABLE, Backend, Reply, lasting_options, together
-from smt_plugin.config import JudgeSection
+from smt_plugin.config import JudgeSection, RunFile
 from smt_plugin.corpus import Document, ranges
 from smt_plugin.errors import BadInput
 from smt_plugin.methods.base import Answer, Ask, Unparsable, json_list, json_object, json_text, parse_items
 
 PROMPT = "audit/claims"
+JUDGE = "judge"
+"""The kind of a finding for what a judge calls wrong, beside those of the check by code."""
 SUPPORTED, CONTRADICTED, NOT_IN_DOCUMENT, NO_CLAIM = "supported", "contradicted", "not_in_document", "no_claim"
 VERDICTS = (SUPPORTED, CONTRADICTED, NOT_IN_DOCUMENT, NO_CLAIM)
 WRONG = (CONTRADICTED, NOT_IN_DOCUMENT)
@@ -31,6 +33,16 @@ class Verdict(NamedTuple):
 
     verdict: str
     why: str
+
+
+def judge_of(run_file: RunFile) -> JudgeSection:
+    """Return the judge that a run file names; raises BadInput where it names none."""
+    if run_file.evaluate is None or run_file.evaluate.judge is None:
+        raise BadInput(
+            "the run file has no evaluate.judge; add `judge: {endpoint: http://..., model: ...}` or `judge: {kind: "
+            "vllm, model: ...}` to `evaluate`, best a model of another family than the generator's."
+        )
+    return run_file.evaluate.judge
 
 
 async def start_judge(backend: Backend) -> None:
@@ -55,7 +67,7 @@ async def judge_claims(
     """
     found: dict[int, Verdict] = {}
     for attempt, _ in enumerate(_TEMPERATURES):
-        answers = await together(map(ask, asks(claims, missing(claims, found), part, settings, attempt)))
+        answers = await together(map(ask, asks(claims, part, settings, found, attempt)))
         for answer in filter(None, answers):
             found |= answer.value
     return found
@@ -87,13 +99,15 @@ def unread_text(unread: int, judged: int, model: str, failures: Mapping[str, int
 
 
 def asks(
-    claims: Sequence[str], numbers: Sequence[int], part: Document, settings: JudgeSection, attempt: int = 0
+    claims: Sequence[str], part: Document, settings: JudgeSection, verdicts: Collection[int] = (), attempt: int = 0
 ) -> list[Ask]:
-    """The calls for some of a text's claims; each shows the whole text.
+    """The calls for those of a text's claims that have no verdict; each shows the whole text.
 
     Args:
+        verdicts: the numbers of the claims that have one.
         attempt: 0, or 1 for what the first one left out.
     """
+    numbers = missing(claims, verdicts)
     # Options of the user's that may change an answer are part of its key.
     sampling = {"temperature": _TEMPERATURES[attempt], "max_tokens": _MAX_TOKENS, **lasting_options(settings.options)}
     return [

@@ -19,7 +19,7 @@ from smt_plugin.config import JudgeSection, RunFile
 from smt_plugin.corpus import Document
 from smt_plugin.faithfulness.check import KINDS, Finding, Source, turns_of
 from smt_plugin.faithfulness.claims import claims_of
-from smt_plugin.faithfulness.verdicts import WRONG, check_unread, judge_claims
+from smt_plugin.faithfulness.verdicts import JUDGE, WRONG, check_unread, judge_claims, judge_of
 from smt_plugin.files import content_hash, reading
 from smt_plugin.generation.asker import AGAIN, Asker
 from smt_plugin.methods.base import Answer, Ask, Complete, Method
@@ -28,15 +28,12 @@ from smt_plugin.rejects import GATE, OPEN, Verdict, read_verdicts
 
 Objections = dict[str, list[Finding]]
 """Key of a completion -> what is wrong with its records."""
-JUDGE = "judge"
-"""The kind of a finding for what a judge calls wrong."""
 _UNREAD = "times that the judge said nothing on some claim of a record, which passed"
 
 
 def gate_of(run_file: RunFile) -> list[str]:
     """Return what a run's gate is made of: kinds of findings, and the judge by its model."""
-    judge = run_file.evaluate and run_file.evaluate.judge
-    return [f"{JUDGE} {judge.model}" if kind == JUDGE and judge else kind for kind in run_file.gate]
+    return [f"{JUDGE} {judge_of(run_file).model}" if kind == JUDGE else kind for kind in run_file.gate]
 
 
 @dataclass(slots=True)

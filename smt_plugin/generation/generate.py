@@ -24,12 +24,12 @@ from smt_plugin.corpus import Document, SteadyCorpus, document_hash, estimate_to
 from smt_plugin.errors import BadInput, naming
 from smt_plugin.faithfulness.check import Source, turns_of
 from smt_plugin.faithfulness.findings import FindingsFile
-from smt_plugin.faithfulness.verdicts import start_judge
+from smt_plugin.faithfulness.verdicts import JUDGE, judge_of, start_judge
 from smt_plugin.files import content_hash, make_folder, private, write_json
 from smt_plugin.generation.asker import AGAIN, Asker, asking, messages_about
 from smt_plugin.generation.completions import CompletionStore
 from smt_plugin.generation.contradictions import Repeated, fitting
-from smt_plugin.generation.gate import JUDGE, ClaimJudge, Gate, Round, changed_verdicts, gate_of, gated_round
+from smt_plugin.generation.gate import ClaimJudge, Gate, Round, changed_verdicts, gate_of, gated_round
 from smt_plugin.generation.summary import MethodCount, Summary, generated_path, read_generated
 from smt_plugin.generation.waiting import Reach, first_in_rank
 from smt_plugin.methods import make_method, method_class, options_of, prompt_folders, uses
@@ -125,11 +125,9 @@ async def generate_run(
         closing.push_async_callback(backend.close)
         claim_judge = None
         if judge is not None:
-            assert run_file.evaluate is not None
-            assert run_file.evaluate.judge is not None
-            settings, summary.judge = run_file.evaluate.judge, Summary({})
+            summary.judge = Summary({})
             asking_judge = asking(judge, run / "audit", Prompts(run_file.prompts), summary.judge)
-            claim_judge = ClaimJudge(settings, await closing.enter_async_context(asking_judge))
+            claim_judge = ClaimJudge(judge_of(run_file), await closing.enter_async_context(asking_judge))
             await start_judge(judge)
         gate = Gate(run_file.gate, claim_judge) if run_file.gate else None
         await backend.start()

@@ -14,9 +14,9 @@ from smt_plugin.backends.base import Backend, CacheUse, Deferred, Keep, Reply, R
 from smt_plugin.config import Price, RunFile
 from smt_plugin.corpus import Document, estimate_tokens, read_documents, split_document
 from smt_plugin.errors import BadInput
+from smt_plugin.faithfulness.verdicts import JUDGE
 from smt_plugin.generation.asker import AGAIN, messages_about
 from smt_plugin.generation.completions import CompletionStore, PromptUse
-from smt_plugin.generation.gate import JUDGE
 from smt_plugin.generation.gate_seen import GateSeen, gate_seen
 from smt_plugin.generation.generate import generate_run, methods_of, part_tokens_of, prompts_of
 from smt_plugin.generation.summary import Summary, read_generated

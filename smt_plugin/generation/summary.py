@@ -11,6 +11,7 @@ from msgspec import Meta
 from smt_plugin.backends.base import CacheUse
 from smt_plugin.config import Price
 from smt_plugin.faithfulness.check import KINDS, Checked
+from smt_plugin.faithfulness.verdicts import JUDGE
 from smt_plugin.files import read_json_if_there
 
 
@@ -254,7 +255,7 @@ class Summary:
 
 def _by_kind(counts: Mapping[str, int]) -> str:
     """What was found how often, as the end of a sentence."""
-    said = {kind: f"a {kind}" for kind in KINDS} | {"judge": "by the judge"}
+    said = {kind: f"a {kind}" for kind in KINDS} | {JUDGE: "by the judge"}
     return ": " * bool(counts) + ", ".join(f"{said[kind]} in {counts[kind]:,}" for kind in said if kind in counts)
 
 

@@ -17,8 +17,8 @@ from smt_plugin.benchmarks import names
 from smt_plugin.config import RunFile, StudyFile, write_resolved
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arms import ARMS
+from smt_plugin.faithfulness.verdicts import JUDGE
 from smt_plugin.files import make_folder, write_text
-from smt_plugin.generation.gate import JUDGE
 from smt_plugin.mixing.manifest import budget_name
 from smt_plugin.training.shipped import base_model_of, read_config
 from smt_plugin.training.trainings import Training
