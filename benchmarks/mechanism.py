@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.wrong_records import Answers, curve_of, points, print_table, read_answers
+from benchmarks.wrong_records import Answers, curve_of, is_on_one_fact, points, print_table, read_answers
 from smt_plugin.config import read_study_file
 from smt_plugin.corpus import read_documents
 from smt_plugin.microworld import grammar
@@ -76,7 +76,7 @@ def main() -> None:
         for (name, each), holm in zip(tests.items(), corrected, strict=True)
     ]
     asked = asked_questions(run_file.corpus, 0.4)
-    one_fact = {question for question in next(iter(found[SOME, "mixed"].values())) if question.count("-") < 3}
+    one_fact = {question for question in next(iter(found[SOME, "mixed"].values())) if is_on_one_fact(question)}
     for said, group in (("asked about", one_fact & asked), ("never asked about", one_fact - asked)):
         each = difference(SOME, "mixed", "questions", group.__contains__)
         rows.append([f"H6: two in five, mixed less questions, {len(group)} {said}", points(each)])

@@ -21,7 +21,7 @@ from smt_plugin.generation.summary import read_generated
 from smt_plugin.microworld import grammar
 from smt_plugin.rejects import read_verdicts
 from smt_plugin.report.plots import axes_of, svg_of
-from smt_plugin.report.sections import p_text, points_text
+from smt_plugin.report.sections import accuracy_text, p_text, points_text
 from smt_plugin.study import laws
 from smt_plugin.study.cells import Cell, cells_of
 
@@ -51,12 +51,14 @@ def curve_of(answers: list[Answers], is_asked: Callable[[str], bool] = lambda qu
     return laws.make_curve([1], accuracies, [answers[0][question][0] for question in questions])
 
 
+def is_on_one_fact(question: str) -> bool:
+    """Whether a question is on one fact, by its id: the two words of a name, and what is asked."""
+    return question.count("-") == 2
+
+
 def is_about_seen(question: str) -> bool | None:
-    """Whether a question about one fact is about what the check by code can see; None of two facts."""
-    *before, attribute = question.split("-")
-    if len(before) != 2 and attribute != "home":
-        return None
-    return attribute in SEEN
+    """Whether a question on one fact is about what the check by code can see; None of two facts."""
+    return question.rpartition("-")[2] in SEEN if is_on_one_fact(question) else None
 
 
 def records_row(run: Path, archive: Path) -> list[str]:
@@ -119,7 +121,7 @@ def main() -> None:
         for gate in GATES:
             if curve := done.get(generator(rate, gate)):
                 mean = laws.accuracy(curve, 1)
-                row.append(f"{mean.mean:.1%} ({mean.low:.1%} to {mean.high:.1%})")
+                row.append(accuracy_text(float(mean.mean), float(mean.low), float(mean.high)))
             else:
                 row.append("missing")
         rows.append(row)

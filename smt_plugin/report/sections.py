@@ -351,7 +351,12 @@ def interval_text(scored: Estimate) -> str:
     """An accuracy with its interval, both in percent."""
     if scored.refusal:
         return f"{scored.mean:.1%} (too few documents)"
-    return f"{scored.mean:.1%} ({scored.low * 100:.1f} to {scored.high * 100:.1f})"
+    return accuracy_text(scored.mean, scored.low, scored.high)
+
+
+def accuracy_text(mean: float, low: float, high: float) -> str:
+    """An accuracy and the ends of its interval, all three from 0 to 1, in percent."""
+    return f"{mean:.1%} ({low * 100:.1f} to {high * 100:.1f})"
 
 
 def _questions(scored: Estimate) -> str:

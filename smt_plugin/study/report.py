@@ -7,7 +7,7 @@ from pathlib import Path
 from smt_plugin.files import write_csv, write_json, write_text
 from smt_plugin.mixing.manifest import budget_name
 from smt_plugin.report.report import page
-from smt_plugin.report.sections import Section, difference_text, interval_text, p_text, points_text
+from smt_plugin.report.sections import Section, accuracy_text, difference_text, interval_text, p_text, points_text
 from smt_plugin.study.figures import scaling_figure
 from smt_plugin.study.laws import LEAST_BUDGETS
 from smt_plugin.study.results import Compared, CurveResult, Law, StudyResults, Value
@@ -168,7 +168,7 @@ def _means(curves: Sequence[CurveResult]) -> Section:
         (
             f"{curve.name} ({curve.group})",
             budget_name(tokens),
-            f"{mean.mean:.1%} ({mean.low:.1%} to {mean.high:.1%})",
+            accuracy_text(mean.mean, mean.low, mean.high),
             *((_points(curve.above[tokens]), p_text(curve.above[tokens].p_value)) if curve.above else ("", "")),
         )
         for curve in curves
