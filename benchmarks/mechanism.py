@@ -2,7 +2,7 @@
 
     smt study run examples/studies/mechanism.yaml --jobs 2
     smt study report examples/studies/mechanism.yaml        # accuracies, laws, figure
-    python -m benchmarks.mechanism examples/studies/mechanism.yaml
+    python -m benchmarks.mechanism examples/studies/mechanism.yaml [--plot docs/study-mechanism.svg]
 
 Reads what the study left and runs nothing. Differences are those of accuracies at the largest budget, means over the
 seeds' trainings, paired by question and seed, clustered by document; they hold the variance of training where there is
@@ -18,13 +18,23 @@ from pathlib import Path
 from benchmarks.wrong_records import Answers, curve_of, is_on_one_fact, points, print_table, read_answers
 from smt_plugin.config import read_study_file
 from smt_plugin.corpus import read_documents
+from smt_plugin.files import write_text
 from smt_plugin.microworld import grammar
 from smt_plugin.microworld.scripted import salient
+from smt_plugin.mixing.manifest import budget_name
+from smt_plugin.report.plots import svg_of
 from smt_plugin.report.sections import p_text
 from smt_plugin.study import laws
 from smt_plugin.study.cells import cells_of
+from smt_plugin.study.results import StudyResults, read_study
 
 ALL, SOME = "all-facts", "two-in-five"
+# What the questions are about, and the curves that are drawn there; the documents are the same in both.
+PANELS = {
+    "questions about all facts": ALL,
+    "questions about two facts in five": SOME,
+}
+COLORS = {"questions": "#3b6ea5", "documents": "#7a7a7a", "mixed": "#b5532a", "focal": "#2f7d4f"}
 
 
 def asked_questions(archive: Path, coverage: float) -> set[str]:
@@ -37,15 +47,17 @@ def asked_questions(archive: Path, coverage: float) -> set[str]:
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print the tables; draw the figure if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study_file", type=Path)
+    parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     study, run_file = read_study_file(options.study_file.absolute())
+    cells = cells_of(study, run_file)
     largest = max(study.budgets)
     found: dict[tuple[str, str], dict[int | None, Answers]] = {}
     missing: dict[int | None, list[str]] = {}
-    for cell in cells_of(study, run_file):
+    for cell in cells:
         if cell.budget == largest:
             answers = read_answers(cell)
             if answers is None:
@@ -83,7 +95,47 @@ def main() -> None:
         rows[-1] += [p_text(float(each.p_value)), ""]
     print(f"At {largest:,} tokens, {len(seeds)} training{'s' * (len(seeds) > 1)} a cell.\n")
     print_table(["difference", "points, 95 %", "p", "p (Holm, H1 to H4)"], rows)
+    if options.plot:
+        results = read_study(study.study, [cell for cell in cells if cell.seed in seeds])
+        write_text(options.plot, figure(results, len(seeds)))
     sys.exit(bool(missing))
+
+
+def figure(results: StudyResults, trainings: int) -> str:
+    """Accuracy over tokens of each mix, as far as it is done, with what the questions are about in a panel each."""
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(7.5, 4.0))
+    curves = {curve.name: curve for curve in results.curves}
+    for axes, (said, generator) in zip(picture.subplots(1, 2, sharey=True), PANELS.items(), strict=True):
+        for place, (mix, color) in enumerate(COLORS.items()):
+            curve = curves[f"{mix}, {ALL if mix == 'documents' else generator}"]
+            aside = 2 ** (0.06 * (place - 1.5))  # so that no dot hides another
+            errors = [
+                [(each.mean - each.low) * 100 for each in curve.means.values()],
+                [(each.high - each.mean) * 100 for each in curve.means.values()],
+            ]
+            axes.errorbar(
+                [tokens * aside for tokens in curve.means],
+                [each.mean * 100 for each in curve.means.values()],
+                yerr=errors,
+                fmt="o-",
+                color=color,
+                capsize=3,
+                label=mix,
+            )
+        for reference in results.reference.values():
+            axes.axhline(reference.mean * 100, color="black", linestyle=":", linewidth=1, label="base + RAG")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(curve.points), [budget_name(budget) for budget in curve.points])
+        axes.minorticks_off()
+        axes.set_title(said, loc="left", fontsize=10)
+        axes.set_xlabel("tokens of records")
+        axes.spines[["top", "right"]].set_visible(False)
+    first = picture.axes[0]
+    first.set_ylabel(f"closed-book accuracy, %, {trainings} training{'s' * (trainings > 1)} each", fontsize=8)
+    first.legend(frameon=False, fontsize=8)
+    return svg_of(picture)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m smt_plugin.microworld.pretrain --out smt_plugin/microworld/base_model [--device cuda]
 
 trains from scratch on the endless stream of stream.py. The first third of the steps has one article a chat: without
-that it does not learn to read.
+that it does not learn to read. A model that was made so, by the same settings, is kept.
 """
 
 import argparse
@@ -13,8 +13,9 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from smt_plugin.files import read_json_if_there, write_json
 from smt_plugin.microworld import tokenizer, world
 from smt_plugin.microworld.stream import Messages, stream
 
@@ -27,6 +28,13 @@ CURRICULUM = ((0.2, 1, 3), (0.35, 1, 99), (1.0, 3, 99))
 HIDDEN_SIZE = 128
 HEAD_SIZE = 32
 LAYERS = 4
+
+
+class Pretraining(TypedDict):
+    """What a model was made with, and how long that took."""
+
+    settings: dict[str, int]
+    seconds: float
 
 
 def encode(item: str | Messages, encoder: Any, all_tokens: bool) -> tuple[list[int], list[bool]]:
@@ -183,7 +191,16 @@ def main() -> None:
     sizes = range(HEAD_SIZE, 1025, HEAD_SIZE)
     parser.add_argument("--hidden-size", type=int, default=HIDDEN_SIZE, choices=sizes, metavar="SIZE")
     arguments = parser.parse_args()
-    train(arguments.out, arguments.device, arguments.steps, arguments.seed, arguments.hidden_size)
+    settings = {"steps": arguments.steps, "seed": arguments.seed, "hidden_size": arguments.hidden_size}
+    record = arguments.out / "pretraining.json"
+    made = read_json_if_there(record, Pretraining, "smt_plugin.microworld.pretrain")
+    if made is not None and made["settings"] == settings:
+        print(f"{arguments.out} is kept: it was pretrained so before, in {made['seconds']:.0f} s")
+        return
+    record.unlink(missing_ok=True)
+    started = time.monotonic()
+    train(arguments.out, arguments.device, **settings)
+    write_json(record, {"settings": settings, "seconds": time.monotonic() - started})
 
 
 if __name__ == "__main__":

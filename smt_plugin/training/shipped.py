@@ -105,3 +105,10 @@ def base_model_of(config: str | Path, base_model: str | None = None) -> str:
         if folder.is_dir():
             return str(folder.resolve())
     return name
+
+
+def check_model_is_here(model: str) -> None:
+    """Raise BadInput where `base_model_of` returned a path that is none on this machine."""
+    # A hub's name has one slash at most and begins with a letter or digit.
+    if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "/", "~"))):
+        raise BadInput(f"model {model}: there is no such folder; make it first, or give another path or a hub name.")

@@ -71,3 +71,21 @@ def test_the_question_prompt_is_the_jinja_template_of_the_tasks():
 
 def test_the_files_of_the_base_model_stay_small():
     assert sum(file.stat().st_size for file in BASE_MODEL.iterdir()) < 3_000_000
+
+
+def test_a_model_that_was_pretrained_by_the_same_settings_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "models" / "small"
+    command = ["pretrain", "--out", str(out), "--hidden-size", "32", "--steps", "1"]
+    monkeypatch.setattr("sys.argv", command)
+    pretrain.main()
+    weights = (out / "model.safetensors").read_bytes()
+    assert "is kept" not in capsys.readouterr().out
+    pretrain.main()
+    assert f"{out} is kept: it was pretrained so before, in " in capsys.readouterr().out
+    assert (out / "model.safetensors").read_bytes() == weights
+    monkeypatch.setattr("sys.argv", [*command, "--seed", "1"])
+    pretrain.main()
+    assert "is kept" not in capsys.readouterr().out
+    assert (out / "model.safetensors").read_bytes() != weights

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from smt_plugin.cli.app import cli
 from smt_plugin.config import read_study_file
 from smt_plugin.corpus import Document
+from smt_plugin.errors import BadInput
 from smt_plugin.files import read_jsonl, write_jsonl
 from smt_plugin.generation.generate import methods_of
 from smt_plugin.microworld import archive, chronicle, tokenizer, world
@@ -30,6 +31,8 @@ def prepare(folder: Path) -> None:
     for name in ("quality", "longhealth", "financebench"):
         document = Document(id="d", title="A document", text="The keeper wrote in the log each night. " * 100)
         write_jsonl(folder / name / "documents.jsonl", [document.to_json()])
+    for size in ("small", "large"):
+        tokenizer.build().save_pretrained(folder / "models" / size)
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +53,7 @@ def test_a_study_can_be_planned_once_its_archive_is_there(
     cells = cells_of(study, run_file)
     assert f"{len(cells)} cells, 0 of them done" in result.output
     # Of fewer there is no law.
-    assert len(study.budgets) > 2 or path.name in ("figure-7.yaml", "faithfulness.yaml")
+    assert len(study.budgets) > 2 or path.name in ("figure-7.yaml", "faithfulness.yaml", "mechanism-160K.yaml")
     # What a mix at the largest budget takes of each method.
     for mix in study.mixes.values():
         for method in mix.shares.keys() - mix.sources.keys():
@@ -88,6 +91,15 @@ def test_the_controls_rewrites_are_focused_on_the_next_documents_questions(
         assert documents[row["doc_id"]] in row["text"]
 
 
+def test_models_that_are_to_be_pretrained_first_are_missed_before_anything_is_made(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    shutil.rmtree(tmp_path / "models")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BadInput, match=r"model \./models/small: there is no such folder; make it first"):
+        CliRunner().invoke(cli, ["study", "run", str(tmp_path / "figure-8.yaml")], catch_exceptions=False)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_the_other_domain_has_no_name_of_the_archive() -> None:
     said = (FOLDER / "other-domain.yaml").read_text()
     seed = int(said.split("--seed ")[1].split()[0])
@@ -105,8 +117,6 @@ def test_no_source_of_a_study_runs_dry(path: Path, tmp_path: Path, monkeypatch: 
         chronicle.write(tmp_path / "chronicle", 183)
         generated = CliRunner().invoke(cli, ["generate", "other-domain.yaml"], catch_exceptions=False)
         assert generated.exit_code == 0, generated.output
-    for size in ("small", "large"):
-        tokenizer.build().save_pretrained(tmp_path / "models" / size)
     study, run_file = read_study_file(tmp_path / path.name)
     monkeypatch.setattr(run, "run_command", Commands(lambda folder, arm: [0.25, 0.5, 0.75, 0.5] * 3))
     configs = {name: target.config for name, target in study.targets.items()} or {"": run_file.train.config}
