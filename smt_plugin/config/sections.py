@@ -220,6 +220,7 @@ class JudgeSection(Section):
         description=f"fields of every request: {OPTIONS_HELP}",
     )
     concurrency: int = Field(default=16, ge=1, description="requests in flight at most")
+    timeout: float = Field(default=600, gt=0, description="seconds for one request")
     patience: float = Field(default=300, gt=0, description="seconds without any answer before giving up")
     command: list[str] = Field(default=["vllm", "serve"], min_length=1, description="up to the model's name")
     arguments: dict[str, Any] = Field(default={}, description="options of vllm serve, without dashes")
@@ -252,7 +253,7 @@ class JudgeSection(Section):
         if self.kind == "microworld":
             return {"kind": self.kind}
         unused = {"endpoint"} if self.kind == "vllm" else {"kind", "command", "arguments", "startup_timeout"}
-        return self.model_dump(exclude={"price"} | unused | ({"concurrency", "patience"} - self.model_fields_set))
+        return self.model_dump(exclude={"price"} | unused | ({"concurrency", "timeout", "patience"} - self.model_fields_set))
 
 
 class RetentionSection(Section):

@@ -240,8 +240,8 @@ def _local_judge(settings: JudgeSection, options: dict[str, Any] | None = None) 
 
 
 def _client(settings: JudgeSection, options: dict[str, Any] | None) -> dict[str, Any]:
-    pace = {"max_concurrency": settings.concurrency, "timeout": 600, "patience": settings.patience}
-    return {**pace, "options": options}
+    pace = {"timeout": settings.timeout, "patience": settings.patience}
+    return {"max_concurrency": settings.concurrency, **pace, "options": options}
 
 
 _servers: dict[bytes, tuple[VLLMBackend, asyncio.AbstractEventLoop]] = {}

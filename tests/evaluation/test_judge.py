@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -187,6 +188,18 @@ def test_a_judge_that_is_not_there_refuses_or_lacks_the_model_is_one_sentence(mo
         judge_settings({"endpoint": server.url, "modle": "y"})
 
 
+def test_a_request_to_the_judge_is_given_up_after_the_timeout() -> None:
+    def is_slow(prompt: str, count: str) -> str:
+        time.sleep(1)
+        return YES
+
+    with judge_server(is_slow) as server:
+        pace = {"endpoint": server.url, "model": MODEL, "patience": 0.5}
+        with pytest.raises(RuntimeError, match="no answer in time"):
+            judge(answers("figs"), judge_settings(pace | {"timeout": 0.2}))
+        assert judge(answers("dates"), judge_settings(pace | {"timeout": 20, "patience": 20})) == [True]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -196,6 +209,7 @@ def test_a_judge_that_is_not_there_refuses_or_lacks_the_model_is_one_sentence(mo
         ("options", "no"),
         ("concurrency", "many"),
         ("concurrency", 0),
+        ("timeout", 0),
         ("patience", -1),
         ("kind", "local"),
         ("command", "vllm serve"),
