@@ -204,7 +204,8 @@ def seems(content: bytes) -> str:
     except ModuleNotFoundError:
         return ""
     best = from_bytes(content[:100_000]).best()
-    return best.encoding if best else ""
+    # Few words fit many encodings: only one in which the letters are as frequent as in some language is named.
+    return best.encoding if best and best.coherence > 0 else ""
 
 
 def _pdf(path: Path) -> Converted:

@@ -130,6 +130,13 @@ def test_an_encoding_is_guessed_and_read_where_corpus_yaml_names_it(folder: Path
     assert [document.text for document in read_documents(folder)] == [text, "Свет"]
 
 
+def test_no_encoding_is_guessed_of_a_few_words_that_many_fit(folder: Path) -> None:
+    (folder / "a.txt").write_bytes("Grüße aus Köln".encode("latin-1"))
+    with pytest.raises(BadInput, match=r"a\.txt.*UTF-8") as error:
+        list(read_documents(folder))
+    assert "seems" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -253,7 +253,9 @@ class JudgeSection(Section):
         if self.kind == "microworld":
             return {"kind": self.kind}
         unused = {"endpoint"} if self.kind == "vllm" else {"kind", "command", "arguments", "startup_timeout"}
-        return self.model_dump(exclude={"price"} | unused | ({"concurrency", "timeout", "patience"} - self.model_fields_set))
+        return self.model_dump(
+            exclude={"price"} | unused | ({"concurrency", "timeout", "patience"} - self.model_fields_set)
+        )
 
 
 class RetentionSection(Section):
