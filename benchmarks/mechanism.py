@@ -23,7 +23,7 @@ from smt_plugin.microworld import grammar
 from smt_plugin.microworld.scripted import salient
 from smt_plugin.mixing.manifest import budget_name
 from smt_plugin.report.plots import svg_of
-from smt_plugin.report.sections import p_text
+from smt_plugin.report.sections import accuracy_text, p_text, points_text
 from smt_plugin.study import laws
 from smt_plugin.study.cells import cells_of
 from smt_plugin.study.results import StudyResults, read_study
@@ -55,6 +55,7 @@ def main() -> None:
     study, run_file = read_study_file(options.study_file.absolute())
     cells = cells_of(study, run_file)
     largest = max(study.budgets)
+    asked = asked_questions(run_file.corpus, 0.4)
     found: dict[tuple[str, str], dict[int | None, Answers]] = {}
     missing: dict[int | None, list[str]] = {}
     for cell in cells:
@@ -87,18 +88,34 @@ def main() -> None:
         [name, points(each), p_text(float(each.p_value)), p_text(holm)]
         for (name, each), holm in zip(tests.items(), corrected, strict=True)
     ]
-    asked = asked_questions(run_file.corpus, 0.4)
     one_fact = {question for question in next(iter(found[SOME, "mixed"].values())) if is_on_one_fact(question)}
     for said, group in (("asked about", one_fact & asked), ("never asked about", one_fact - asked)):
         each = difference(SOME, "mixed", "questions", group.__contains__)
         rows.append([f"H6: two in five, mixed less questions, {len(group)} {said}", points(each)])
         rows[-1] += [p_text(float(each.p_value)), ""]
-    print(f"At {largest:,} tokens, {len(seeds)} training{'s' * (len(seeds) > 1)} a cell.\n")
+    print(f"Differences at {largest:,} tokens, {len(seeds)} training{'s' * (len(seeds) > 1)} a cell.\n")
     print_table(["difference", "points, 95 %", "p", "p (Holm, H1 to H4)"], rows)
+    results = read_study(study.study, [cell for cell in cells if cell.seed in seeds])
+    print_curves(results, study.budgets)
     if options.plot:
-        results = read_study(study.study, [cell for cell in cells if cell.seed in seeds])
         write_text(options.plot, figure(results, len(seeds)))
     sys.exit(bool(missing))
+
+
+def print_curves(results: StudyResults, budgets: list[int]) -> None:
+    """Print each curve's accuracies, and its law."""
+    rows = []
+    for curve in results.curves:
+        mix, generator = curve.name.split(", ")
+        about = next(said for said, name in PANELS.items() if name == generator) if mix != "documents" else ""
+        means = [accuracy_text(each.mean, each.low, each.high) for each in curve.means.values()]
+        laws = ["", ""]
+        if curve.law is not None:
+            laws = [points_text(each.mean, each.low, each.high) for each in (curve.law.slope, curve.law.bend)]
+        rows.append([mix, about, *means, *laws])
+    print_table(["mix", "", *map(budget_name, budgets), "points a doubling", "change of that a doubling"], rows)
+    for reference in results.reference.values():
+        print(f"base + RAG: {accuracy_text(reference.mean, reference.low, reference.high)}\n")
 
 
 def figure(results: StudyResults, trainings: int) -> str:
