@@ -18,20 +18,19 @@ _LEVEL = 0.05
 
 def sections_of(results: StudyResults) -> list[Section]:
     """Return the report's sections in their order: a figure for every group, laws and means, each compared, cells."""
-    groups = list(dict.fromkeys(curve.group for curve in results.curves))
     figures = [
         Section(
             f"Accuracy over tokens: {group}",
             plot=scaling_figure([c for c in results.curves if c.group == group], results.reference.get(group)),
             note=_trainings(results.curves),
         )
-        for group in groups
+        for group in results.groups
     ]
     return [
         *figures,
-        _laws(results.curves),
+        _laws(results),
         _slopes(results),
-        _means(results.curves),
+        _means(results),
         _largest(results),
         _cells(results),
     ]
@@ -84,13 +83,19 @@ def _trainings(curves: Sequence[CurveResult]) -> str:
     )
 
 
-def _laws(curves: Sequence[CurveResult]) -> Section:
+def _named(results: StudyResults, name: str, group: str) -> str:
+    """A curve's name, or two curves', with their group where there are several."""
+    return f"{name} ({group})" if len(results.groups) > 1 else name
+
+
+def _laws(results: StudyResults) -> Section:
+    curves = results.curves
     if not any(curve.law for curve in curves):
-        none = [(f"{curve.name} ({curve.group})", curve.no_law) for curve in curves]
+        none = [(_named(results, curve.name, curve.group), curve.no_law) for curve in curves]
         return Section("Laws: none is fitted", ("curve", "since"), none)
     rows = []
     for curve in curves:
-        name = f"{curve.name} ({curve.group})"
+        name = _named(results, curve.name, curve.group)
         if curve.law is None:
             rows.append((name, f"no law: {curve.no_law}", "", "", ""))
             continue
@@ -134,7 +139,7 @@ def _slopes(results: StudyResults) -> Section:
     return Section(
         "Slopes compared, paired",
         ("curve less curve", "points a doubling", "p", "p (Holm)"),
-        _compared_rows(results.slopes),
+        _compared_rows(results, results.slopes),
         note="On the same questions; the last column is corrected for all rows of this table.",
     )
 
@@ -144,16 +149,16 @@ def _largest(results: StudyResults) -> Section:
     return Section(
         f"Accuracies compared at {budget_name(tokens)} tokens, paired",
         ("curve less curve", "points", "p", "p (Holm)"),
-        _compared_rows(results.largest),
+        _compared_rows(results, results.largest),
         note="The largest budget. On the same questions; the last column is corrected for all rows of this table. "
         + _trainings(results.curves),
     )
 
 
-def _compared_rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
+def _compared_rows(results: StudyResults, compared: Sequence[Compared]) -> list[tuple[str, ...]]:
     return [
         (
-            f"{each.curve} less {each.other} ({each.group})",
+            _named(results, f"{each.curve} less {each.other}", each.group),
             _points(each.difference),
             p_text(each.difference.p_value),
             p_text(each.holm),
@@ -162,16 +167,16 @@ def _compared_rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
     ]
 
 
-def _means(curves: Sequence[CurveResult]) -> Section:
+def _means(results: StudyResults) -> Section:
     """The means over the seeds; with one seed the cells tell the same."""
     rows = [
         (
-            f"{curve.name} ({curve.group})",
+            _named(results, curve.name, curve.group),
             budget_name(tokens),
             accuracy_text(mean.mean, mean.low, mean.high),
             *((_points(curve.above[tokens]), p_text(curve.above[tokens].p_value)) if curve.above else ("", "")),
         )
-        for curve in curves
+        for curve in results.curves
         if curve.seeds > 1
         for tokens, mean in curve.means.items()
     ]
@@ -183,21 +188,29 @@ def _means(curves: Sequence[CurveResult]) -> Section:
 
 
 def _cells(results: StudyResults) -> Section:
+    """All cells; the arm and the number of questions are told once where they are the same of all."""
+    arms = {result.arm for result in results.cells}
+    counts = {result.accuracy.questions for result in results.cells if result.accuracy}
     rows = []
     for result in results.cells:
-        if result.accuracy is None:
-            rows.append((result.cell.name, result.arm, "missing", "", "", ""))
-            continue
-        beside = ("no base + RAG", "")
+        row = {"cell": result.cell.name, "arm": result.arm, "accuracy": "missing", "questions": ""}
+        row |= {"vs base + RAG, paired": "", "p": ""}
+        if result.accuracy is not None:
+            row |= {"accuracy": interval_text(result.accuracy), "questions": str(result.accuracy.questions)}
+            row["vs base + RAG, paired"] = "no base + RAG"
         if (difference := result.difference) is not None:
-            beside = difference_text(difference), p_text(difference.p_value)
-        scored = interval_text(result.accuracy), str(result.accuracy.questions)
-        rows.append((result.cell.name, result.arm, *scored, *beside))
+            row |= {"vs base + RAG, paired": difference_text(difference), "p": p_text(difference.p_value)}
+        if len(arms) == 1:
+            del row["arm"]
+        if len(counts) == 1:
+            del row["questions"]
+        rows.append(row)
+    each = f"{counts.pop()} questions each. " if len(counts) == 1 else ""
     return Section(
         "Cells, with 95 % intervals clustered by document",
-        ("cell", "arm", "accuracy", "questions", "vs base + RAG, paired", "p"),
-        rows,
-        note="The intervals leave out what training again with another seed would change.",
+        tuple(rows[0]),
+        [tuple(row.values()) for row in rows],
+        note=f"{each}The intervals leave out what training again with another seed would change.",
         explanation="Each cell is a run of its own: `smt report` on its run file tells more, and shows its answers.",
     )
 

@@ -120,6 +120,11 @@ class StudyResults:
     not_compared: list[str] = field(default_factory=list)
 
     @property
+    def groups(self) -> list[str]:
+        """What curves can be compared within, as `CurveResult.group` has it."""
+        return list(dict.fromkeys(curve.group for curve in self.curves))
+
+    @property
     def missing(self) -> list[str]:
         """The names of the cells of which an arm is missing."""
         return list(dict.fromkeys(result.cell.name for result in self.cells if result.accuracy is None))

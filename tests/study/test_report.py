@@ -195,6 +195,6 @@ def test_the_commands_plan_run_and_report(tmp_path: Path, monkeypatch: pytest.Mo
     assert run_cells(settings, cells, CONFIGS, lambda line: None) == {}
     reported = CliRunner().invoke(cli, ["study", "report", study_file], catch_exceptions=False)
     assert reported.exit_code == 0, reported.output
-    assert re.search(r"questions \(trained\) +[-+]\d", reported.output)
+    assert re.search(r"questions +[-+]\d", reported.output)
     ran = CliRunner().invoke(cli, ["study", "run", study_file, "--cell", "4/3"])
     assert ran.exit_code == 2
