@@ -10,11 +10,12 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import linear_regression, mean
 from threading import Event
 from typing import IO, TypedDict
 
@@ -32,6 +33,7 @@ from smt_plugin.files import (
     write_json,
 )
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
+from smt_plugin.progress import duration
 from smt_plugin.study.cells import Cell, path_of, write_cell, write_run_file
 from smt_plugin.training.axolotl_config import write_axolotl_config
 from smt_plugin.training.shipped import read_config
@@ -63,10 +65,13 @@ def run_cells(
     failed: dict[str, str] = {}
     stopping = Event()
     shared = _Shared(say, stopping)
+    left = {cell.name: cell.budget for cell in cells if not is_done(cell, train_configs[cell.target])}
+    took: list[tuple[int, float]] = []
 
     def run(place: int, cell: Cell) -> None:
         tell = partial(_say_of, say, f"[{place}/{len(cells)}] {cell.name}")
         if is_done(cell, train_configs[cell.target]):
+            left.pop(cell.name, None)
             tell("done before, skipped")
             return
         started = time.monotonic()
@@ -74,11 +79,16 @@ def run_cells(
             with alone(path_of(cell.run_file).with_suffix(".lock"), say, stopping):
                 _run_cell(study, cell, train_configs[cell.target], shared, tell)
         except (CellFailed, BadInput, OSError) as error:
+            left.pop(cell.name, None)
             if not stopping.is_set():
                 failed[cell.name] = " ".join(str(error).split())
                 tell(f"failed: {failed[cell.name]}")
         else:
-            tell(f"done in {time.monotonic() - started:.0f} s")
+            left.pop(cell.name, None)
+            seconds = time.monotonic() - started
+            took.append((cell.budget, seconds))
+            rest = f"; {len(left)} left, about {duration(_seconds_of(left.values(), took) / jobs)}" if left else ""
+            tell(f"done in {seconds:.0f} s{rest}")
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -90,6 +100,13 @@ def run_cells(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return failed
+
+
+def _seconds_of(budgets: Iterable[int], took: Sequence[tuple[int, float]]) -> float:
+    """How long cells of these budgets take, by a line through the seconds that others of theirs took."""
+    tokens, seconds = [budget for budget, _ in took], [each for _, each in took]
+    slope, start = linear_regression(tokens, seconds) if len(set(tokens)) > 1 else (0.0, mean(seconds))
+    return sum(max(start + slope * budget, min(seconds)) for budget in budgets)
 
 
 def _say_of(say: Callable[[str], None], name: str, line: str) -> None:

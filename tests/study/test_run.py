@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -56,6 +59,33 @@ def test_what_cells_share_is_made_once_and_a_second_call_does_nothing(tmp_path: 
     failed, said = run_study(tmp_path)
     assert commands.said == []
     assert [line.partition(": ")[2] for line in said] == ["done before, skipped"] * 8
+
+
+def test_how_long_the_cells_that_are_left_take_is_told_after_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Minutes that a training takes: one, and one more for each 1K tokens.
+    write_study(tmp_path, STUDY_FILE.replace("[2K, 4K]", "[1K, 2K, 4K]"))
+    now = 0.0
+
+    class Slow(Commands):
+        def __call__(self, words: list[str], *rest: Any) -> float:
+            nonlocal now
+            if words[0] == "axolotl":
+                now += 60 + 60 * int(re.findall(r"(\d)K/", words[2])[-1])
+            return super().__call__(words, *rest)
+
+    monkeypatch.setattr(run, "run_command", Slow(flat))
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: now))
+    _, said = run_study(tmp_path)
+    assert [line.partition("done in ")[2] for line in said if "done in" in line] == [
+        "120 s; 5 left, about 10 min 00 s",
+        "180 s; 4 left, about 15 min 00 s",
+        "300 s; 3 left, about 10 min 00 s",
+        "120 s; 2 left, about 8 min 00 s",
+        "180 s; 1 left, about 5 min 00 s",
+        "300 s",
+    ]
 
 
 def test_a_cell_is_a_run_of_its_own_with_the_shared_mix_and_the_base_models_answers(
