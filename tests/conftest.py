@@ -34,7 +34,6 @@ HEAVY = (
     "generation/test_faults.py",
     "generation/test_kill.py",
     "microworld/test_base_model.py",
-    "microworld/test_mixes.py",
     "mixing/test_budgets.py",
     "mixing/test_mix.py",
     "mixing/test_rejects.py",
