@@ -15,7 +15,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.wrong_records import Answers, curve_of, is_on_one_fact, points, print_table, read_answers
+from benchmarks.wrong_records import (
+    Answers,
+    curve_of,
+    draw_means,
+    is_on_one_fact,
+    points,
+    print_table,
+    read_answers,
+)
 from smt_plugin.config import read_study_file
 from smt_plugin.corpus import read_documents
 from smt_plugin.files import write_text
@@ -23,17 +31,14 @@ from smt_plugin.microworld import grammar
 from smt_plugin.microworld.scripted import salient
 from smt_plugin.mixing.manifest import budget_name
 from smt_plugin.report.plots import svg_of
-from smt_plugin.report.sections import accuracy_text, p_text, points_text
+from smt_plugin.report.sections import accuracy_text, p_text
 from smt_plugin.study import laws
 from smt_plugin.study.cells import cells_of
+from smt_plugin.study.figures import over_tokens
 from smt_plugin.study.results import StudyResults, read_study
 
 ALL, SOME = "all-facts", "two-in-five"
-# What the questions are about, and the curves that are drawn there; the documents are the same in both.
-PANELS = {
-    "questions about all facts": ALL,
-    "questions about two facts in five": SOME,
-}
+ABOUT = {ALL: "questions about all facts", SOME: "questions about two facts in five"}
 COLORS = {"questions": "#3b6ea5", "documents": "#7a7a7a", "mixed": "#b5532a", "focal": "#2f7d4f"}
 
 
@@ -55,7 +60,6 @@ def main() -> None:
     study, run_file = read_study_file(options.study_file.absolute())
     cells = cells_of(study, run_file)
     largest = max(study.budgets)
-    asked = asked_questions(run_file.corpus, 0.4)
     found: dict[tuple[str, str], dict[int | None, Answers]] = {}
     missing: dict[int | None, list[str]] = {}
     for cell in cells:
@@ -88,6 +92,7 @@ def main() -> None:
         [name, points(each), p_text(float(each.p_value)), p_text(holm)]
         for (name, each), holm in zip(tests.items(), corrected, strict=True)
     ]
+    asked = asked_questions(run_file.corpus, 0.4)
     one_fact = {question for question in next(iter(found[SOME, "mixed"].values())) if is_on_one_fact(question)}
     for said, group in (("asked about", one_fact & asked), ("never asked about", one_fact - asked)):
         each = difference(SOME, "mixed", "questions", group.__contains__)
@@ -107,12 +112,10 @@ def print_curves(results: StudyResults, budgets: list[int]) -> None:
     rows = []
     for curve in results.curves:
         mix, generator = curve.name.split(", ")
-        about = next(said for said, name in PANELS.items() if name == generator) if mix != "documents" else ""
         means = [accuracy_text(each.mean, each.low, each.high) for each in curve.means.values()]
-        laws = ["", ""]
-        if curve.law is not None:
-            laws = [points_text(each.mean, each.low, each.high) for each in (curve.law.slope, curve.law.bend)]
-        rows.append([mix, about, *means, *laws])
+        law = ["", ""] if curve.law is None else [points(curve.law.slope), points(curve.law.bend)]
+        # Documents are the same whatever the questions are about.
+        rows.append([mix, "" if mix == "documents" else ABOUT[generator], *means, *law])
     print_table(["mix", "", *map(budget_name, budgets), "points a doubling", "change of that a doubling"], rows)
     for reference in results.reference.values():
         print(f"base + RAG: {accuracy_text(reference.mean, reference.low, reference.high)}\n")
@@ -124,30 +127,15 @@ def figure(results: StudyResults, trainings: int) -> str:
 
     picture = Figure(figsize=(7.5, 4.0))
     curves = {curve.name: curve for curve in results.curves}
-    for axes, (said, generator) in zip(picture.subplots(1, 2, sharey=True), PANELS.items(), strict=True):
+    for axes, (generator, said) in zip(picture.subplots(1, 2, sharey=True), ABOUT.items(), strict=True):
         for place, (mix, color) in enumerate(COLORS.items()):
             curve = curves[f"{mix}, {ALL if mix == 'documents' else generator}"]
-            aside = 2 ** (0.06 * (place - 1.5))  # so that no dot hides another
-            errors = [
-                [(each.mean - each.low) * 100 for each in curve.means.values()],
-                [(each.high - each.mean) * 100 for each in curve.means.values()],
-            ]
-            axes.errorbar(
-                [tokens * aside for tokens in curve.means],
-                [each.mean * 100 for each in curve.means.values()],
-                yerr=errors,
-                fmt="o-",
-                color=color,
-                capsize=3,
-                label=mix,
-            )
+            aside = [tokens * 2 ** (0.06 * (place - 1.5)) for tokens in curve.means]  # so that no dot hides another
+            draw_means(axes, aside, list(curve.means.values()), color, mix)
         for reference in results.reference.values():
             axes.axhline(reference.mean * 100, color="black", linestyle=":", linewidth=1, label="base + RAG")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(list(curve.points), [budget_name(budget) for budget in curve.points])
-        axes.minorticks_off()
+        over_tokens(axes, list(curve.points), budget_name)
         axes.set_title(said, loc="left", fontsize=10)
-        axes.set_xlabel("tokens of records")
         axes.spines[["top", "right"]].set_visible(False)
     first = picture.axes[0]
     first.set_ylabel(f"closed-book accuracy, %, {trainings} training{'s' * (trainings > 1)} each", fontsize=8)

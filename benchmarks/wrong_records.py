@@ -10,8 +10,9 @@ status 1 while cells are missing.
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from smt_plugin.config import read_study_file
 from smt_plugin.corpus import read_documents
@@ -24,6 +25,7 @@ from smt_plugin.report.plots import axes_of, svg_of
 from smt_plugin.report.sections import accuracy_text, p_text, points_text
 from smt_plugin.study import laws
 from smt_plugin.study.cells import Cell, cells_of
+from smt_plugin.study.results import Value
 
 RATES = (0, 5, 10, 20, 40)
 GATES = {"": "none", "-code": "by code", "-judge": "a perfect judge"}
@@ -86,7 +88,7 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
     print()
 
 
-def points(bounds: laws.Bounds) -> str:
+def points(bounds: laws.Bounds | Value) -> str:
     """A difference with its interval."""
     return points_text(*(float(each) for each in (bounds.mean, bounds.low, bounds.high)))
 
@@ -164,18 +166,25 @@ def figure(done: dict[str, laws.Curve]) -> str:
     picture, axes = axes_of(4.0)
     for place, (gate, said) in enumerate(GATES.items()):
         means = [laws.accuracy(done[generator(rate, gate)], 1) for rate in RATES]
-        values = [float(mean.mean) * 100 for mean in means]
-        errors = [
-            [value - float(mean.low) * 100 for value, mean in zip(values, means, strict=True)],
-            [float(mean.high) * 100 - value for value, mean in zip(values, means, strict=True)],
-        ]
         aside = [rate + 0.4 * (place - 1) for rate in RATES]  # so that no dot hides another
-        axes.errorbar(aside, values, yerr=errors, fmt="o-", color=COLORS[gate], capsize=3, label=f"gate: {said}")
+        draw_means(axes, aside, means, COLORS[gate], f"gate: {said}")
     axes.set_xticks(RATES)
     axes.set_xlabel("facts told wrongly, %")
     axes.set_ylabel("closed-book accuracy, %, with 95 % interval")
     axes.legend(frameon=False)
     return svg_of(picture)
+
+
+def draw_means(
+    axes: Any, places: Sequence[float], means: Sequence[laws.Bounds | Value], color: str, label: str
+) -> None:
+    """Draw accuracies with their intervals, in percent, joined by a line."""
+    values = [float(mean.mean) * 100 for mean in means]
+    errors = [
+        [value - float(mean.low) * 100 for value, mean in zip(values, means, strict=True)],
+        [float(mean.high) * 100 - value for value, mean in zip(values, means, strict=True)],
+    ]
+    axes.errorbar(places, values, yerr=errors, fmt="o-", color=color, capsize=3, label=label)
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def study_run(study_file: Path, part: tuple[int, int] | None, jobs: int) -> None
     if part is not None:
         number, count = part
         cells = cells[number - 1 :: count]
-    for cell in cells:
-        check_model_is_here(base_model_of(configs[cell.target], cell.run_file.train.base_model))
+    for model in dict.fromkeys((configs[cell.target], cell.run_file.train.base_model) for cell in cells):
+        check_model_is_here(base_model_of(*model))
     if jobs > 1:
         # Small trainings with a core each take less time than one after the other with all.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))

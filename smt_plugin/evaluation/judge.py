@@ -240,8 +240,12 @@ def _local_judge(settings: JudgeSection, options: dict[str, Any] | None = None) 
 
 
 def _client(settings: JudgeSection, options: dict[str, Any] | None) -> dict[str, Any]:
-    pace = {"timeout": settings.timeout, "patience": settings.patience}
-    return {"max_concurrency": settings.concurrency, **pace, "options": options}
+    return {
+        "max_concurrency": settings.concurrency,
+        "timeout": settings.timeout,
+        "patience": settings.patience,
+        "options": options,
+    }
 
 
 _servers: dict[bytes, tuple[VLLMBackend, asyncio.AbstractEventLoop]] = {}

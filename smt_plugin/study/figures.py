@@ -41,7 +41,7 @@ def scaling_figure(curves: list[CurveResult], reference: Estimate | None) -> str
     if reference is not None:
         axes.axhline(reference.mean * 100, color="black", linestyle=":", linewidth=1, label="base + RAG")
     budgets = sorted({budget for curve in curves for budget in curve.points})
-    _over_tokens(axes, budgets, budget_name)
+    over_tokens(axes, budgets, budget_name)
     axes.set_ylabel("accuracy, %")
     if all(curve.seeds == 1 for curve in curves):
         axes.set_title("one training each: the variance of training is left out", loc="left", fontsize=8)
@@ -67,14 +67,15 @@ def coverage_figure(curves: dict[str, dict[int, Estimate]], kind: str) -> str:
         color = _COLORS[place % len(_COLORS)]
         axes.errorbar([n * aside for n in points], means, yerr=errors, fmt="o-", color=color, capsize=3, label=name)
     ticks = max((sorted(points) for points in curves.values()), key=lambda each: len(each))
-    _over_tokens(axes, ticks, "{:,}".format)
+    over_tokens(axes, ticks, "{:,}".format)
     axes.set_ylim(0, 103)
     axes.set_ylabel(f"{kind} touched, %, with 95 % interval")
     axes.legend(frameon=False, fontsize=8)
     return svg_of(figure)
 
 
-def _over_tokens(axes: Any, ticks: Sequence[int], name: Callable[[int], str]) -> None:
+def over_tokens(axes: Any, ticks: Sequence[int], name: Callable[[int], str]) -> None:
+    """Make a picture's x tokens of records, doubled at each step, with these ticks."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [name(tick) for tick in ticks])
     axes.minorticks_off()

@@ -87,7 +87,8 @@ def run_cells(
             left.pop(cell.name, None)
             seconds = time.monotonic() - started
             took.append((cell.budget, seconds))
-            rest = f"; {len(left)} left, about {duration(_seconds_of(left.values(), took) / jobs)}" if left else ""
+            budgets = list(left.values())  # which other threads take from
+            rest = f"; {len(budgets)} left, about {duration(_seconds_of(budgets, took) / jobs)}" if budgets else ""
             tell(f"done in {seconds:.0f} s{rest}")
 
     with ThreadPoolExecutor(jobs) as pool:
