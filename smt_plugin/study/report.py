@@ -205,12 +205,13 @@ def _cells(results: StudyResults) -> Section:
         if len(counts) == 1:
             del row["questions"]
         rows.append(row)
-    each = f"{counts.pop()} questions each. " if len(counts) == 1 else ""
+    same = "".join(f"Arm {arm}. " for arm in arms if len(arms) == 1)
+    same += "".join(f"{count} questions each. " for count in counts if len(counts) == 1)
     return Section(
         "Cells, with 95 % intervals clustered by document",
         tuple(rows[0]),
         [tuple(row.values()) for row in rows],
-        note=f"{each}The intervals leave out what training again with another seed would change.",
+        note=f"{same}The intervals leave out what training again with another seed would change.",
         explanation="Each cell is a run of its own: `smt report` on its run file tells more, and shows its answers.",
     )
 
