@@ -83,9 +83,12 @@ def axes_of(height: float) -> "tuple[Figure, Axes]":
 
 
 def svg_of(figure: "Figure") -> str:
-    """Return a figure as SVG text."""
+    """Return a figure as SVG text, the same text each time."""
+    from matplotlib import rc_context
+
     figure.tight_layout()
     picture = io.StringIO()
-    figure.savefig(picture, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "smt"}):
+        figure.savefig(picture, format="svg", metadata={"Date": None})
     text = picture.getvalue()
     return text[text.index("<svg") :]

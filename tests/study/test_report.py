@@ -137,6 +137,15 @@ def test_the_report_is_page_figure_tables_and_json(tmp_path: Path) -> None:
     assert (folder / "figure-trained.svg").read_text().startswith("<svg")
 
 
+def test_the_same_results_give_the_same_files_byte_by_byte(tmp_path: Path) -> None:
+    results = finish(tmp_path)
+    contents = []
+    for _ in range(2):
+        write_report(results, sections_of(results))
+        contents.append({path.name: path.read_bytes() for path in results.study.iterdir() if path.is_file()})
+    assert contents[0] == contents[1]
+
+
 def test_each_arm_and_corpus_has_a_figure_of_its_own(tmp_path: Path) -> None:
     settings, cells = write_study(
         tmp_path,
