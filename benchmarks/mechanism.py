@@ -3,6 +3,8 @@
     smt study run examples/studies/mechanism.yaml --jobs 2
     smt study report examples/studies/mechanism.yaml        # accuracies, laws, figure
     python -m benchmarks.mechanism examples/studies/mechanism.yaml [--plot docs/study-mechanism.svg]
+    smt study run examples/studies/mechanism-160K.yaml --jobs 2
+    python -m benchmarks.mechanism examples/studies/mechanism.yaml --beside examples/studies/mechanism-160K.yaml
 
 Reads what the study left and runs nothing. Differences are those of accuracies at the largest budget, means over the
 seeds' trainings, paired by question and seed, clustered by document; they hold the variance of training where there is
@@ -12,7 +14,7 @@ status 1 then.
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.wrong_records import (
@@ -33,11 +35,12 @@ from smt_plugin.mixing.manifest import budget_name
 from smt_plugin.report.plots import svg_of
 from smt_plugin.report.sections import accuracy_text, p_text
 from smt_plugin.study import laws
-from smt_plugin.study.cells import cells_of
+from smt_plugin.study.cells import Cell, cells_of
 from smt_plugin.study.figures import over_tokens
 from smt_plugin.study.results import StudyResults, read_study
 
 ALL, SOME = "all-facts", "two-in-five"
+BETWEEN, WEAK_ALL, WEAK_SOME = "seven-in-ten", "weak-all-facts", "weak-two-in-five"
 ABOUT = {ALL: "questions about all facts", SOME: "questions about two facts in five"}
 COLORS = {"questions": "#3b6ea5", "documents": "#7a7a7a", "mixed": "#b5532a", "focal": "#2f7d4f"}
 
@@ -51,51 +54,107 @@ def asked_questions(archive: Path, coverage: float) -> set[str]:
     return asked
 
 
-def main() -> None:
-    """Print the tables; draw the figure if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study_file", type=Path)
-    parser.add_argument("--plot", type=Path)
-    options = parser.parse_args()
-    study, run_file = read_study_file(options.study_file.absolute())
-    cells = cells_of(study, run_file)
-    largest = max(study.budgets)
-    found: dict[tuple[str, str], dict[int | None, Answers]] = {}
+Found = dict[tuple[str, str], dict[int | None, Answers]]
+
+
+def found_at(cells: Sequence[Cell], budget: int) -> tuple[Found, list[int | None]]:
+    """The answers of each generator and mix by seed, at a budget, and the seeds of which no cell is missing."""
+    found: Found = {}
     missing: dict[int | None, list[str]] = {}
     for cell in cells:
-        if cell.budget == largest:
+        if cell.budget == budget:
             answers = read_answers(cell)
             if answers is None:
                 missing.setdefault(cell.seed, []).append(cell.name)
             else:
                 found.setdefault((cell.generator, cell.mix), {})[cell.seed] = answers
-    seeds = [seed for seed in study.seeds if seed not in missing]
     for seed, names in missing.items():
         print(f"seed {seed} is left out, since these cells are missing: {', '.join(names)}")
-    if not seeds:
-        sys.exit(1)
+    return found, [seed for seed in dict.fromkeys(cell.seed for cell in cells) if seed not in missing]
 
-    def difference(
-        generator: str, mix: str, other: str, is_asked: Callable[[str], bool] = lambda _: True
-    ) -> laws.Bounds:
-        one, two = ([found[generator, each][seed] for seed in seeds] for each in (mix, other))
-        return laws.difference(curve_of(one, is_asked), curve_of(two, is_asked), 1)
 
-    tests = {
-        "H1: all facts, mixed less questions": difference(ALL, "mixed", "questions"),
-        "H2: two in five, mixed less questions": difference(SOME, "mixed", "questions"),
-        "H3: two in five, focal less mixed": difference(SOME, "focal", "mixed"),
-        "H4: all facts, focal less mixed": difference(ALL, "focal", "mixed"),
-    }
+def difference(
+    found: Found,
+    seeds: Sequence[int | None],
+    one: tuple[str, str],
+    other: tuple[str, str],
+    is_asked: Callable[[str], bool] = lambda _: True,
+) -> laws.Bounds:
+    """How much more accurate the trainings of a generator and mix are than those of another."""
+    first, second = (curve_of([found[each][seed] for seed in seeds], is_asked) for each in (one, other))
+    return laws.difference(first, second, 1)
+
+
+def rows_of(tests: dict[str, laws.Bounds]) -> list[list[str]]:
+    """A table's rows of differences, their p-values corrected for their number."""
     corrected = laws.holm([float(each.p_value) for each in tests.values()])
-    rows = [
+    return [
         [name, points(each), p_text(float(each.p_value)), p_text(holm)]
         for (name, each), holm in zip(tests.items(), corrected, strict=True)
     ]
+
+
+def print_beside(cells: Sequence[Cell], others: Sequence[Cell]) -> bool:
+    """Print the tests of H7 to H9, from cells of the main study and of the one beside it; return whether all is there.
+
+    The two have one archive, its questions, and the seeds in common.
+    """
+    (budget,) = {cell.budget for cell in others}
+    found, seeds = found_at(cells, budget)
+    more, more_seeds = found_at(others, budget)
+    both = [seed for seed in seeds if seed in more_seeds]
+    if not both:
+        return False
+    found |= more
+    print(f"At {budget:,} tokens, {len(both)} training{'s' * (len(both) > 1)} a cell.\n")
+    sources = {
+        "H7, H8: all facts": ALL,
+        "H7: seven in ten": BETWEEN,
+        "H7, H8: two in five": SOME,
+        "H8: weak, all facts": WEAK_ALL,
+        "H8: weak, two in five": WEAK_SOME,
+    }
+    mixing = {said: difference(found, both, (name, "mixed"), (name, "questions")) for said, name in sources.items()}
+    head = ["points, 95 %", "p", "p (Holm, this table)"]
+    print_table(["mixed less questions", *head], rows_of(mixing))
+    weaker = {
+        f"H9: {mix}{'' if mix == 'documents' else f', {ABOUT[strong]}'}": difference(
+            found, both, (weak, mix), (strong, mix)
+        )
+        for strong, weak in ((ALL, WEAK_ALL), (SOME, WEAK_SOME))
+        for mix in COLORS
+        if (weak, mix) in found
+    }
+    print_table(["weak less strong", *head], rows_of(weaker))
+    return len(both) == len({cell.seed for cell in cells})
+
+
+def main() -> None:
+    """Print the tables; draw the figure if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study_file", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--beside", type=Path, help="the study file of H7 to H9: print their tests alone")
+    options = parser.parse_args()
+    study, run_file = read_study_file(options.study_file.absolute())
+    cells = cells_of(study, run_file)
+    if options.beside:
+        sys.exit(not print_beside(cells, cells_of(*read_study_file(options.beside.absolute()))))
+    largest = max(study.budgets)
+    found, seeds = found_at(cells, largest)
+    if not seeds:
+        sys.exit(1)
+    tests = {
+        "H1: all facts, mixed less questions": difference(found, seeds, (ALL, "mixed"), (ALL, "questions")),
+        "H2: two in five, mixed less questions": difference(found, seeds, (SOME, "mixed"), (SOME, "questions")),
+        "H3: two in five, focal less mixed": difference(found, seeds, (SOME, "focal"), (SOME, "mixed")),
+        "H4: all facts, focal less mixed": difference(found, seeds, (ALL, "focal"), (ALL, "mixed")),
+    }
+    rows = rows_of(tests)
     asked = asked_questions(run_file.corpus, 0.4)
     one_fact = {question for question in next(iter(found[SOME, "mixed"].values())) if is_on_one_fact(question)}
     for said, group in (("asked about", one_fact & asked), ("never asked about", one_fact - asked)):
-        each = difference(SOME, "mixed", "questions", group.__contains__)
+        each = difference(found, seeds, (SOME, "mixed"), (SOME, "questions"), group.__contains__)
         rows.append([f"H6: two in five, mixed less questions, {len(group)} {said}", points(each)])
         rows[-1] += [p_text(float(each.p_value)), ""]
     print(f"Differences at {largest:,} tokens, {len(seeds)} training{'s' * (len(seeds) > 1)} a cell.\n")
@@ -104,7 +163,7 @@ def main() -> None:
     print_curves(results, study.budgets)
     if options.plot:
         write_text(options.plot, figure(results, len(seeds)))
-    sys.exit(bool(missing))
+    sys.exit(len(seeds) < len(study.seeds))
 
 
 def print_curves(results: StudyResults, budgets: list[int]) -> None:
