@@ -22,7 +22,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from smt_plugin.config import read_run_file
-from smt_plugin.study.gradients import Projector, cosines, drawn_records, measure
+from smt_plugin.study.gradients import CHAT, TEXT, Projector, cosines, drawn_records, measure
 from smt_plugin.training.shipped import base_model_of
 
 SEED = 0
@@ -74,7 +74,8 @@ def main() -> None:
     drawn = drawn_records(run_file.run, methods, arguments.documents, arguments.records, SEED)
     model = arguments.model or base_model_of(run_file.train.config, run_file.train.base_model)
     settings = (model, DIMENSIONS, run_file.mix.sequence_len, SEED)
-    theirs, ours, full = (measure(drawn, methods, kind(*settings).gradient) for kind in (Theirs, Ours, Projector))
+    sides = [(method, form) for method in methods for form in (CHAT, TEXT)]
+    theirs, ours, full = (measure(drawn, sides, kind(*settings).gradient) for kind in (Theirs, Ours, Projector))
     sides = list(theirs)
     columns = [{(each.side, each.other): each.mean for each in cosines(found)} for found in (theirs, ours, full)]
     print("| records | beside | bergson | the same weights, projected | all weights, projected |")

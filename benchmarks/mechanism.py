@@ -35,9 +35,10 @@ from smt_plugin.mixing.manifest import budget_name
 from smt_plugin.report.plots import svg_of
 from smt_plugin.report.sections import accuracy_text, p_text
 from smt_plugin.study import laws
-from smt_plugin.study.cells import Cell, cells_of
+from smt_plugin.study.cells import Cell, cells_of, configs_of
 from smt_plugin.study.figures import over_tokens
 from smt_plugin.study.results import StudyResults, read_study
+from smt_plugin.study.run import is_done
 
 ALL, SOME = "all-facts", "two-in-five"
 BETWEEN, WEAK_ALL, WEAK_SOME = "seven-in-ten", "weak-all-facts", "weak-two-in-five"
@@ -57,13 +58,13 @@ def asked_questions(archive: Path, coverage: float) -> set[str]:
 Found = dict[tuple[str, str], dict[int | None, Answers]]
 
 
-def found_at(cells: Sequence[Cell], budget: int) -> tuple[Found, list[int | None]]:
+def found_at(cells: Sequence[Cell], configs: dict[str, str], budget: int) -> tuple[Found, list[int | None]]:
     """The answers of each generator and mix by seed, at a budget, and the seeds of which no cell is missing."""
     found: Found = {}
     missing: dict[int | None, list[str]] = {}
     for cell in cells:
         if cell.budget == budget:
-            answers = read_answers(cell)
+            answers = read_answers(cell, configs)
             if answers is None:
                 missing.setdefault(cell.seed, []).append(cell.name)
             else:
@@ -94,14 +95,14 @@ def rows_of(tests: dict[str, laws.Bounds]) -> list[list[str]]:
     ]
 
 
-def print_beside(cells: Sequence[Cell], others: Sequence[Cell]) -> bool:
+def print_beside(cells: Sequence[Cell], others: Sequence[Cell], configs: dict[str, str]) -> bool:
     """Print the tests of H7 to H9, from cells of the main study and of the one beside it; return whether all is there.
 
-    The two have one archive, its questions, and the seeds in common.
+    The two have one archive, its questions, one config, and the seeds in common.
     """
     (budget,) = {cell.budget for cell in others}
-    found, seeds = found_at(cells, budget)
-    more, more_seeds = found_at(others, budget)
+    found, seeds = found_at(cells, configs, budget)
+    more, more_seeds = found_at(others, configs, budget)
     both = [seed for seed in seeds if seed in more_seeds]
     if not both:
         return False
@@ -137,11 +138,11 @@ def main() -> None:
     parser.add_argument("--beside", type=Path, help="the study file of H7 to H9: print their tests alone")
     options = parser.parse_args()
     study, run_file = read_study_file(options.study_file.absolute())
-    cells = cells_of(study, run_file)
+    cells, configs = cells_of(study, run_file), configs_of(study, run_file)
     if options.beside:
-        sys.exit(not print_beside(cells, cells_of(*read_study_file(options.beside.absolute()))))
+        sys.exit(not print_beside(cells, cells_of(*read_study_file(options.beside.absolute())), configs))
     largest = max(study.budgets)
-    found, seeds = found_at(cells, largest)
+    found, seeds = found_at(cells, configs, largest)
     if not seeds:
         sys.exit(1)
     tests = {
@@ -159,7 +160,9 @@ def main() -> None:
         rows[-1] += [p_text(float(each.p_value)), ""]
     print(f"Differences at {largest:,} tokens, {len(seeds)} training{'s' * (len(seeds) > 1)} a cell.\n")
     print_table(["difference", "points, 95 %", "p", "p (Holm, H1 to H4)"], rows)
-    results = read_study(study.study, [cell for cell in cells if cell.seed in seeds])
+    # Of these seeds, that is; smaller budgets may be missing yet.
+    own = [cell for cell in cells if cell.seed in seeds]
+    results = read_study(study.study, own, [cell.name for cell in own if not is_done(cell, configs[cell.target])])
     print_curves(results, study.budgets)
     if options.plot:
         write_text(options.plot, figure(results, len(seeds)))
@@ -171,7 +174,7 @@ def print_curves(results: StudyResults, budgets: list[int]) -> None:
     rows = []
     for curve in results.curves:
         mix, generator = curve.name.split(", ")
-        means = [accuracy_text(each.mean, each.low, each.high) for each in curve.means.values()]
+        means = [accuracy_text(each.mean, each.low, each.high) for each in curve.means.values()] or [""] * len(budgets)
         law = ["", ""] if curve.law is None else [points(curve.law.slope), points(curve.law.bend)]
         # Documents are the same whatever the questions are about.
         rows.append([mix, "" if mix == "documents" else ABOUT[generator], *means, *law])

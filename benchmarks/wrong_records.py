@@ -24,8 +24,9 @@ from smt_plugin.rejects import read_verdicts
 from smt_plugin.report.plots import axes_of, svg_of
 from smt_plugin.report.sections import accuracy_text, p_text, points_text
 from smt_plugin.study import laws
-from smt_plugin.study.cells import Cell, cells_of
+from smt_plugin.study.cells import Cell, cells_of, configs_of
 from smt_plugin.study.results import Value
+from smt_plugin.study.run import is_done
 
 RATES = (0, 5, 10, 20, 40)
 GATES = {"": "none", "-code": "by code", "-judge": "a perfect judge"}
@@ -40,9 +41,9 @@ def generator(rate: int, gate: str) -> str:
     return f"wrong-{rate}{gate if rate else ''}"
 
 
-def read_answers(cell: Cell) -> Answers | None:
-    """The trained model's, or None where they are missing."""
-    rows = read_arm(cell.run_file.run / "results" / "trained")
+def read_answers(cell: Cell, configs: dict[str, str]) -> Answers | None:
+    """The trained model's, or None where they are missing or of other settings."""
+    rows = read_arm(cell.run_file.run / "results" / "trained") if is_done(cell, configs[cell.target]) else None
     return rows and {row["question_id"]: (row["doc_id"], float(row["acc"])) for row in rows}
 
 
@@ -100,11 +101,11 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     study, run_file = read_study_file(options.study_file.absolute())
-    cells = cells_of(study, run_file)
+    cells, configs = cells_of(study, run_file), configs_of(study, run_file)
     made = {cell.generator: cell.generated.run for cell in cells}
     found: dict[str, list[Answers]] = {name: [] for name in made}
     for cell in cells:
-        if (answers := read_answers(cell)) is not None:
+        if (answers := read_answers(cell, configs)) is not None:
             found[cell.generator].append(answers)
     rows = [
         [f"{rate} %", said, *records_row(made[name], run_file.corpus)]

@@ -28,12 +28,11 @@ def study() -> None:
 def _read(study_file: Path) -> "tuple[StudyFile, list[Cell], dict[str, str]]":
     """The study, its cells, and each target's config."""
     from smt_plugin.config import read_study_file
-    from smt_plugin.study.cells import cells_of
+    from smt_plugin.study.cells import cells_of, configs_of
 
     settings, run_file = read_study_file(study_file)
     read_run(settings.run_file)
-    configs = {name: train.config for name, train in settings.targets.items()} or {"": run_file.train.config}
-    return settings, cells_of(settings, run_file), configs
+    return settings, cells_of(settings, run_file), configs_of(settings, run_file)
 
 
 @study.command(name="plan", epilog="\b\nExample:\n  smt study plan study.yaml")
@@ -71,7 +70,8 @@ def study_run(study_file: Path, part: tuple[int, int] | None, jobs: int) -> None
     settings, cells, configs = _read(study_file)
     if part is not None:
         number, count = part
-        cells = cells[number - 1 :: count]
+        # Beside each other they share the most; and every n-th would be all of the largest budget.
+        cells = cells[(number - 1) * len(cells) // count : number * len(cells) // count]
     for model in dict.fromkeys((configs[cell.target], cell.run_file.train.base_model) for cell in cells):
         check_model_is_here(base_model_of(*model))
     if jobs > 1:
@@ -87,14 +87,19 @@ def study_run(study_file: Path, part: tuple[int, int] | None, jobs: int) -> None
 @study.command(name="report", epilog="\b\nExample:\n  smt study report study.yaml")
 @STUDY_FILE
 def study_report(study_file: Path) -> None:
-    """Print the tables, and write page, figures, CSV and JSON. Missing cells are named, and no line is drawn there."""
+    """Print the tables, and write page, figures, CSV and JSON.
+
+    Cells that are missing, or made by other settings, are named, and no line is drawn there.
+    """
     from smt_plugin.files import locked
     from smt_plugin.report.report import table_of
     from smt_plugin.study.report import sections_of, write_report
     from smt_plugin.study.results import read_study
+    from smt_plugin.study.run import is_done
 
-    settings, cells, _ = _read(study_file)
-    results = read_study(settings.study, cells)
+    settings, cells, configs = _read(study_file)
+    left = [cell.name for cell in cells if not is_done(cell, configs[cell.target])]
+    results = read_study(settings.study, cells, left)
     sections = sections_of(results)
     with locked(settings.study / "report.lock"):
         path = write_report(results, sections)
@@ -103,7 +108,10 @@ def study_report(study_file: Path) -> None:
         click.echo(f"not compared: {sentence}", err=True)
     click.echo(f"report: {path}")
     if results.missing:
-        click.echo(f"missing cells: {', '.join(results.missing)}; run `smt study run {study_file}`", err=True)
+        click.echo(
+            f"missing cells, or made by other settings: {', '.join(results.missing)}; run `smt study run {study_file}`",
+            err=True,
+        )
         sys.exit(1)
 
 
@@ -126,13 +134,13 @@ def gradients(
 ) -> None:
     """Compare the gradients of methods' records: how alike they pull.
 
-    Each method's records are taken as chats and as texts, whichever they are trained as: where the same records in two
-    forms pull apart as much as two methods do, the form explains it.
+    Each method's records are taken as chats and as texts, whichever they are trained as, pairs also as the prose of
+    their answers: where the same records in two forms pull apart as much as two methods do, the form explains it.
     """
     from smt_plugin.files import check_target, write_json
     from smt_plugin.progress import Progress
     from smt_plugin.report.report import table_of
-    from smt_plugin.study.gradients import FORMS, Projector, cosines, drawn_records, gradients_section, measure
+    from smt_plugin.study.gradients import Projector, cosines, drawn_records, gradients_section, measure, sides_of
     from smt_plugin.training.shipped import base_model_of
 
     require("scipy.special", "eval")
@@ -146,9 +154,9 @@ def gradients(
     drawn = drawn_records(settings.run, chosen, documents, records, seed)
     name = model or base_model_of(settings.train.config, settings.train.base_model)
     projector = Projector(name, dimensions, settings.mix.sequence_len, seed)
-    total = len(drawn) * len(chosen) * len(FORMS)
-    with Progress("gradients", total) as progress:
-        found = cosines(measure(drawn, chosen, projector.gradient, progress.at))
+    sides = sides_of(drawn, chosen)
+    with Progress("gradients", len(drawn) * len(sides)) as progress:
+        found = cosines(measure(drawn, sides, projector.gradient, progress.at))
     print_tables([gradients_section(found, len(drawn), name)], table_of)
     write_json(
         target,

@@ -80,6 +80,13 @@ class StudyFile(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "StudyFile":
+        for key in ("mixes", "generators", "targets", "corpora"):
+            seen: dict[str, str] = {}
+            for name in getattr(self, key):
+                if (other := seen.setdefault(name.lower(), name)) != name:
+                    raise ValueError(
+                        f"{key}: {other} and {name} would be one folder where case does not count; rename one"
+                    )
         for name, mix in self.mixes.items():
             try:
                 MixSection(shares=mix.shares, sources=mix.sources)

@@ -541,13 +541,8 @@ def methods_of(run_file: RunFile, only: Collection[str] = ()) -> dict[str, tuple
     for name in only:
         if name not in run_file.methods:
             raise BadInput(f"the run file has no method {name!r} but {', '.join(run_file.methods)}.")
-    sections = {method_class(name): options for name, options in run_file.methods.items()}
     methods: dict[str, tuple[Method, int]] = {}
-    for name, options in run_file.methods.items():
-        options = dict(options)
-        for key, used in uses(method_class(name)).items():
-            if used in sections:
-                options.setdefault(key, {k: v for k, v in sections[used].items() if k != "tokens"})
+    for name, options in method_options(run_file).items():
         try:
             budget = parse_tokens(options.pop("tokens"))
         except KeyError:
@@ -558,6 +553,22 @@ def methods_of(run_file: RunFile, only: Collection[str] = ()) -> dict[str, tuple
         if not only or name in only:
             methods[name] = (method, budget)
     return methods
+
+
+def method_options(run_file: RunFile) -> dict[str, dict[str, Any]]:
+    """Return the options of each method of a run file, with those that it takes over of the methods that it uses.
+
+    Raises:
+        BadInput: an unknown method.
+    """
+    sections = {method_class(name): options for name, options in run_file.methods.items()}
+    found = {}
+    for name, options in run_file.methods.items():
+        found[name] = dict(options)
+        for key, used in uses(method_class(name)).items():
+            if used in sections:
+                found[name].setdefault(key, {k: v for k, v in sections[used].items() if k != "tokens"})
+    return found
 
 
 def backend_of(run_file: RunFile, shard: tuple[int, int] | None = None) -> Backend:

@@ -227,22 +227,24 @@ def plan_text(plan: Plan, run_file: RunFile) -> str:
             + "); `--probe 60` measures them."
         )
     lines.append("Calls are asked ahead: where a document has only a few rounds, up to a fifth more than these.")
-    if run_file.gate:
-        lines.append(_gate_text(plan))
-    if JUDGE in run_file.gate:
-        lines.append("The gate's judge is not among them: about a call of its for each record.")
+    lines += gate_lines(plan, run_file)
     lines.append("Cached: what a server with a prefix cache reads once a document, as vLLM does.")
     return "\n".join([*lines, *cost_lines(plan, run_file.price, "`--probe 60` measures one")])
 
 
-def _gate_text(plan: Plan) -> str:
-    """Say by what the gate's calls were planned, or that they were not."""
+def gate_lines(plan: Plan, run_file: RunFile) -> list[str]:
+    """Say by what a gate's calls were planned, or that they were not; nothing without a gate."""
+    if not run_file.gate:
+        return []
     objected, replies = (counts.total() for counts in (plan.gate.objected, plan.gate.replies)) if plan.gate else (0, 0)
     unknown = [name for name in plan.methods if not plan.gate or name not in plan.gate.passed]
     of = f" of {', '.join(unknown)}" if replies else ""
     not_known = f"What the gate will ask again{of} is not among them: a call for each reply with a finding."
     known = f"{AGAIN}: by the records so far; the gate objected to {objected:,} of the {replies:,} replies in them."
-    return " ".join([*([known] if replies else []), *([not_known] if unknown else [])])
+    lines = [" ".join([*([known] if replies else []), *([not_known] if unknown else [])])]
+    if JUDGE in run_file.gate:
+        lines.append("The gate's judge is not among them: about a call of its for each record.")
+    return lines
 
 
 def table_lines(plan: Plan) -> list[str]:

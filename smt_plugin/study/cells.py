@@ -5,7 +5,7 @@ tokenizer, `<study>/base/` one for every corpus and model before its training, `
 Each stands beside its run file, so that every command that takes a run file takes these.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -14,14 +14,18 @@ from typing import Any
 import yaml
 
 from smt_plugin.benchmarks import names
-from smt_plugin.config import RunFile, StudyFile, write_resolved
+from smt_plugin.config import MixSection, RunFile, StudyFile, write_resolved
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arms import ARMS
 from smt_plugin.faithfulness.verdicts import JUDGE
 from smt_plugin.files import make_folder, write_text
+from smt_plugin.generation.generate import method_options
+from smt_plugin.masking import without_secrets
 from smt_plugin.mixing.manifest import budget_name
 from smt_plugin.training.shipped import base_model_of, read_config
 from smt_plugin.training.trainings import Training
+
+_LONGEST_NAME = 255  # bytes, on all common file systems
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +82,17 @@ def cells_of(study: StudyFile, run_file: RunFile) -> list[Cell]:
     """Return the cells of a study in the order of its file, the budgets of a curve beside each other.
 
     Raises:
-        BadInput: an arm, a config or a method that is none, or no arm of a trained model.
+        BadInput: an arm, a config or a method that is none, no arm of a trained model, a secret in the run file, or a
+            folder whose path is too long.
     """
     assert run_file.evaluate is not None
+    # The run files of the cells are written without secrets, and read by the commands.
+    for section, value in run_file.model_dump(mode="json").items():
+        if without_secrets(value) != value:
+            raise BadInput(
+                f"run file {study.run_file}: {section}: it holds what looks like a secret, which a study's own run "
+                "files leave out; give it in an environment variable, such as OPENAI_API_KEY or HF_TOKEN."
+            )
     arms = run_file.evaluate.arms
     if unknown := [arm for arm in arms if arm not in ARMS]:
         raise BadInput(
@@ -108,7 +120,7 @@ def cells_of(study: StudyFile, run_file: RunFile) -> list[Cell]:
             )
     seeds: list[int | None] = [*study.seeds] or [None]
     models = _first_with_each_model(study)
-    return [
+    cells = [
         _cell(study, run_file, corpus, generator, target, models.get(target, ""), mix, budget, seed)
         for corpus, generator, target, mix, seed, budget in product(
             [*study.corpora] or [""],
@@ -120,6 +132,19 @@ def cells_of(study: StudyFile, run_file: RunFile) -> list[Cell]:
         )
         if generator in (study.mixes[mix].generators or [generator])
     ]
+    for cell in cells:
+        # lm-eval makes a folder of this name, and goes on without saving its answers where it cannot.
+        if len(str(cell.training.model).replace("/", "__").encode()) > _LONGEST_NAME:
+            raise BadInput(
+                f"{cell.run_file.run}: this path is too long for lm-eval, which makes one name of the model's; use "
+                "shorter names in the study file, or another place for `study`."
+            )
+    return cells
+
+
+def configs_of(study: StudyFile, run_file: RunFile) -> dict[str, str]:
+    """Return of each target's name the config to start from; that of "" where the study names no target."""
+    return {name: train.config for name, train in study.targets.items()} or {"": run_file.train.config}
 
 
 def _cell(
@@ -153,13 +178,16 @@ def _cell(
         folder = study.study / kind / (_joined(*parts) or "run")
         return run_file.model_copy(update={**own, "train": train, "evaluate": evaluate, "run": folder, **changes})
 
-    unmixed: dict[str, Any] = {
-        "budgets": [],
-        "tokens": None,
-        "shares": dict.fromkeys(run_file.methods, 1.0),
-        "sources": {},
-    }
-    generated = run("generated", corpus, generator, mix=run_file.mix.model_copy(update=unmixed))
+    def unmixed(methods: Iterable[str]) -> MixSection:
+        shares = dict.fromkeys(methods, 1.0)
+        return run_file.mix.model_copy(update={"budgets": [], "tokens": None, "shares": shares, "sources": {}})
+
+    drawn = _methods_drawn_from(study, generator)
+    methods = {name: options for name, options in method_options(run_file).items() if name in drawn}
+    # The same for all targets, since it is made once.
+    generated = run(
+        "generated", corpus, generator, methods=methods, mix=unmixed(methods), train=run_file.train, evaluate=evaluate
+    )
     of_mix = study.mixes[mix]
     sources = {name: generated.run / "records" / f"{name}.jsonl" for name in of_mix.shares} | of_mix.sources
     mixing = run_file.mix.model_copy(update={"shares": of_mix.shares, "sources": sources, "tokens": None})
@@ -170,7 +198,7 @@ def _cell(
         "base",
         corpus,
         model,
-        mix=run_file.mix.model_copy(update=unmixed),
+        mix=unmixed(run_file.methods),
         evaluate=evaluate.model_copy(update={"arms": base_arms}),
         **shared,
     )
@@ -186,6 +214,16 @@ def _cell(
     return Cell(
         name, corpus, generator, target, mix, budget, seed, cell, config, study.train_arguments, generated, mixed, base
     )
+
+
+def _methods_drawn_from(study: StudyFile, generator: str) -> set[str]:
+    """The methods whose records of a generator any mix takes: others would be paid for and not used."""
+    return {
+        method
+        for mix in study.mixes.values()
+        if generator in (mix.generators or [generator])
+        for method in mix.shares.keys() - mix.sources.keys()
+    }
 
 
 def _first_with_each_model(study: StudyFile) -> dict[str, str]:

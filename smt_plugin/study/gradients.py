@@ -17,8 +17,7 @@ from smt_plugin.mixing.source import plain_qa
 from smt_plugin.records import record_files
 from smt_plugin.report.sections import Section
 
-CHAT, TEXT = "chat", "text"
-FORMS = (CHAT, TEXT)
+CHAT, TEXT, PROSE = "chat", "text", "prose"
 # What a document's text answers where it is put into a chat.
 _ASK = "Write what you know about this."
 Vectors = dict[str, NDArray[np.float32]]
@@ -91,8 +90,22 @@ def _lines(run: Path, method: str) -> Iterator[tuple[str, str, ReplayLine]]:
         yield identity_of(line, where), str(line.doc_id), line
 
 
+Sides = list[tuple[str, str]]
+"""Method and form of each side."""
+
+
+def sides_of(drawn: Mapping[str, Mapping[str, Sequence[ReplayLine]]], methods: Sequence[str]) -> Sides:
+    """Each method's records as chats and as texts; pairs also as prose, which documents are already."""
+    lines = next(iter(drawn.values()))
+    return [
+        (method, form) for method in methods for form in (CHAT, TEXT, *([PROSE] if lines[method][0].messages else []))
+    ]
+
+
 def turns_as(line: ReplayLine, form: str) -> str | list[dict[str, str]]:
-    """A record as a text, or as a chat, whichever of the two it is trained as."""
+    """A record as a text, as a chat, or as the prose of its answers, whichever it is trained as."""
+    if form == PROSE and line.messages:
+        return " ".join(turn.content for turn in line.messages if turn.role == "assistant")
     if form == TEXT:
         return line.text or plain_qa(line.messages or [])
     if line.messages:
@@ -177,26 +190,26 @@ class Projector:
 
 def measure(
     drawn: Mapping[str, Mapping[str, Sequence[ReplayLine]]],
-    methods: Sequence[str],
+    sides: Sides,
     gradient: Callable[[list[str | list[dict[str, str]]]], NDArray[np.float32]],
     on_progress: Callable[[float], None] = lambda done: None,
 ) -> Vectors:
-    """Return each method's gradients, as chats and as texts, a row a document.
+    """Return each side's gradients, a row a document.
 
     Args:
         drawn: as `drawn_records` gives it.
+        sides: as `sides_of` gives them.
         gradient: as `Projector.gradient`.
         on_progress: called after each document and side with how many are done.
     """
-    rows: dict[str, list[NDArray[Any]]] = {f"{method} as {form}": [] for method in methods for form in FORMS}
+    rows: dict[str, list[NDArray[Any]]] = {f"{method} as {form}": [] for method, form in sides}
     done = 0
     for lines in drawn.values():
-        for method in methods:
-            for form in FORMS:
-                found = gradient([turns_as(line, form) for line in lines[method]])
-                rows[f"{method} as {form}"].append(found / len(lines[method]))
-                done += 1
-                on_progress(done)
+        for method, form in sides:
+            found = gradient([turns_as(line, form) for line in lines[method]])
+            rows[f"{method} as {form}"].append(found / len(lines[method]))
+            done += 1
+            on_progress(done)
     return {side: np.stack(each) for side, each in rows.items()}
 
 

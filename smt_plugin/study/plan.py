@@ -4,10 +4,12 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from smt_plugin.config import RunFile
+from smt_plugin.errors import BadInput
 from smt_plugin.generation.generate import backend_of
-from smt_plugin.generation.plan import Plan, flop_of, gpu_hours, make_plan, money_of
+from smt_plugin.generation.plan import Plan, flop_of, gate_lines, gpu_hours, make_plan, money_of
 from smt_plugin.study.cells import Cell, of_each
 from smt_plugin.study.run import is_done
 from smt_plugin.training.check.size import parameters_of
@@ -21,6 +23,7 @@ class CellPlan:
 
     Attributes:
         tokens: of records and replay, each once.
+        max_steps: of the config, which this plan does not reckon with; 0 if it has none.
         flop: None where the model's size is not known.
     """
 
@@ -29,6 +32,7 @@ class CellPlan:
     tokens: float
     epochs: float
     flop: float | None
+    max_steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +58,35 @@ async def plan_study(cells: Sequence[Cell], train_configs: dict[str, str]) -> St
         config = read_config(train_configs[cell.target])
         mix = cell.run_file.mix
         tokens = cell.budget / (1 - mix.replay_share if mix.replay else 1)
-        epochs = float(config.get("num_epochs") or 1)
+        epochs = _epochs(cell, config)
         size = sizes[cell.target]
         # 6 N D for N weights (Kaplan et al. 2020, arXiv 2001.08361); frozen ones need no gradients.
         flop = None if size is None else (4 if config.get("adapter") else 6) * size * tokens * epochs
-        planned.append(CellPlan(cell, is_done(cell, train_configs[cell.target]), tokens, epochs, flop))
-    runs = of_each(cells, lambda cell: cell.generated)
+        planned.append(
+            CellPlan(
+                cell, is_done(cell, train_configs[cell.target]), tokens, epochs, flop, config.get("max_steps") or 0
+            )
+        )
+    # Mixes may be made of other runs' records alone.
+    runs = [run for run in of_each(cells, lambda cell: cell.generated) if run.methods]
     return StudyPlan(planned, [(run, await make_plan(run, backend_of(run))) for run in runs])
+
+
+def _epochs(cell: Cell, config: dict[str, Any]) -> float:
+    value = _argument(cell, "num_epochs") or config.get("num_epochs") or 1
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise BadInput(f"num_epochs of {cell.name}: {value!r} is no number; correct it in its config.") from None
+
+
+def _argument(cell: Cell, key: str) -> str | None:
+    """What the arguments of `axolotl train` say of a key of its config, as `--key value` or `--key=value`."""
+    words = [word for argument in cell.train_arguments for word in argument.split("=", 1)]
+    options = [word.removeprefix("--").replace("-", "_") for word in words]
+    return next(
+        (value for option, value in reversed(list(zip(options, words[1:], strict=False))) if option == key), None
+    )
 
 
 def _size(cells: Sequence[Cell], target: str, config: str) -> float | None:
@@ -92,6 +118,7 @@ def plan_lines(plan: StudyPlan) -> list[str]:
             f"      {_name(run)}  for {uses[run.run]} cells: {calls:,.0f} calls, "
             f"{asked.total('output_tokens'):,.0f} tokens to write by {asked.model}"
         )
+        lines += [f"        {line}" for line in gate_lines(asked, run)]
     lines += [f"      {_name(run)}  for {uses[run.run]} cells" for run in of_each(cells, lambda cell: cell.mixed)]
     if cells[0].base_arms:
         arms = ", ".join(cells[0].base_arms)
@@ -124,10 +151,16 @@ def _cost_lines(plan: StudyPlan, left: list[CellPlan]) -> list[str]:
         f"left to train: {len(left)} trainings on {tokens:,.0f} tokens, epochs counted; {sum(flops):.2g} FLOP (6 N D), "
         f"{training_hours:,.2f} H100-hours at {UTILIZATION:.0%} of {PEAK_FLOPS / 1e12:.0f} TFLOP/s{unknown}"
     )
-    price = plan.generated[0][0].price
+    if any(_argument(each.cell, "max_steps") or each.max_steps for each in left):
+        lines.append("A training that max_steps ends is reckoned by its epochs all the same.")
+    price = plan.cells[0].cell.run_file.price
     if price is None:
         lines.append("money: set `price` in the run file to see it.")
     else:
+        if price.gpus and len(measured) < len(plans):
+            lines.append(
+                "money: the GPUs' price is left out where no speed is known; `smt plan --probe 60` measures one."
+            )
         least = sum(money_of(asked, price)[0] for asked in plans)
         training = training_hours * price.gpu_hour
         lines.append(

@@ -1,6 +1,5 @@
 """A study's report: sections for a terminal and for one HTML page, SVG figures, CSV and JSON."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def write_report(results: StudyResults, sections: Sequence[Section]) -> Path:
     write_text(path, page("smt study", "What do more tokens bring?", facts, sections, doubts))
     for section in sections:
         if section.plot:
-            name = re.sub(r"[^A-Za-z0-9_-]+", "-", section.title.partition(": ")[2])
+            name = section.title.partition(": ")[2].replace(", ", ".")  # names have no dots
             write_text(results.study / f"figure-{name}.svg", section.plot)
     write_csv(results.study / "cells.csv", _cell_rows(results))
     write_csv(results.study / "laws.csv", _law_rows(results))
@@ -117,6 +116,8 @@ def _laws(results: StudyResults) -> Section:
 
 def crossing_text(law: Law) -> str:
     """Say where a line reaches base + RAG."""
+    if law.may_cross is None:
+        return "no base + RAG"
     if not law.may_cross:
         return "not in the range"
     low = "below the range" if law.crossing_low is None else _tokens(law.crossing_low)
@@ -240,16 +241,26 @@ def _law_rows(results: StudyResults) -> list[Sequence[object]]:
     rows: list[Sequence[object]] = [
         (
             *("curve", "group", "seeds", "slope", "slope_low", "slope_high", "slope_p"),
-            *("bend", "bend_low", "bend_high", "bend_p", "crossing", "crossing_low", "crossing_high", "no_law"),
+            *(
+                "bend",
+                "bend_low",
+                "bend_high",
+                "bend_p",
+                "may_cross",
+                "crossing",
+                "crossing_low",
+                "crossing_high",
+                "no_law",
+            ),
         )
     ]
     for curve in results.curves:
         law = curve.law
         if law is None:
-            rows.append((curve.name, curve.group, curve.seeds, *[""] * 11, curve.no_law))
+            rows.append((curve.name, curve.group, curve.seeds, *[""] * 12, curve.no_law))
             continue
         values = [number for each in (law.slope, law.bend) for number in (each.mean, each.low, each.high, each.p_value)]
-        ends = (law.crossing, law.crossing_low, law.crossing_high)
+        ends = (law.may_cross, law.crossing, law.crossing_low, law.crossing_high)
         rows.append((curve.name, curve.group, curve.seeds, *values, *("" if end is None else end for end in ends), ""))
     return rows
 

@@ -1,7 +1,7 @@
 """What came out of a study: cells with their accuracies, curves with their laws, and slopes compared."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
@@ -14,7 +14,7 @@ import numpy as np
 from smt_plugin.errors import BadInput
 from smt_plugin.evaluation.arm_results import read_arm
 from smt_plugin.evaluation.intervals import Estimate, estimate
-from smt_plugin.report.results import REFERENCE
+from smt_plugin.report.results import REFERENCE, beside
 from smt_plugin.study import laws
 from smt_plugin.study.cells import Cell
 
@@ -52,7 +52,7 @@ class Law:
         crossing: tokens at which it reaches base + RAG; None where that is not in the range, or where there is no such
             arm.
         crossing_low, crossing_high: the ends of its interval; None where they are not in the range.
-        may_cross: whether any budget in the range can be the crossing.
+        may_cross: whether any budget in the range can be the crossing; None where there is no base + RAG.
     """
 
     slope: Value
@@ -61,7 +61,7 @@ class Law:
     crossing: float | None = None
     crossing_low: float | None = None
     crossing_high: float | None = None
-    may_cross: bool = False
+    may_cross: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,21 +130,28 @@ class StudyResults:
         return list(dict.fromkeys(result.cell.name for result in self.cells if result.accuracy is None))
 
 
-def read_study(study: Path, cells: Sequence[Cell]) -> StudyResults:
+def read_study(study: Path, cells: Sequence[Cell], left: Collection[str] = ()) -> StudyResults:
     """Read all answers of a study that are there, and fit what they allow.
+
+    Args:
+        left: names of cells that are not done: their answers, if there are any, are of other settings.
 
     Raises:
         BadInput: none is there, or two arms that are compared answered different questions.
     """
     found: list[CellResult] = []
     answers: dict[tuple[str, str], Rows] = {}
-    references = {cell.base.run: read_arm(cell.base.run / "results" / REFERENCE) for cell in cells}
+    references: dict[tuple[Path, str], Rows | None] = {}
     for cell in cells:
         for arm in cell.arms:
-            rows = read_arm(cell.run_file.run / "results" / arm)
+            if (place := _reference_of(cell, arm)) not in references:
+                references[place] = read_arm(place[0] / "results" / place[1])
+    for cell in cells:
+        for arm in cell.arms:
+            rows = None if cell.name in left else read_arm(cell.run_file.run / "results" / arm)
             if rows is not None:
                 answers[cell.name, arm] = rows
-            found.append(_cell_result(cell, arm, rows, references[cell.base.run]))
+            found.append(_cell_result(cell, arm, rows, references[_reference_of(cell, arm)]))
     if not answers:
         raise BadInput(f"{study} holds no finished cell; run `smt study run` first.")
     by_curve: dict[tuple[str, str], list[Cell]] = defaultdict(list)
@@ -153,13 +160,13 @@ def read_study(study: Path, cells: Sequence[Cell]) -> StudyResults:
             by_curve[_group(cell, arm), _curve_name(cell)].append(cell)
     arm_of = {_group(cell, arm): arm for cell in cells for arm in cell.arms}
     fitted: list[tuple[CurveResult, _Fit | None]] = [
-        _curve(name, group, arm_of[group], own, answers, references[own[0].base.run])
+        _curve(name, group, arm_of[group], own, answers, references[_reference_of(own[0], arm_of[group])])
         for (group, name), own in by_curve.items()
     ]
     reference = {
         group: _estimate(rows)
         for (group, _), own in by_curve.items()
-        if (rows := references[own[0].base.run]) is not None
+        if (rows := references[_reference_of(own[0], arm_of[group])]) is not None
     }
     pairs, not_compared = _pairs(fitted)
     with_laws = [(one, other) for one, other in pairs if one[0].law and other[0].law]
@@ -182,6 +189,11 @@ class _Fit:
     seeds: list[int | None]
 
 
+def _reference_of(cell: Cell, arm: str) -> tuple[Path, str]:
+    """The run and the arm that an arm is compared with: base + RAG, scored as it is."""
+    return cell.base.run, beside(arm, REFERENCE)
+
+
 def _group(cell: Cell, arm: str) -> str:
     return ", ".join(filter(None, [cell.corpus, cell.target, arm]))
 
@@ -198,8 +210,8 @@ def _cell_result(cell: Cell, arm: str, rows: Rows | None, reference: Rows | None
         others = {row["question_id"]: row["acc"] for row in reference}
         if others.keys() != {row["question_id"] for row in rows}:
             raise BadInput(
-                f"the cell {cell.name} and {cell.base.run / 'results' / REFERENCE} answered different questions; run "
-                "`smt study run` again."
+                f"the cell {cell.name} and {Path(*_reference_of(cell, arm))} answered different questions; remove "
+                f"{cell.run_file.run / 'cell.json'}, and run `smt study run` again."
             )
         values = [row["acc"] - others[row["question_id"]] for row in rows]
         difference = estimate(values, [row["doc_id"] for row in rows], difference=True)
@@ -239,7 +251,9 @@ def _in_order(rows: Rows, questions: list[str], name: str) -> list[float]:
     """The accuracies on these questions, in their order."""
     found = {row["question_id"]: float(row["acc"]) for row in rows}
     if found.keys() != set(questions):
-        raise BadInput(f"the cells of {name} answered different questions; run `smt study run` again.")
+        raise BadInput(
+            f"the cells of {name} answered different questions; remove their cell.json, and run `smt study run` again."
+        )
     return [found[question] for question in questions]
 
 
@@ -259,7 +273,7 @@ def _law(curve: laws.Curve) -> Law:
         crossing=_in_range(float(found.tokens)),
         crossing_low=_in_range(float(found.low)),
         crossing_high=_in_range(float(found.high)),
-        may_cross=not np.isnan(found.low),
+        may_cross=bool(not np.isnan(found.low)),
     )
 
 

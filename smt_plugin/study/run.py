@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 from statistics import linear_regression, mean
 from threading import Event
-from typing import IO, TypedDict
+from typing import IO, Any, NotRequired, TypedDict
 
 from smt_plugin.backends.server_process import ServerProcess, tail
 from smt_plugin.config import RunFile, StudyFile
 from smt_plugin.errors import BadInput
-from smt_plugin.evaluation.arms import marker_path, read_marker
+from smt_plugin.evaluation.arms import marker_path, model_hash, read_marker
 from smt_plugin.files import (
     content_hash,
     file_hash,
@@ -34,6 +34,7 @@ from smt_plugin.files import (
 )
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
 from smt_plugin.progress import duration
+from smt_plugin.rejects import rejects_path
 from smt_plugin.study.cells import Cell, path_of, write_cell, write_run_file
 from smt_plugin.training.axolotl_config import write_axolotl_config
 from smt_plugin.training.shipped import read_config
@@ -46,11 +47,26 @@ class CellFailed(Exception):
     """A cell cannot go on; the message says why."""
 
 
+class CommandFailed(CellFailed):
+    """A command ended with an exit status that is not 0."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Done(TypedDict):
     """What was done, told by the settings that it was done with, and how long it took; None where it did not end."""
 
     settings: str
     seconds: float | None
+
+
+class Made(TypedDict):
+    """What cells share and was made, told by the settings; `short` says what is missing of it, empty if nothing is."""
+
+    settings: str
+    short: NotRequired[str]
 
 
 def run_cells(
@@ -115,7 +131,10 @@ def _say_of(say: Callable[[str], None], name: str, line: str) -> None:
 
 
 def is_done(cell: Cell, train_config: str) -> bool:
-    """Whether a cell's answers are there, of these very settings and of the mix that is there."""
+    """Whether a cell's answers are there, of these very settings.
+
+    Of the records' budgets and the documents' texts nothing is asked: more records leave a finished cell as it is.
+    """
     manifest = cell.training.mix / MANIFEST_FILE
     if not manifest.is_file() or any(
         not marker_path(cell.run_file.run / "results" / arm).is_file() for arm in cell.arms
@@ -125,6 +144,11 @@ def is_done(cell: Cell, train_config: str) -> bool:
     return made is not None and made["settings"] == _settings_of(cell, train_config)
 
 
+def write_done(cell: Cell, train_config: str, seconds: float) -> None:
+    """Note that a cell's answers are there, of these settings and of the mix that is there."""
+    write_json(_done_path(cell), {"settings": _settings_of(cell, train_config), "seconds": seconds})
+
+
 def _done_path(cell: Cell) -> Path:
     return cell.run_file.run / "cell.json"
 
@@ -132,14 +156,30 @@ def _done_path(cell: Cell) -> Path:
 def _settings_of(cell: Cell, train_config: str) -> str:
     evaluate = cell.run_file.evaluate
     assert evaluate is not None
-    return content_hash([_training_of(cell, train_config), cell.run_file.seed, evaluate.model_dump(mode="json")])
+    parts = [_training_of(cell, train_config), cell.run_file.seed, evaluate.model_dump(mode="json"), _recipe_of(cell)]
+    return content_hash(parts)
+
+
+def _recipe_of(cell: Cell) -> dict[str, Any]:
+    """What records and mix are made by, without the methods' budgets."""
+    recipe = cell.generated.model_dump(mode="json", exclude={"run", "train", "mix", "evaluate", "price"})
+    recipe["methods"] = {
+        name: options | {"tokens": None}
+        for name, options in recipe["methods"].items()
+        if name in cell.run_file.mix.shares
+    }
+    mix = cell.run_file.mix.model_dump(mode="json", exclude={"tokens", "budgets"})
+    own = str(cell.generated.run)  # wherever the study's folder lies
+    mix["sources"] = {name: path for name, path in mix["sources"].items() if not path.startswith(own)}
+    return recipe | {"mix": mix}
 
 
 def _training_of(cell: Cell, train_config: str) -> str:
     """Tells a training from others by its config, seed, model, arguments and mix, wherever the study's folder lies."""
     model = cell.run_file.train.base_model
     mix = read_manifest(cell.training.mix / MANIFEST_FILE)["content_hash"]
-    return content_hash([read_config(train_config), cell.seed, model, cell.train_arguments, mix])
+    weights = [found] if model and (found := model_hash(model)) else []
+    return content_hash([read_config(train_config), cell.seed, model, cell.train_arguments, mix, *weights])
 
 
 class _Shared:
@@ -150,11 +190,12 @@ class _Shared:
         self._say = say
         self._made: dict[Path, str] = {}
 
-    def make(self, run_file: RunFile, command: str, is_enough: Callable[[], bool] = lambda: False) -> None:
+    def make(self, run_file: RunFile, command: str, outcome: Sequence[Path] = ()) -> None:
         """Run a command of `smt` for a shared run, unless it was run to its end for these settings.
 
         Args:
-            is_enough: whether to go on all the same where its exit status is 1, as when a budget is not met.
+            outcome: what the command writes at its end, also where its exit status is 1, since a budget is unmet, some
+                prompts were given up, or a source ran dry: that is told, and what was made is taken.
 
         Raises:
             CellFailed: it failed, now or for an earlier cell.
@@ -164,53 +205,94 @@ class _Shared:
                 # Another cell of ours may have made it meanwhile.
                 if run_file.run not in self._made:
                     try:
-                        self._make(run_file, command)
+                        self._make(run_file, command, outcome)
                     except CellFailed as error:
                         self._made[run_file.run] = str(error)
                     else:
                         self._made[run_file.run] = ""
-        if (why := self._made[run_file.run]) and not is_enough():
+        if why := self._made[run_file.run]:
             raise CellFailed(why)
 
-    def _make(self, run_file: RunFile, command: str) -> None:
+    def _make(self, run_file: RunFile, command: str, outcome: Sequence[Path]) -> None:
         path = run_file.run / "shared.json"
-        made = read_json_if_there(path, Done, "smt study run")
-        settings = content_hash([run_file.model_dump(mode="json", exclude={"run"}), _sources_of(run_file)])
+        tell = partial(_say_of, self._say, f"{run_file.run.parent.name}/{run_file.run.name}")
+        made = read_json_if_there(path, Made, "smt study run")
+        settings = content_hash([_shared_settings(run_file, command), *_inputs_of(run_file, command)])
         # `smt evaluate` knows by itself what is done, also where tasks or a model have changed since.
         if made is not None and made["settings"] == settings and command != "evaluate":
+            if short := made.get("short"):
+                tell(f"{short}; that was before, `smt {command} {path_of(run_file)}` tries again")
             return
+        # From here on what is there may be of other settings.
+        path.unlink(missing_ok=True)
         written = write_run_file(run_file)
-        tell = partial(_say_of, self._say, f"{run_file.run.parent.name}/{run_file.run.name}")
-        seconds = run_command(["smt", command, str(written)], written.with_suffix(".log"), tell, self.stopping)
-        write_json(path, {"settings": settings, "seconds": seconds})
+        before = [_version(each) for each in outcome]
+        short = ""
+        try:
+            run_command(["smt", command, str(written)], written.with_suffix(".log"), tell, self.stopping)
+        except CommandFailed as error:
+            is_new = all(_version(each) not in (None, old) for each, old in zip(outcome, before, strict=True))
+            if error.status != 1 or not outcome or not is_new:
+                raise
+            short = str(error)
+            tell(short)
+        write_json(path, {"settings": settings, "short": short})
 
 
-def _sources_of(run_file: RunFile) -> list[str]:
-    """Tells the records that a mix is made of from those that were there before."""
-    return [file_hash(path) for path in run_file.mix.sources.values() if path.is_file()]
+def _version(path: Path) -> tuple[int, int] | None:
+    """Tells a file from one that was there before; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _shared_settings(run_file: RunFile, command: str) -> dict[str, Any]:
+    """The keys that a command reads."""
+    if command == "generate":
+        judge = run_file.evaluate.judge if run_file.evaluate is not None else None
+        judged = None if judge is None else judge.model_dump(mode="json")
+        return run_file.model_dump(mode="json", exclude={"run", "train", "mix", "evaluate", "price"}) | {
+            "judge": judged
+        }
+    return run_file.model_dump(mode="json", include={"corpus", "mix", "seed", "train"})
+
+
+def _inputs_of(run_file: RunFile, command: str) -> list[str]:
+    """Tells the files that a mix is made of from those that were there before."""
+    if command != "mix":
+        return []
+    files = [Path(run_file.mix.replay)] if run_file.mix.replay else []
+    for source in run_file.mix.sources.values():
+        files += sorted(source.glob("*.jsonl")) if source.is_dir() else [source]
+        files.append(rejects_path(source.parent.parent))  # of the run whose records these are
+    return [file_hash(file) for file in files if file.is_file()]
 
 
 def _run_cell(study: StudyFile, cell: Cell, train_config: str, shared: _Shared, say: Callable[[str], None]) -> None:
-    needed = [path for path in cell.mixed.mix.sources.values() if path.is_relative_to(cell.generated.run)]
-    # Some prompts may have been given up, or a budget not been met, which the mix then tells.
-    shared.make(cell.generated, "generate", lambda: all(path.is_file() for path in needed))
+    records = [path for path in cell.mixed.mix.sources.values() if path.is_relative_to(cell.generated.run)]
+    if records:
+        shared.make(cell.generated, "generate", records)
     if cell.base_arms:
         shared.make(cell.base, "evaluate")
     manifest = cell.shared_mix.mix / MANIFEST_FILE
-    # A source may be too small for the largest budget alone.
-    shared.make(cell.mixed, "mix", manifest.is_file)
-    if dry := [name for name, source in read_manifest(manifest)["sources"].items() if source["ran_dry"]]:
-        raise CellFailed(
-            f"{', '.join(dry)} ran dry at {cell.budget:,} tokens (see {manifest}); raise its budget in "
-            f"{study.run_file}, or leave this one out"
-        )
+    shared.make(cell.mixed, "mix", [manifest])
     run = cell.run_file.run
     written = write_cell(cell, train_config)
     log = written.with_suffix(".log")
-    if not (run / "mix" / MANIFEST_FILE).is_file() or (
-        read_manifest(run / "mix" / MANIFEST_FILE)["content_hash"] != read_manifest(manifest)["content_hash"]
-    ):
-        link_folder(cell.shared_mix.mix, run / "mix")
+    # Another process may make the mix anew meanwhile.
+    with alone(path_of(cell.mixed).with_suffix(".lock"), say, shared.stopping):
+        mix = read_manifest(manifest)
+        # A source may be too small for the largest budget alone.
+        if dry := [name for name, source in mix["sources"].items() if source["ran_dry"]]:
+            raise CellFailed(
+                f"{', '.join(dry)} ran dry at {cell.budget:,} tokens (see {manifest}); raise its budget in "
+                f"{study.run_file}, or leave this one out"
+            )
+        own = run / "mix" / MANIFEST_FILE
+        if not own.is_file() or read_manifest(own)["content_hash"] != mix["content_hash"]:
+            link_folder(cell.shared_mix.mix, run / "mix")
     config = write_axolotl_config(run, cell.config, base_model=cell.run_file.train.base_model)
     values = read_config(config)
     trained = read_json_if_there(run / "trained.json", Done, "smt study run")
@@ -232,7 +314,7 @@ def _run_cell(study: StudyFile, cell: Cell, train_config: str, shared: _Shared, 
         if not own.is_dir() or read_marker(own) != read_marker(shared_arm):
             link_folder(shared_arm, own)
     seconds = run_command(["smt", "evaluate", str(written)], log, say, shared.stopping)
-    write_json(_done_path(cell), {"settings": _settings_of(cell, train_config), "seconds": seconds})
+    write_done(cell, train_config, seconds)
 
 
 def link_folder(source: Path, target: Path) -> None:
@@ -261,7 +343,8 @@ def run_command(words: list[str], log: Path, say: Callable[[str], None], stoppin
         stopping: ends the command when it is set.
 
     Raises:
-        CellFailed: it failed.
+        CommandFailed: its exit status is not 0.
+        CellFailed: it is not there, or was stopped.
     """
     said = shlex.join(words)
     say(f"$ {said}")
@@ -281,7 +364,7 @@ def run_command(words: list[str], log: Path, say: Callable[[str], None], stoppin
     if status is None:
         raise CellFailed(f"`{said}` was stopped")
     if status != 0:
-        raise CellFailed(f"`{said}` ended with status {status}; {tail(log)}")
+        raise CommandFailed(f"`{said}` ended with status {status}; {tail(log)}", status)
     return time.monotonic() - started
 
 

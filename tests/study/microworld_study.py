@@ -10,7 +10,7 @@ from smt_plugin.cli.app import cli
 from smt_plugin.config import StudyFile, read_run_file, read_study_file
 from smt_plugin.microworld import archive
 from smt_plugin.study.cells import Cell, cells_of
-from smt_plugin.study.run import CellFailed
+from smt_plugin.study.run import CommandFailed
 from smt_plugin.training.shipped import read_config
 from smt_plugin.training.trainings import mix_of
 from tests.report.test_report import finish_arm
@@ -72,7 +72,7 @@ class Commands:
         said = " ".join([*words[:2], f"{named.parent.name}/{named.name}"])
         self.said.append(said)
         if self._fails(said):
-            raise CellFailed(f"{said} was told to fail")
+            raise CommandFailed(f"{said} was told to fail", 1)
         if words[0] == "axolotl":
             model = named / "model"
             model.mkdir(exist_ok=True)
@@ -88,5 +88,5 @@ class Commands:
         else:
             result = CliRunner().invoke(cli, words[1:], catch_exceptions=False)
             if result.exit_code:
-                raise CellFailed(f"{said}: {result.output}")
+                raise CommandFailed(f"{said}: {result.output}", result.exit_code)
         return 1.0

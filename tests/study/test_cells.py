@@ -43,6 +43,22 @@ def test_what_cells_have_in_common_is_made_in_one_place(tmp_path: Path) -> None:
     ]
 
 
+def test_records_are_the_same_run_for_all_targets_and_of_the_methods_that_mixes_take_alone(tmp_path: Path) -> None:
+    study = MANY.replace("fast: {config: microworld/full}", "fast: {config: qwen3-8b/full}")
+    run_file = RUN_FILE.replace(
+        "  active_reading", "  wrap: {tokens: 12K}\n  focal_rewrite: {tokens: 12K}\n  active_reading"
+    )
+    run_file = run_file.replace("synthetic_qa: {tokens: 12K", "synthetic_qa: {tokens: 12K, pairs_per_call: 3")
+    _, cells = write_study(tmp_path, study, run_file)
+    assert len({cell.generated.run for cell in cells}) == len({repr(cell.generated) for cell in cells}) == 2
+    assert list(cells[0].generated.methods) == ["synthetic_qa", "active_reading"]
+    # What a method takes over from another one's options stays where that one is not generated.
+    focal = STUDY_FILE.replace("{shares: {synthetic_qa: 1}}", "{shares: {focal_rewrite: 1}}").partition("  mixed")[0]
+    _, cells = write_study(tmp_path, focal + "budgets: [2K]\n", run_file)
+    assert list(cells[0].generated.methods) == ["focal_rewrite"]
+    assert cells[0].generated.methods["focal_rewrite"]["synthetic_qa"] == {"pairs_per_call": 3}
+
+
 def test_targets_of_other_models_have_base_arms_and_mixes_of_their_own(tmp_path: Path) -> None:
     study = STUDY_FILE + "targets: {small: {config: microworld/full}, large: {config: qwen3-8b/full}}\n"
     _, cells = write_study(tmp_path, study)
@@ -113,6 +129,8 @@ def test_a_corpus_brings_its_questions(tmp_path: Path) -> None:
         (("[2K, 4K]", "[2K, 2000]"), "budgets: one of them is given twice"),
         (("[2K, 4K]", "[]"), "budgets: List should have at least 1 item"),
         (("  mixed:", "  a/b:"), "mixes.a/b"),
+        (("  mixed:", "  Questions:"), "mixes: questions and Questions would be one folder where case does not count"),
+        (("study: study", f"study: {'s' * 99}/{'t' * 99}/{'u' * 99}"), "this path is too long for lm-eval"),
         (("run_file: run.yaml", "run_file: none.yaml"), "none.yaml does not exist"),
     ],
 )
@@ -127,6 +145,7 @@ def test_what_is_wrong_in_a_study_file_is_named(tmp_path: Path, change: tuple[st
     [
         ("arms: [base_rag, traind]", "unknown arm 'traind'"),
         ("arms: [base_rag]", "a study trains models; add `trained`"),
+        ("arms: [trained], model_args: 'token=hf_abcdefghijklmnopqrst'", "evaluate: it holds what looks like a secret"),
     ],
 )
 def test_a_run_file_that_cannot_be_that_of_a_study_is_refused(tmp_path: Path, change: str, sentence: str) -> None:

@@ -38,7 +38,7 @@ def test_the_command_says_whether_form_or_content_keeps_methods_apart(run_file: 
     assert result.exit_code == 0, result.output
     written = json.loads((run_file.parent / "run" / "gradients.json").read_text())
     found = {(each["side"], each["other"]): each for each in written["cosines"]}
-    assert len(found) == 6 + 15
+    assert len(found) == 7 + 21  # pairs also as prose
     assert all(-1 <= each["low"] <= each["mean"] <= each["high"] <= 1 for each in found.values())
     # Two methods in one form pull more alike than one method in two forms.
     methods = found["active_reading as chat", "focal_rewrite as chat"]
@@ -75,10 +75,11 @@ def test_of_a_chat_only_the_answer_is_trained() -> None:
     assert tokenizer.chat_template == CHAT_TEMPLATE
 
 
-def test_each_record_can_be_taken_as_a_chat_and_as_a_text() -> None:
+def test_each_record_can_be_taken_as_a_chat_and_as_a_text_and_pairs_as_prose() -> None:
     pair = ReplayLine("1", "d", messages=[Turn("user", "Who?"), Turn("assistant", "Nobody.")])
     assert turns_as(pair, "text") == "Question: Who?\nAnswer: Nobody."
     assert turns_as(pair, "chat")[1] == {"role": "assistant", "content": "Nobody."}
+    assert turns_as(pair, "prose") == "Nobody."
     document = ReplayLine("2", "d", text="It rained.")
     assert turns_as(document, "text") == "It rained."
     assert turns_as(document, "chat")[-1] == {"role": "assistant", "content": "It rained."}

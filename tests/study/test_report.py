@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from smt_plugin.cli.app import cli
@@ -13,6 +14,7 @@ from smt_plugin.study.figures import scaling_figure
 from smt_plugin.study.report import crossing_text, sections_of, write_report
 from smt_plugin.study.results import Law, StudyResults, Value, read_study
 from smt_plugin.study.run import run_cells
+from smt_plugin.training.shipped import read_config
 from tests.report.test_report import finish_arm
 from tests.study.microworld_study import CONFIGS, RUN_FILE, STUDY_FILE, Commands, write_study
 
@@ -158,7 +160,7 @@ def test_each_arm_and_corpus_has_a_figure_of_its_own(tmp_path: Path) -> None:
     results = read_study(settings.study, cells)
     write_report(results, sections_of(results))
     assert sorted(path.name for path in settings.study.glob("*.svg")) == [
-        f"figure-{corpus}-{arm}.svg" for corpus in "ab" for arm in ("trained", "trained_rag")
+        f"figure-{corpus}.{arm}.svg" for corpus in "ab" for arm in ("trained", "trained_rag")
     ]
     assert all(result.difference is None for result in results.cells)
 
@@ -170,10 +172,11 @@ def test_each_arm_and_corpus_has_a_figure_of_its_own(tmp_path: Path) -> None:
         ((12_345.0, None, None, True), "12K (below the range to beyond the range)"),
         ((None, 10_000.0, None, True), "not in the range (10K to beyond the range)"),
         ((None, None, None, False), "not in the range"),
+        ((None, None, None, None), "no base + RAG"),
     ],
 )
 def test_a_crossing_is_said_with_its_interval(
-    ends: tuple[float | None, float | None, float | None, bool], text: str
+    ends: tuple[float | None, float | None, float | None, bool | None], text: str
 ) -> None:
     value = Value(0.0, 0.0, 0.0, 1.0)
     assert crossing_text(Law(value, value, {}, *ends)) == text
@@ -195,15 +198,56 @@ def test_the_commands_plan_run_and_report(tmp_path: Path, monkeypatch: pytest.Mo
     ran = CliRunner().invoke(cli, ["study", "run", study_file, "--cell", "2/3"], catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
     assert [each for each in commands.said if each.startswith("axolotl")] == [
-        "axolotl train cells/questions.2K",
-        "axolotl train cells/mixed.2K",
+        "axolotl train cells/questions.4K",
+        "axolotl train cells/mixed.1K",
     ]
     reported = CliRunner().invoke(cli, ["study", "report", study_file], catch_exceptions=False)
     assert reported.exit_code == 1
-    assert "missing cells: questions.1K, questions.4K, mixed.1K, mixed.4K" in reported.output
+    left = "questions.1K, questions.2K, mixed.2K, mixed.4K"
+    assert f"missing cells, or made by other settings: {left}; run" in reported.output
     assert run_cells(settings, cells, CONFIGS, lambda line: None) == {}
     reported = CliRunner().invoke(cli, ["study", "report", study_file], catch_exceptions=False)
     assert reported.exit_code == 0, reported.output
     assert re.search(r"questions +[-+]\d", reported.output)
     ran = CliRunner().invoke(cli, ["study", "run", study_file, "--cell", "4/3"])
     assert ran.exit_code == 2
+    # Answers of another learning rate are no answers of this study, and no line goes through them.
+    config = read_config("microworld/full") | {"learning_rate": 1e-5}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "run.yaml").write_text(RUN_FILE.replace("microworld/full", "config.yaml"))
+    ran = CliRunner().invoke(cli, ["study", "run", study_file, "--cell", "1/2"], catch_exceptions=False)
+    assert ran.exit_code == 0, ran.output
+    reported = CliRunner().invoke(cli, ["study", "report", study_file], catch_exceptions=False)
+    assert reported.exit_code == 1
+    assert "missing cells, or made by other settings: mixed.1K, mixed.2K, mixed.4K; run" in reported.output
+
+
+def test_arms_by_likelihood_are_compared_with_base_and_rag_by_likelihood(tmp_path: Path) -> None:
+    arms = "arms: [base_rag, base_rag_ll, trained, trained_ll]"
+    settings, cells = write_study(tmp_path, THREE, RUN_FILE.replace("arms: [base_rag, trained]", arms))
+    for cell in cells:
+        finish_arm(cell.run_file.run, "trained", accuracies(cell.name, 0.4))
+        finish_arm(cell.run_file.run, "trained_ll", accuracies(cell.name, 0.4))
+    finish_arm(cells[0].base.run, "base_rag", [0.25] * 60)
+    finish_arm(cells[0].base.run, "base_rag_ll", [0.75] * 60)
+    results = read_study(settings.study, cells)
+    assert {group: round(found.mean, 2) for group, found in results.reference.items()} == {
+        "trained": 0.25,
+        "trained_ll": 0.75,
+    }
+    signs = {(result.arm, result.difference.mean > 0) for result in results.cells if result.difference}
+    assert signs == {("trained", True), ("trained_ll", False)}
+    above = {curve.group: curve.above[1000].mean > 0 for curve in results.curves}
+    assert above == {"trained": True, "trained_ll": False}
+
+
+def test_a_plan_counts_the_epochs_of_the_arguments_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    gated = RUN_FILE.replace("{kind: microworld}", "{kind: microworld}\ngate: [number]")
+    gated += "price: {gpus: 8, gpu_hour: 2.5}\n"
+    write_study(tmp_path, THREE + "train_arguments: [--num-epochs=1, --max-steps, '9']\n", gated)
+    planned = CliRunner().invoke(cli, ["study", "plan", str(tmp_path / "study.yaml")], catch_exceptions=False)
+    assert planned.exit_code == 0, planned.output
+    assert f"6 trainings on {2 * 7000 / 0.9:,.0f} tokens" in planned.output
+    assert "What the gate will ask again is not among them" in planned.output
+    assert "the GPUs' price is left out where no speed is known" in planned.output
+    assert "A training that max_steps ends is reckoned by its epochs all the same" in planned.output

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -163,6 +164,74 @@ def test_more_budgets_and_more_records_leave_finished_cells_as_they_are(tmp_path
         "axolotl train cells/questions.6K",
         "axolotl train cells/mixed.6K",
     ]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("study.yaml", "active_reading: 1", "active_reading: 8"),
+        ("run.yaml", "{kind: microworld}", "{kind: microworld, strength: 0.5}"),
+        ("run.yaml", "synthetic_qa: {tokens: 12K}", "synthetic_qa: {tokens: 12K, pairs_per_call: 3}"),
+        ("run.yaml", "sequence_len: 512", "sequence_len: 512, replay_share: 0.2"),
+        ("run.yaml", "methods:", "gate: [number]\nmethods:"),
+    ],
+)
+def test_a_mix_or_a_generator_that_is_another_under_the_same_name_is_not_done(
+    tmp_path: Path, commands: Commands, file: str, old: str, new: str
+) -> None:
+    write_study(tmp_path)
+    run_study(tmp_path)
+    text = (tmp_path / file).read_text()
+    assert old in text
+    (tmp_path / file).write_text(text.replace(old, new))
+    _, cells = read(tmp_path)
+    assert not is_done(cells[-1], "microworld/full")
+    # A mix alone is another one in the study file.
+    assert is_done(cells[0], "microworld/full") == (file == "study.yaml")
+    assert run_study(tmp_path)[0] == {}
+    assert is_done(cells[-1], "microworld/full")
+
+
+def test_what_is_short_is_told_each_time_and_made_once(tmp_path: Path, commands: Commands) -> None:
+    write_study(tmp_path, STUDY_FILE.replace("[2K, 4K]", "[2K, 900K]"))
+    run_study(tmp_path)
+    commands.said.clear()
+    failed, said = run_study(tmp_path)
+    assert list(failed) == ["questions.900K", "mixed.900K"]
+    assert commands.said == ["smt evaluate base/run"]
+    assert any("that was before, `smt mix" in line for line in said)
+
+
+def test_what_an_earlier_run_made_is_not_taken_where_a_command_fails(tmp_path: Path, commands: Commands) -> None:
+    write_study(tmp_path)
+    run_study(tmp_path)
+    more = STUDY_FILE + "seeds: [1]\n"
+    _, cells = write_study(tmp_path, more, RUN_FILE.replace("archive/replay.jsonl", "no-such.jsonl"))
+    failed, _ = run_study(tmp_path)
+    assert list(failed) == [cell.name for cell in cells]
+    assert "no-such.jsonl" in failed[cells[0].name]
+    # The files that are there are those of before: status 1 is not enough to take them.
+    write_study(tmp_path, more, RUN_FILE.replace("{kind: microworld}", "{kind: microworld, strength: 0.5}"))
+    down = Commands(flat, fails=lambda said: said.startswith("smt generate"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "run_command", down)
+        assert len(run_study(tmp_path)[0]) == len(cells)
+    assert down.said == ["smt generate generated/run"]
+
+
+def test_settings_that_were_changed_and_changed_back_make_anew_what_is_shared(
+    tmp_path: Path, commands: Commands
+) -> None:
+    write_study(tmp_path)
+    run_study(tmp_path)
+    before = (tmp_path / "study" / "mixes" / "mixed" / "mix" / "2K" / "manifest.json").read_text()
+    write_study(tmp_path, STUDY_FILE.replace("active_reading: 1", "active_reading: 8").replace("4K]", "900K]"))
+    assert "mixed.900K" in run_study(tmp_path)[0]
+    (tmp_path / "study" / "cells" / "mixed.2K" / "cell.json").unlink()
+    write_study(tmp_path)
+    assert run_study(tmp_path)[0] == {}
+    after = (tmp_path / "study" / "mixes" / "mixed" / "mix" / "2K" / "manifest.json").read_text()
+    assert json.loads(after)["content_hash"] == json.loads(before)["content_hash"]
 
 
 def test_another_seed_or_another_config_trains_anew(tmp_path: Path, commands: Commands) -> None:
