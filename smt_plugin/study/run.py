@@ -41,6 +41,7 @@ from smt_plugin.training.shipped import read_config
 
 _SECONDS_TO_END = 30.0
 _LOOK_SECONDS = 0.2
+_OF_BACKEND = {"model", "options", "structured_output", "strength", "question_coverage", "error_rate"}
 
 
 class CellFailed(Exception):
@@ -162,7 +163,7 @@ def _settings_of(cell: Cell, train_config: str) -> str:
 
 def _recipe_of(cell: Cell) -> dict[str, Any]:
     """What records and mix are made by, without the methods' budgets."""
-    recipe = cell.generated.model_dump(mode="json", exclude={"run", "train", "mix", "evaluate", "price"})
+    recipe = _generator_of(cell.generated)
     recipe["methods"] = {
         name: options | {"tokens": None}
         for name, options in recipe["methods"].items()
@@ -172,6 +173,13 @@ def _recipe_of(cell: Cell) -> dict[str, Any]:
     own = str(cell.generated.run)  # wherever the study's folder lies
     mix["sources"] = {name: path for name, path in mix["sources"].items() if not path.startswith(own)}
     return recipe | {"mix": mix}
+
+
+def _generator_of(run_file: RunFile) -> dict[str, Any]:
+    """What records are made by, but for where its server is and how that is asked."""
+    backend = run_file.backend.model_dump(mode="json", include=_OF_BACKEND)
+    keys = run_file.model_dump(mode="json", exclude={"run", "backend", "train", "mix", "evaluate", "price"})
+    return keys | {"backend": backend}
 
 
 def _training_of(cell: Cell, train_config: str) -> str:
@@ -252,10 +260,7 @@ def _shared_settings(run_file: RunFile, command: str) -> dict[str, Any]:
     """The keys that a command reads."""
     if command == "generate":
         judge = run_file.evaluate.judge if run_file.evaluate is not None else None
-        judged = None if judge is None else judge.model_dump(mode="json")
-        return run_file.model_dump(mode="json", exclude={"run", "train", "mix", "evaluate", "price"}) | {
-            "judge": judged
-        }
+        return _generator_of(run_file) | {"judge": None if judge is None else judge.model_dump(mode="json")}
     return run_file.model_dump(mode="json", include={"corpus", "mix", "seed", "train"})
 
 

@@ -192,6 +192,22 @@ def test_a_mix_or_a_generator_that_is_another_under_the_same_name_is_not_done(
     assert is_done(cells[-1], "microworld/full")
 
 
+def test_a_server_that_moved_makes_no_cell_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = "{endpoints: [http://127.0.0.1:1/v1], model: writer}"
+    _, cells = write_study(tmp_path, STUDY_FILE, RUN_FILE.replace("{kind: microworld}", here))
+    monkeypatch.setattr(run, "_training_of", lambda cell, config: "")
+
+    def told(cells: list[Cell]) -> list[object]:
+        return [run._settings_of(cells[0], ""), run._shared_settings(cells[0].generated, "generate")]
+
+    before = told(cells)
+    moved = here.replace("127.0.0.1:1", "127.0.0.1:2").replace("}", ", max_concurrency: 8}")
+    assert told(write_study(tmp_path, STUDY_FILE, RUN_FILE.replace("{kind: microworld}", moved))[1]) == before
+    other = here.replace("writer", "reader")
+    _, cells = write_study(tmp_path, STUDY_FILE, RUN_FILE.replace("{kind: microworld}", other))
+    assert [one == two for one, two in zip(told(cells), before, strict=True)] == [False, False]
+
+
 def test_what_is_short_is_told_each_time_and_made_once(tmp_path: Path, commands: Commands) -> None:
     write_study(tmp_path, STUDY_FILE.replace("[2K, 4K]", "[2K, 900K]"))
     run_study(tmp_path)
