@@ -145,10 +145,10 @@ def read_study(study: Path, cells: Sequence[Cell], left: Collection[str] = ()) -
     for cell in cells:
         for arm in cell.arms:
             if (place := _reference_of(cell, arm)) not in references:
-                references[place] = read_arm(place[0] / "results" / place[1])
+                references[place] = _answers_of(place[0] / "results" / place[1])
     for cell in cells:
         for arm in cell.arms:
-            rows = None if cell.name in left else read_arm(cell.run_file.run / "results" / arm)
+            rows = None if cell.name in left else _answers_of(cell.run_file.run / "results" / arm)
             if rows is not None:
                 answers[cell.name, arm] = rows
             found.append(_cell_result(cell, arm, rows, references[_reference_of(cell, arm)]))
@@ -187,6 +187,12 @@ class _Fit:
     curve: laws.Curve
     questions: list[str]
     seeds: list[int | None]
+
+
+def _answers_of(folder: Path) -> Rows | None:
+    """An arm's answers without their texts, since a study has many."""
+    rows = read_arm(folder)
+    return rows and [{key: row[key] for key in ("question_id", "doc_id", "acc")} for row in rows]
 
 
 def _reference_of(cell: Cell, arm: str) -> tuple[Path, str]:
