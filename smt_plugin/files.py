@@ -391,7 +391,7 @@ def content_hash(parts: Iterable[Any]) -> str:
     """Return the SHA-256, 64 hexadecimal digits, of values one after another as JSON with sorted keys."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(orjson.dumps(part, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS))
+        digest.update(orjson.dumps(part, option=orjson.OPT_SORT_KEYS))
     return digest.hexdigest()
 
 

@@ -19,6 +19,8 @@ from statistics import linear_regression, mean
 from threading import Event
 from typing import IO, Any, NotRequired, TypedDict
 
+import orjson
+
 from smt_plugin.backends.server_process import ServerProcess, tail
 from smt_plugin.config import RunFile, StudyFile
 from smt_plugin.errors import BadInput
@@ -187,7 +189,9 @@ def _training_of(cell: Cell, train_config: str) -> str:
     model = cell.run_file.train.base_model
     mix = read_manifest(cell.training.mix / MANIFEST_FILE)["content_hash"]
     weights = [found] if model and (found := model_hash(model)) else []
-    return content_hash([read_config(train_config), cell.seed, model, cell.train_arguments, mix, *weights])
+    # A config may have numbers as keys, as in max_memory.
+    config = orjson.loads(orjson.dumps(read_config(train_config), option=orjson.OPT_NON_STR_KEYS))
+    return content_hash([config, cell.seed, model, cell.train_arguments, mix, *weights])
 
 
 class _Shared:

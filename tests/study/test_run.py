@@ -263,6 +263,15 @@ def test_another_seed_or_another_config_trains_anew(tmp_path: Path, commands: Co
     assert not is_done(cells[0], "microworld/full")
 
 
+def test_a_config_may_have_numbers_as_keys(tmp_path: Path, commands: Commands) -> None:
+    full = (asset_dir("axolotl_configs") / "microworld" / "full.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(full + "max_memory: {0: 20GiB, cpu: 100GiB}\n")
+    settings, cells = write_study(tmp_path, STUDY_FILE, RUN_FILE.replace("microworld/full", "config.yaml"))
+    config = str(tmp_path / "config.yaml")
+    assert run_cells(settings, cells[:1], {"": config}, lambda line: None) == {}
+    assert is_done(cells[0], config)
+
+
 def test_checkpoints_of_a_training_that_did_not_end_are_kept_for_it_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
