@@ -76,12 +76,12 @@ def main() -> None:
     settings = (model, DIMENSIONS, run_file.mix.sequence_len, SEED)
     sides = [(method, form) for method in methods for form in (CHAT, TEXT)]
     theirs, ours, full = (measure(drawn, sides, kind(*settings).gradient) for kind in (Theirs, Ours, Projector))
-    sides = list(theirs)
+    names = list(theirs)
     columns = [{(each.side, each.other): each.mean for each in cosines(found)} for found in (theirs, ours, full)]
     print("| records | beside | bergson | the same weights, projected | all weights, projected |")
     print("| --- | --- | --- | --- | --- |")
     off = []
-    for pair in combinations_with_replacement(sides, 2):
+    for pair in combinations_with_replacement(names, 2):
         values = [column[pair] for column in columns]
         off.append(abs(values[0] - values[1]))
         beside = "itself, half against half" if pair[0] == pair[1] else pair[1]

@@ -160,7 +160,7 @@ def main() -> None:
         rows[-1] += [p_text(float(each.p_value)), ""]
     print(f"Differences at {largest:,} tokens, {len(seeds)} training{'s' * (len(seeds) > 1)} a cell.\n")
     print_table(["difference", "points, 95 %", "p", "p (Holm, H1 to H4)"], rows)
-    # Of these seeds, that is; smaller budgets may be missing yet.
+    # Of these seeds smaller budgets may be missing yet.
     own = [cell for cell in cells if cell.seed in seeds]
     results = read_study(study.study, own, [cell.name for cell in own if not is_done(cell, configs[cell.target])])
     print_curves(results, study.budgets)

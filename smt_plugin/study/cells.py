@@ -185,9 +185,7 @@ def _cell(
     drawn = _methods_drawn_from(study, generator)
     methods = {name: options for name, options in method_options(run_file).items() if name in drawn}
     # The same for all targets, since it is made once.
-    generated = run(
-        "generated", corpus, generator, methods=methods, mix=unmixed(methods), train=run_file.train, evaluate=evaluate
-    )
+    generated = run("generated", corpus, generator, methods=methods, mix=unmixed(methods), train=run_file.train)
     of_mix = study.mixes[mix]
     sources = {name: generated.run / "records" / f"{name}.jsonl" for name in of_mix.shares} | of_mix.sources
     mixing = run_file.mix.model_copy(update={"shares": of_mix.shares, "sources": sources, "tokens": None})

@@ -106,7 +106,7 @@ def turns_as(line: ReplayLine, form: str) -> str | list[dict[str, str]]:
     """A record as a text, as a chat, or as the prose of its answers, whichever it is trained as."""
     if form == PROSE and line.messages:
         return " ".join(turn.content for turn in line.messages if turn.role == "assistant")
-    if form == TEXT:
+    if form != CHAT:
         return line.text or plain_qa(line.messages or [])
     if line.messages:
         return [{"role": turn.role, "content": turn.content} for turn in line.messages]

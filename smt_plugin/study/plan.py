@@ -23,8 +23,8 @@ class CellPlan:
 
     Attributes:
         tokens: of records and replay, each once.
-        max_steps: of the config, which this plan does not reckon with; 0 if it has none.
         flop: None where the model's size is not known.
+        has_max_steps: whether it ends by these, which this plan does not reckon with.
     """
 
     cell: Cell
@@ -32,7 +32,7 @@ class CellPlan:
     tokens: float
     epochs: float
     flop: float | None
-    max_steps: int
+    has_max_steps: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,9 @@ async def plan_study(cells: Sequence[Cell], train_configs: dict[str, str]) -> St
         size = sizes[cell.target]
         # 6 N D for N weights (Kaplan et al. 2020, arXiv 2001.08361); frozen ones need no gradients.
         flop = None if size is None else (4 if config.get("adapter") else 6) * size * tokens * epochs
-        planned.append(
-            CellPlan(
-                cell, is_done(cell, train_configs[cell.target]), tokens, epochs, flop, config.get("max_steps") or 0
-            )
-        )
+        has_max_steps = bool(_argument(cell, "max_steps") or config.get("max_steps"))
+        done = is_done(cell, train_configs[cell.target])
+        planned.append(CellPlan(cell, done, tokens, epochs, flop, has_max_steps))
     # Mixes may be made of other runs' records alone.
     runs = [run for run in of_each(cells, lambda cell: cell.generated) if run.methods]
     return StudyPlan(planned, [(run, await make_plan(run, backend_of(run))) for run in runs])
@@ -84,9 +82,7 @@ def _argument(cell: Cell, key: str) -> str | None:
     """What the arguments of `axolotl train` say of a key of its config, as `--key value` or `--key=value`."""
     words = [word for argument in cell.train_arguments for word in argument.split("=", 1)]
     options = [word.removeprefix("--").replace("-", "_") for word in words]
-    return next(
-        (value for option, value in reversed(list(zip(options, words[1:], strict=False))) if option == key), None
-    )
+    return dict(zip(options, words[1:], strict=False)).get(key)  # the last one counts
 
 
 def _size(cells: Sequence[Cell], target: str, config: str) -> float | None:
@@ -151,7 +147,7 @@ def _cost_lines(plan: StudyPlan, left: list[CellPlan]) -> list[str]:
         f"left to train: {len(left)} trainings on {tokens:,.0f} tokens, epochs counted; {sum(flops):.2g} FLOP (6 N D), "
         f"{training_hours:,.2f} H100-hours at {UTILIZATION:.0%} of {PEAK_FLOPS / 1e12:.0f} TFLOP/s{unknown}"
     )
-    if any(_argument(each.cell, "max_steps") or each.max_steps for each in left):
+    if any(each.has_max_steps for each in left):
         lines.append("A training that max_steps ends is reckoned by its epochs all the same.")
     price = plan.cells[0].cell.run_file.price
     if price is None:

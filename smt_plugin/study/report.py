@@ -206,13 +206,13 @@ def _cells(results: StudyResults) -> Section:
         if len(counts) == 1:
             del row["questions"]
         rows.append(row)
-    same = "".join(f"Arm {arm}. " for arm in arms if len(arms) == 1)
-    same += "".join(f"{count} questions each. " for count in counts if len(counts) == 1)
+    same = [f"Arm {arms.pop()}."] if len(arms) == 1 else []
+    same += [f"{counts.pop()} questions each."] if len(counts) == 1 else []
     return Section(
         "Cells, with 95 % intervals clustered by document",
         tuple(rows[0]),
         [tuple(row.values()) for row in rows],
-        note=f"{same}The intervals leave out what training again with another seed would change.",
+        note=" ".join([*same, "The intervals leave out what training again with another seed would change."]),
         explanation="Each cell is a run of its own: `smt report` on its run file tells more, and shows its answers.",
     )
 
@@ -241,17 +241,8 @@ def _law_rows(results: StudyResults) -> list[Sequence[object]]:
     rows: list[Sequence[object]] = [
         (
             *("curve", "group", "seeds", "slope", "slope_low", "slope_high", "slope_p"),
-            *(
-                "bend",
-                "bend_low",
-                "bend_high",
-                "bend_p",
-                "may_cross",
-                "crossing",
-                "crossing_low",
-                "crossing_high",
-                "no_law",
-            ),
+            *("bend", "bend_low", "bend_high", "bend_p"),
+            *("may_cross", "crossing", "crossing_low", "crossing_high", "no_law"),
         )
     ]
     for curve in results.curves:

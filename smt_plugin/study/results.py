@@ -141,11 +141,9 @@ def read_study(study: Path, cells: Sequence[Cell], left: Collection[str] = ()) -
     """
     found: list[CellResult] = []
     answers: dict[tuple[str, str], Rows] = {}
-    references: dict[tuple[Path, str], Rows | None] = {}
-    for cell in cells:
-        for arm in cell.arms:
-            if (place := _reference_of(cell, arm)) not in references:
-                references[place] = _answers_of(place[0] / "results" / place[1])
+    references = {
+        place: _answers_of(place) for place in {_reference_of(cell, arm) for cell in cells for arm in cell.arms}
+    }
     for cell in cells:
         for arm in cell.arms:
             rows = None if cell.name in left else _answers_of(cell.run_file.run / "results" / arm)
@@ -195,9 +193,9 @@ def _answers_of(folder: Path) -> Rows | None:
     return rows and [{key: row[key] for key in ("question_id", "doc_id", "acc")} for row in rows]
 
 
-def _reference_of(cell: Cell, arm: str) -> tuple[Path, str]:
-    """The run and the arm that an arm is compared with: base + RAG, scored as it is."""
-    return cell.base.run, beside(arm, REFERENCE)
+def _reference_of(cell: Cell, arm: str) -> Path:
+    """The folder of what an arm is compared with: base + RAG, scored as it is."""
+    return cell.base.run / "results" / beside(arm, REFERENCE)
 
 
 def _group(cell: Cell, arm: str) -> str:
@@ -216,7 +214,7 @@ def _cell_result(cell: Cell, arm: str, rows: Rows | None, reference: Rows | None
         others = {row["question_id"]: row["acc"] for row in reference}
         if others.keys() != {row["question_id"] for row in rows}:
             raise BadInput(
-                f"the cell {cell.name} and {Path(*_reference_of(cell, arm))} answered different questions; remove "
+                f"the cell {cell.name} and {_reference_of(cell, arm)} answered different questions; remove "
                 f"{cell.run_file.run / 'cell.json'}, and run `smt study run` again."
             )
         values = [row["acc"] - others[row["question_id"]] for row in rows]

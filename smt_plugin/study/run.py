@@ -34,6 +34,7 @@ from smt_plugin.files import (
     whole_folder,
     write_json,
 )
+from smt_plugin.mixing.lines import runs_of, source_files
 from smt_plugin.mixing.manifest import MANIFEST_FILE, read_manifest
 from smt_plugin.progress import duration
 from smt_plugin.rejects import rejects_path
@@ -147,11 +148,6 @@ def is_done(cell: Cell, train_config: str) -> bool:
     return made is not None and made["settings"] == _settings_of(cell, train_config)
 
 
-def write_done(cell: Cell, train_config: str, seconds: float) -> None:
-    """Note that a cell's answers are there, of these settings and of the mix that is there."""
-    write_json(_done_path(cell), {"settings": _settings_of(cell, train_config), "seconds": seconds})
-
-
 def _done_path(cell: Cell) -> Path:
     return cell.run_file.run / "cell.json"
 
@@ -171,10 +167,16 @@ def _recipe_of(cell: Cell) -> dict[str, Any]:
         for name, options in recipe["methods"].items()
         if name in cell.run_file.mix.shares
     }
-    mix = cell.run_file.mix.model_dump(mode="json", exclude={"tokens", "budgets"})
-    own = str(cell.generated.run)  # wherever the study's folder lies
-    mix["sources"] = {name: path for name, path in mix["sources"].items() if not path.startswith(own)}
+    # Its own records are told by the recipe, wherever the study's folder lies.
+    own = set(_own_records(cell))
+    mix = cell.run_file.mix.model_dump(mode="json", exclude={"tokens", "budgets", "sources"})
+    mix["sources"] = {name: str(path) for name, path in cell.run_file.mix.sources.items() if path not in own}
     return recipe | {"mix": mix}
+
+
+def _own_records(cell: Cell) -> list[Path]:
+    """The records that are made for the study; others are of runs elsewhere."""
+    return [path for path in cell.run_file.mix.sources.values() if path.is_relative_to(cell.generated.run)]
 
 
 def _generator_of(run_file: RunFile) -> dict[str, Any]:
@@ -272,16 +274,15 @@ def _inputs_of(run_file: RunFile, command: str) -> list[str]:
     """Tells the files that a mix is made of from those that were there before."""
     if command != "mix":
         return []
-    files = [Path(run_file.mix.replay)] if run_file.mix.replay else []
-    for source in run_file.mix.sources.values():
-        files += sorted(source.glob("*.jsonl")) if source.is_dir() else [source]
-        files.append(rejects_path(source.parent.parent))  # of the run whose records these are
+    paths = run_file.mix.sources  # those of a study's mix are all given
+    files = [file for path in paths.values() for file in source_files(path)]
+    files += [rejects_path(run) for run, _ in runs_of(run_file.run, paths).values()]
+    files += [Path(run_file.mix.replay)] if run_file.mix.replay else []
     return [file_hash(file) for file in files if file.is_file()]
 
 
 def _run_cell(study: StudyFile, cell: Cell, train_config: str, shared: _Shared, say: Callable[[str], None]) -> None:
-    records = [path for path in cell.mixed.mix.sources.values() if path.is_relative_to(cell.generated.run)]
-    if records:
+    if records := _own_records(cell):
         shared.make(cell.generated, "generate", records)
     if cell.base_arms:
         shared.make(cell.base, "evaluate")
@@ -323,7 +324,7 @@ def _run_cell(study: StudyFile, cell: Cell, train_config: str, shared: _Shared, 
         if not own.is_dir() or read_marker(own) != read_marker(shared_arm):
             link_folder(shared_arm, own)
     seconds = run_command(["smt", "evaluate", str(written)], log, say, shared.stopping)
-    write_done(cell, train_config, seconds)
+    write_json(_done_path(cell), {"settings": _settings_of(cell, train_config), "seconds": seconds})
 
 
 def link_folder(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from smt_plugin.files import read_jsonl, write_jsonl
 from smt_plugin.generation.generate import methods_of
 from smt_plugin.microworld import archive, chronicle, tokenizer, world
 from smt_plugin.study import run
-from smt_plugin.study.cells import cells_of
+from smt_plugin.study.cells import cells_of, configs_of
 from smt_plugin.study.run import run_cells
 from smt_plugin.training.smollm2 import ready_model
 from tests.study.microworld_study import Commands
@@ -125,5 +125,5 @@ def test_no_source_of_a_study_runs_dry(path: Path, tmp_path: Path, monkeypatch: 
         ready_model()
     study, run_file = read_study_file(tmp_path / path.name)
     monkeypatch.setattr(run, "run_command", Commands(lambda folder, arm: [0.25, 0.5, 0.75, 0.5] * 3))
-    configs = {name: target.config for name, target in study.targets.items()} or {"": run_file.train.config}
+    configs = configs_of(study, run_file)
     assert run_cells(study, cells_of(study, run_file), configs, lambda line: None) == {}
